@@ -48,14 +48,14 @@ def make_text_chunks(*texts: str, finish: str = "stop") -> list[Event]:
 
 
 def one_by_one(chunks: list[Event]) -> list[Batch]:
-    return [[one] for one in chunks]
+    return [[chunk] for chunk in chunks]
 
 
 class Scripted:
-    """A handler that answers with one script after the other; it raises scripted exceptions.
+    """A handler that answers each request with the next script; it raises scripted exceptions.
 
-    ``requests`` is what it was asked, ``open`` how many of its streams are neither read to their
-    end nor closed.
+    ``requests`` lists the received requests, ``open`` counts the streams that are neither exhausted
+    nor closed.
     """
 
     def __init__(self, *scripts: list[Batch | Exception] | list[Batch] | Exception) -> None:

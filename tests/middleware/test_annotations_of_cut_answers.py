@@ -13,18 +13,18 @@ from tests.middleware.chatting import REQUEST, Scripted, make_chunk, make_text_c
 
 Json = dict[str, Any]
 CUT = {**REQUEST, "stop": "END"}
-NOTE = {"type": "url_citation", "url_citation": {"url": "u", "title": "t"}}
+ANNOTATION = {"type": "url_citation", "url_citation": {"url": "u", "title": "t"}}
 FILE = {"file_id": "f"}
 
 
 def make_notes_chunk(*annotations: int, files: tuple[int, ...] = (), **metadata: Any) -> Event:
     """A side-data chunk with annotations that end at these positions."""
-    told = {
-        "annotations": [[at, {**NOTE, "at": at}] for at in annotations],
+    side_data = {
+        "annotations": [[at, {**ANNOTATION, "at": at}] for at in annotations],
         "files": [[at, {**FILE, "at": at}] for at in files],
         "metadata": metadata,
     }
-    return make_chunk({"notes": told})
+    return make_chunk({"notes": side_data})
 
 
 def read_events(*events: Event) -> list[Event]:
@@ -42,12 +42,12 @@ def list_later_deltas(events: list[Event]) -> list[Json]:
 
 def test_annotations_within_the_text_are_sent() -> None:
     events = read_events(make_notes_chunk(3), make_notes_chunk(3, 7, 8, files=(7, 9)))
-    annotations = [{**NOTE, "at": 3}, {**NOTE, "at": 7}]
+    annotations = [{**ANNOTATION, "at": 3}, {**ANNOTATION, "at": 7}]
     metadata = {"files": [{**FILE, "at": 7}]}
     assert list_later_deltas(events) == [{"annotations": annotations}, {"metadata": metadata}]
 
 
-def test_annotations_behind_the_cut_are_dropped() -> None:
+def test_annotations_after_the_cut_are_dropped() -> None:
     assert list_later_deltas(read_events(make_notes_chunk(8, 9, files=(9,)))) == [{}]
 
 
@@ -67,10 +67,10 @@ def test_empty_batches_pass_and_side_data_chunks_do_not() -> None:
     assert [len(batch) for batch in batches] == [1, 0, 2]
 
 
-@check_each("uncut", [{}, {"stop": []}, {"max_tokens": 16}, {"max_tokens": None}])
-def test_uncut_answer_is_the_inner_stream(uncut: Json) -> None:
+@check_each("parameters", [{}, {"stop": []}, {"max_tokens": 16}, {"max_tokens": None}])
+def test_uncut_answer_is_the_inner_stream(parameters: Json) -> None:
     stream = iter([[]])
-    assert with_cut_annotations(lambda request: stream)({**REQUEST, **uncut}) is stream
+    assert with_cut_annotations(lambda request: stream)({**REQUEST, **parameters}) is stream
 
 
 def test_sdk_accepts_every_chunk() -> None:

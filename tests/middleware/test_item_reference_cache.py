@@ -15,7 +15,7 @@ from tests.helpers.check_cases import check_each
 Json = dict[str, Any]
 
 
-class Answering:
+class ItemUpstream:
     """A Responses handler that records its requests and answers with items."""
 
     def __init__(self, *items: Json, kind: str = "response.completed") -> None:
@@ -36,16 +36,18 @@ REFERENCE = {"type": "item_reference", "id": "msg_1"}
 
 
 def store_answer(memory: RecentItems, key: str | None = "k", *items: Json, **request: Any) -> None:
-    """Let a client of ``key`` get an answer with these items."""
-    list(memory.with_recent_items(Answering(*(items or (ITEM,))), key)({"input": "hi", **request}))
+    """Send a request with ``key`` whose answer has these items."""
+    list(
+        memory.with_recent_items(ItemUpstream(*(items or (ITEM,))), key)({"input": "hi", **request})
+    )
 
 
 def resolve_input(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
-    """The input that a request with these items reaches the upstream with."""
-    call = Answering()
-    list(memory.with_recent_items(call, key)({"input": list(items)}))
-    given: list[Json] = call.requests[0]["input"]
-    return given
+    """The input that the upstream receives for a request with these items."""
+    upstream = ItemUpstream()
+    list(memory.with_recent_items(upstream, key)({"input": list(items)}))
+    resolved: list[Json] = upstream.requests[0]["input"]
+    return resolved
 
 
 @check_each("reference", [REFERENCE, {"id": "msg_1"}])
@@ -53,27 +55,29 @@ def test_reference_is_replaced_by_the_item(reference: Json) -> None:
     memory = RecentItems()
     store_answer(memory)
 
-    said = {"role": "user", "content": "hi"}
-    assert resolve_input(memory, "k", said, reference, said) == [said, ITEM, said]
+    message = {"role": "user", "content": "hi"}
+    assert resolve_input(memory, "k", message, reference, message) == [message, ITEM, message]
 
 
 @check_each("kind", ["response.completed", "response.incomplete", "response.failed"])
-def test_items_of_every_terminal_event_are_kept(kind: str) -> None:
+def test_items_of_every_terminal_event_are_stored(kind: str) -> None:
     memory = RecentItems()
-    list(memory.with_recent_items(Answering(ITEM, kind=kind), None)({"input": "hi"}))
+    list(memory.with_recent_items(ItemUpstream(ITEM, kind=kind), None)({"input": "hi"}))
 
     assert resolve_input(memory, None, REFERENCE) == [ITEM]
 
 
-@check_each(("teller", "asker"), [("k", "other"), ("k", None), (None, "k")])
-def test_items_are_separate_for_each_key(teller: str | None, asker: str | None) -> None:
+@check_each(("storing_key", "requesting_key"), [("k", "other"), ("k", None), (None, "k")])
+def test_items_are_separate_for_each_key(
+    storing_key: str | None, requesting_key: str | None
+) -> None:
     memory = RecentItems()
-    store_answer(memory, teller)
+    store_answer(memory, storing_key)
 
-    assert resolve_input(memory, asker, REFERENCE) == [REFERENCE]
+    assert resolve_input(memory, requesting_key, REFERENCE) == [REFERENCE]
 
 
-def test_store_false_prevents_remembering() -> None:
+def test_store_false_prevents_caching() -> None:
     memory = RecentItems()
     store_answer(memory, "k", store=False)
 
@@ -81,22 +85,22 @@ def test_store_false_prevents_remembering() -> None:
 
 
 def test_stream_passes_unchanged() -> None:
-    call = Answering(ITEM)
+    upstream = ItemUpstream(ITEM)
 
-    assert list(RecentItems().with_recent_items(call, "k")({"input": "hi"})) == list(
-        Answering(ITEM)({})
+    assert list(RecentItems().with_recent_items(upstream, "k")({"input": "hi"})) == list(
+        ItemUpstream(ITEM)({})
     )
 
 
-@check_each("given", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
-def test_requests_without_references_are_unchanged(given: Any) -> None:
-    memory, call = RecentItems(), Answering()
+@check_each("input_value", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
+def test_requests_without_references_are_unchanged(input_value: Any) -> None:
+    memory, upstream = RecentItems(), ItemUpstream()
     store_answer(memory)
-    request = {"input": given}
+    request = {"input": input_value}
 
-    list(memory.with_recent_items(call, "k")(request))
+    list(memory.with_recent_items(upstream, "k")(request))
 
-    assert call.requests[0] is request
+    assert upstream.requests[0] is request
 
 
 def test_oldest_items_are_evicted_first() -> None:
@@ -104,9 +108,9 @@ def test_oldest_items_are_evicted_first() -> None:
     for number in range(3):
         store_answer(memory, "k", {**ITEM, "id": f"msg_{number}"})
 
-    kept = resolve_input(memory, "k", *({"id": f"msg_{number}"} for number in range(3)))
+    resolved = resolve_input(memory, "k", *({"id": f"msg_{number}"} for number in range(3)))
 
-    assert [item.get("role") for item in kept] == [None, "assistant", "assistant"]
+    assert [item.get("role") for item in resolved] == [None, "assistant", "assistant"]
 
 
 def test_repeated_item_counts_once() -> None:

@@ -31,15 +31,17 @@ FORMAT = {
     "type": "json_schema",
     "json_schema": {"name": "person", "schema": PERSON, "strict": True},
 }
-ASKED = {**REQUEST, "response_format": FORMAT}
-GOOD, BAD, WORSE = '{"name":"A"}', '{"nme":"A"}', "Certainly!"
+SCHEMA_REQUEST = {**REQUEST, "response_format": FORMAT}
+VALID, INVALID, NO_JSON = '{"name":"A"}', '{"nme":"A"}', "Certainly!"
 LEVELS = check_each("level", ["json_object", "none"])
 
 
 def read_answer(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
     """The folded answer to a request with a schema, and its upstream."""
     upstream = Scripted(*scripts)
-    return fold_chat(with_json_schema(upstream, level, MAX_STEPS)({**ASKED, **more})), upstream
+    return fold_chat(
+        with_json_schema(upstream, level, MAX_STEPS)({**SCHEMA_REQUEST, **more})
+    ), upstream
 
 
 def make_whole_answer(text: str) -> list[Batch]:
@@ -60,7 +62,7 @@ def test_schema_moves_to_the_prompt_and_format_is_lowered(level: str) -> None:
     system = {"role": "developer", "content": "Be kind."}
     question = {"role": "user", "content": "Who?"}
     _, upstream = read_answer(
-        one_by_one(make_text_chunks(GOOD)), level=level, messages=[system, question]
+        one_by_one(make_text_chunks(VALID)), level=level, messages=[system, question]
     )
     [request] = upstream.requests
     assert request.get("response_format") == (
@@ -128,7 +130,9 @@ def test_malformed_format_is_rejected_before_the_upstream_call(
 
 def test_upstream_refusal_is_raised_before_the_stream() -> None:
     with pytest.raises(UpstreamRefused):
-        with_json_schema(Scripted(UpstreamRefused(429, {})), "json_object", MAX_STEPS)(ASKED)
+        with_json_schema(Scripted(UpstreamRefused(429, {})), "json_object", MAX_STEPS)(
+            SCHEMA_REQUEST
+        )
 
 
 # -- the answer ---------------------------------------------------------------------------------
@@ -136,23 +140,23 @@ def test_upstream_refusal_is_raised_before_the_stream() -> None:
 
 @check_each(
     "text",
-    [GOOD, f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"<think>hm {{</think>\n{GOOD}", f" {GOOD}\n",
-     f"<think>x</think>\n```json\n{GOOD}\n```"],
+    [VALID, f"```json\n{VALID}\n```", f"```\n{VALID}\n```\n", f"<think>hm {{</think>\n{VALID}", f" {VALID}\n",
+     f"<think>x</think>\n```json\n{VALID}\n```"],
 )  # fmt: skip
 def test_matching_answer_is_reduced_to_json(text: str) -> None:
     answer, upstream = read_answer(one_by_one(make_text_chunks(*text)))
-    assert text_of(answer) == GOOD
+    assert text_of(answer) == VALID
     assert answer["usage"] == USAGE
     assert "metadata" not in answer["choices"][0]["message"]
     assert len(upstream.requests) == 1
 
 
-@check_each("first", [BAD, WORSE, ""])
+@check_each("first", [INVALID, NO_JSON, ""])
 def test_mismatching_answer_is_requested_once_more(first: str) -> None:
     answer, upstream = read_answer(
-        one_by_one(make_text_chunks(first)), one_by_one(make_text_chunks(GOOD))
+        one_by_one(make_text_chunks(first)), one_by_one(make_text_chunks(VALID))
     )
-    assert text_of(answer) == GOOD
+    assert text_of(answer) == VALID
     first_request, second = upstream.requests
     assert second["messages"][:-2] == first_request["messages"]
     assert second["messages"][-2] == {"role": "assistant", "content": first}
@@ -161,12 +165,16 @@ def test_mismatching_answer_is_requested_once_more(first: str) -> None:
 
 
 def test_retry_prompt_names_the_mistake() -> None:
-    _, upstream = read_answer(one_by_one(make_text_chunks(BAD)), one_by_one(make_text_chunks(GOOD)))
+    _, upstream = read_answer(
+        one_by_one(make_text_chunks(INVALID)), one_by_one(make_text_chunks(VALID))
+    )
     assert "'name' is a required property" in upstream.requests[1]["messages"][-1]["content"]
 
 
 def test_usage_includes_both_attempts() -> None:
-    answer, _ = read_answer(one_by_one(make_text_chunks(BAD)), one_by_one(make_text_chunks(GOOD)))
+    answer, _ = read_answer(
+        one_by_one(make_text_chunks(INVALID)), one_by_one(make_text_chunks(VALID))
+    )
     assert answer["usage"]["prompt_tokens"] == 20
     assert answer["usage"]["completion_tokens"] == 60
     assert answer["usage"]["total_tokens"] == 80
@@ -174,18 +182,18 @@ def test_usage_includes_both_attempts() -> None:
 
 def test_second_mismatch_is_sent_with_schema_error() -> None:
     answer, upstream = read_answer(
-        one_by_one(make_text_chunks(BAD)), one_by_one(make_text_chunks(WORSE))
+        one_by_one(make_text_chunks(INVALID)), one_by_one(make_text_chunks(NO_JSON))
     )
-    assert text_of(answer) == WORSE
+    assert text_of(answer) == NO_JSON
     assert "not valid JSON" in answer["choices"][0]["message"]["metadata"]["schema_error"]
     assert len(upstream.requests) == 2
 
 
 def test_first_answer_is_sent_if_the_retry_fails() -> None:
     answer, _ = read_answer(
-        one_by_one(make_text_chunks(BAD)), UpstreamRefused(429, {"message": "slow down"})
+        one_by_one(make_text_chunks(INVALID)), UpstreamRefused(429, {"message": "slow down"})
     )
-    assert text_of(answer) == BAD
+    assert text_of(answer) == INVALID
     assert answer["choices"][0]["message"]["metadata"]["schema_error"]
 
 
@@ -206,24 +214,24 @@ def test_calls_and_refusals_are_not_validated() -> None:
 
 
 def test_think_block_before_the_json_becomes_reasoning() -> None:
-    answer, _ = read_answer(one_by_one(make_text_chunks(f"<think>hm {{}}</think>\n{GOOD}")))
+    answer, _ = read_answer(one_by_one(make_text_chunks(f"<think>hm {{}}</think>\n{VALID}")))
     assert answer["choices"][0]["message"]["reasoning_content"] == "hm {}"
 
 
 def test_reasoning_is_kept() -> None:
     answer, _ = read_answer(
-        [[make_chunk({"reasoning_content": "hm"})], *one_by_one(make_text_chunks(GOOD))]
+        [[make_chunk({"reasoning_content": "hm"})], *one_by_one(make_text_chunks(VALID))]
     )
     assert answer["choices"][0]["message"]["reasoning_content"] == "hm"
 
 
 def test_streaming_client_gets_the_answer_in_one_chunk() -> None:
-    script: list[Batch] = [[], *one_by_one(make_text_chunks(*GOOD)), []]
-    batches = list(with_json_schema(Scripted(script), "json_object", MAX_STEPS)(ASKED))
+    script: list[Batch] = [[], *one_by_one(make_text_chunks(*VALID)), []]
+    batches = list(with_json_schema(Scripted(script), "json_object", MAX_STEPS)(SCHEMA_REQUEST))
     assert batches[:-1] == [[], []]
     answer: list[Event] = batches[-1]
     assert [event["object"] for event in answer] == ["chat.completion.chunk"] * 2
-    assert answer[0]["choices"][0]["delta"]["content"] == GOOD
+    assert answer[0]["choices"][0]["delta"]["content"] == VALID
     assert answer[0]["choices"][0]["finish_reason"] == "stop"
     assert "usage" not in answer[0]
     assert answer[1]["choices"] == []
@@ -231,35 +239,39 @@ def test_streaming_client_gets_the_answer_in_one_chunk() -> None:
 
 
 def test_waiting_client_gets_heartbeats() -> None:
-    upstream = Scripted([[], *one_by_one(make_text_chunks(*GOOD)), []])
-    batches = list(with_json_schema(upstream, "json_object", MAX_STEPS)(ASKED))
+    upstream = Scripted([[], *one_by_one(make_text_chunks(*VALID)), []])
+    batches = list(with_json_schema(upstream, "json_object", MAX_STEPS)(SCHEMA_REQUEST))
     assert batches[:-1] == [[], []]
 
 
 def test_whole_answer_remains_one_object() -> None:
-    upstream = Scripted(make_whole_answer(BAD), make_whole_answer(f"```json\n{GOOD}\n```"))
-    [[answer]] = with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "stream": False})
+    upstream = Scripted(make_whole_answer(INVALID), make_whole_answer(f"```json\n{VALID}\n```"))
+    [[answer]] = with_json_schema(upstream, "json_object", MAX_STEPS)(
+        {**SCHEMA_REQUEST, "stream": False}
+    )
     assert answer["object"] == "chat.completion"
-    assert text_of(answer) == GOOD
+    assert text_of(answer) == VALID
 
 
 def test_every_choice_is_validated() -> None:
     def choices(*texts: str) -> list[Batch]:
         return [[make_chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
 
-    upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
-    events = collect_events(with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "n": 2}))
-    assert [event["choices"][0]["delta"]["content"] for event in events] == [GOOD, GOOD]
+    upstream = Scripted(choices(VALID, INVALID), choices(f" {VALID}", VALID))
+    events = collect_events(
+        with_json_schema(upstream, "json_object", MAX_STEPS)({**SCHEMA_REQUEST, "n": 2})
+    )
+    assert [event["choices"][0]["delta"]["content"] for event in events] == [VALID, VALID]
 
 
 @LEVELS
 def test_answer_over_the_step_budget_is_sent_unchecked(level: str) -> None:
     names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
-    wanted = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
+    response_format = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
     upstream = Scripted(one_by_one(make_text_chunks(f"```json\n{names}\n```")))
     call = with_json_schema(upstream, level, max_steps=300)
 
-    answer = fold_chat(call({**ASKED, "response_format": wanted}))
+    answer = fold_chat(call({**SCHEMA_REQUEST, "response_format": response_format}))
 
     assert text_of(answer) == names
     assert (

@@ -33,22 +33,22 @@ END = [
 ]
 
 
-def block(index: int, kind: str, *pieces: str) -> list[Json]:
+def make_block(index: int, kind: str, *pieces: str) -> list[Json]:
     delta, field = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}[
         kind
     ]
     return [
         {"type": "content_block_start", "index": index, "content_block": {"type": kind, kind: ""}},
         *(
-            {"type": "content_block_delta", "index": index, "delta": {"type": delta, field: each}}
-            for each in pieces
+            {"type": "content_block_delta", "index": index, "delta": {"type": delta, field: piece}}
+            for piece in pieces
         ),
         {"type": "content_block_stop", "index": index},
     ]
 
 
 class Upstream:
-    """Answers with these events, and knows whether it was closed."""
+    """Answers with these events, and records whether its stream is closed."""
 
     def __init__(self, *events: Json, error: Exception | None = None) -> None:
         self._events = [START, *events]
@@ -72,7 +72,7 @@ class Upstream:
             raise
 
 
-def ask(upstream: Upstream, drain: bool = False, **request: Any) -> Json:
+def read_answer(upstream: Upstream, drain: bool = False, **request: Any) -> Json:
     return fold_messages(with_messages_limits(upstream, drain, ignore)({**REQUEST, **request}))
 
 
@@ -81,11 +81,14 @@ def ignore(usage: Json) -> None:
 
 
 def test_answer_is_cut_at_the_stop_sequence() -> None:
-    upstream = Upstream(*block(0, "thinking", "a END"), *block(1, "text", "a E", "ND b"))
+    upstream = Upstream(*make_block(0, "thinking", "a END"), *make_block(1, "text", "a E", "ND b"))
 
-    message = ask(upstream, stop_sequences=["X", "END"])
+    message = read_answer(upstream, stop_sequences=["X", "END"])
 
-    assert [each.get("text", each.get("thinking")) for each in message["content"]] == [
+    assert [
+        content_block.get("text", content_block.get("thinking"))
+        for content_block in message["content"]
+    ] == [
         "a END",
         "a ",
     ]
@@ -95,8 +98,8 @@ def test_answer_is_cut_at_the_stop_sequence() -> None:
 
 
 def test_usage_of_a_cut_answer_is_estimated() -> None:
-    """The input counts with the system prompt, the output with the thinking before the text."""
-    upstream = Upstream(*block(0, "thinking", "t" * 80), *block(1, "text", "a END"))
+    """The input includes the system prompt, the output includes the thinking before the text."""
+    upstream = Upstream(*make_block(0, "thinking", "t" * 80), *make_block(1, "text", "a END"))
     recorded: list[Json] = []
     handler = with_messages_limits(upstream, False, recorded.append)
 
@@ -111,21 +114,21 @@ def test_usage_of_a_cut_answer_is_estimated() -> None:
     assert isinstance(recorded[0], EstimatedUsage)
 
 
-def test_cut_answer_of_a_conversation_that_chat_has_no_form_for_is_complete() -> None:
-    upstream = Upstream(*block(0, "text", "a END"))
+def test_answer_is_cut_if_the_conversation_has_no_chat_form() -> None:
+    upstream = Upstream(*make_block(0, "text", "a END"))
     messages = [{"role": "system", "content": "say hi"}]
 
-    events = ask(upstream, messages=messages, stop_sequences=["END"])
+    message = read_answer(upstream, messages=messages, stop_sequences=["END"])
 
-    assert events["stop_reason"] == "stop_sequence"
+    assert message["stop_reason"] == "stop_sequence"
 
 
 @check_each("error", [None, UpstreamUnreachable("broken")])
 def test_drained_answers_have_the_usage_of_the_upstream(error: Exception | None) -> None:
     """It is estimated if the rest of the answer fails."""
-    upstream = Upstream(*block(0, "text", "a END", "more"), error=error)
+    upstream = Upstream(*make_block(0, "text", "a END", "more"), error=error)
 
-    message = ask(upstream, drain=True, stop_sequences=["END"])
+    message = read_answer(upstream, drain=True, stop_sequences=["END"])
 
     assert message["content"][0]["text"] == "a "
     assert message["stop_sequence"] == "END"
@@ -133,27 +136,27 @@ def test_drained_answers_have_the_usage_of_the_upstream(error: Exception | None)
     assert "stream" not in upstream.request
 
 
-def test_text_that_only_begins_like_a_stop_sequence_is_kept() -> None:
-    upstream = Upstream(*block(0, "text", "a E"), *block(1, "text", "ND"))
+def test_partial_stop_sequence_is_sent() -> None:
+    upstream = Upstream(*make_block(0, "text", "a E"), *make_block(1, "text", "ND"))
 
-    message = ask(upstream, stop_sequences=["END"])
+    message = read_answer(upstream, stop_sequences=["END"])
 
-    assert [each["text"] for each in message["content"]] == ["a E", "ND"]
+    assert [content_block["text"] for content_block in message["content"]] == ["a E", "ND"]
     assert message["stop_reason"] == "end_turn"
     assert message["usage"]["output_tokens"] == 9
 
 
 def test_stop_sequence_at_the_end_of_a_block_is_found() -> None:
-    message = ask(Upstream(*block(0, "text", "aEND")), stop_sequences=["ENDE", "END"])
+    message = read_answer(Upstream(*make_block(0, "text", "aEND")), stop_sequences=["ENDE", "END"])
 
     assert message["content"][0]["text"] == "a"
     assert message["stop_sequence"] == "END"
 
 
 def test_low_limit_cuts_the_text() -> None:
-    upstream = Upstream(*block(0, "text", "one two", " three"))
+    upstream = Upstream(*make_block(0, "text", "one two", " three"))
 
-    message = ask(upstream, max_tokens=2)
+    message = read_answer(upstream, max_tokens=2)
 
     assert message["content"][0]["text"] == "one two"
     assert message["stop_reason"] == "max_tokens"
@@ -162,20 +165,20 @@ def test_low_limit_cuts_the_text() -> None:
 
 
 def test_text_before_a_failure_is_sent() -> None:
-    upstream = Upstream(*block(0, "text", "a E")[:-1], error=UpstreamUnreachable("broken"))
-    got: list[Json] = []
+    upstream = Upstream(*make_block(0, "text", "a E")[:-1], error=UpstreamUnreachable("broken"))
+    received_events: list[Json] = []
 
     stream = with_messages_limits(upstream, False, ignore)({"stop_sequences": ["END"]})
     with pytest.raises(UpstreamUnreachable):
-        deque(map(got.extend, stream), 0)
-    assert [e["delta"]["text"] for e in got if "delta" in e] == ["a ", "E"]
+        deque(map(received_events.extend, stream), 0)
+    assert [e["delta"]["text"] for e in received_events if "delta" in e] == ["a ", "E"]
 
 
 @check_each("stops", [None, [], "END", [1], [""]])
 def test_other_requests_pass_unchanged(stops: Any) -> None:
-    upstream = Upstream(*block(0, "text", "a END"))
+    upstream = Upstream(*make_block(0, "text", "a END"))
 
-    message = ask(upstream, stop_sequences=stops)
+    message = read_answer(upstream, stop_sequences=stops)
 
     assert message["content"][0]["text"] == "a END"
     assert "stream" not in upstream.request

@@ -36,12 +36,12 @@ class Gated:
     def __init__(self, count: int) -> None:
         self.gates = [threading.Event() for _ in range(count)]
         self._lock = threading.Lock()
-        self._asked = 0
+        self._request_count = 0
 
     def __call__(self, request: Json) -> EventStream:
         with self._lock:
-            number = self._asked
-            self._asked += 1
+            number = self._request_count
+            self._request_count += 1
         return self._answer(number)
 
     def _answer(self, number: int) -> EventStream:
@@ -75,21 +75,23 @@ class Endless:
 def test_choices_are_interleaved_with_their_own_index() -> None:
     upstream = Gated(4)
     stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 4})
-    seen = [next(stream)[0] for _ in range(4)]
-    assert sorted(e["choices"][0]["index"] for e in seen) == [0, 1, 2, 3]
+    first_chunks = [next(stream)[0] for _ in range(4)]
+    assert sorted(e["choices"][0]["index"] for e in first_chunks) == [0, 1, 2, 3]
 
     for gate in reversed(upstream.gates):
         gate.set()
-    answer = [*seen, *collect_events(stream)]
+    answer = [*first_chunks, *collect_events(stream)]
 
     for index in range(4):
-        own = [
+        choices = [
             e["choices"][0] for e in answer if e["choices"] and e["choices"][0]["index"] == index
         ]
-        text = "".join(choice["delta"].get("content") or "" for choice in own)
+        text = "".join(choice["delta"].get("content") or "" for choice in choices)
         assert text[0] + text[2] == "ab"
         assert text[1] == text[3]
-        assert [choice["finish_reason"] for choice in own if choice["finish_reason"]] == ["stop"]
+        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == [
+            "stop"
+        ]
     assert len({(e["id"], e["created"], e["model"]) for e in answer}) == 1
 
 
@@ -145,22 +147,22 @@ def test_empty_batches_are_passed_on() -> None:
 
 
 def test_refusal_of_one_choice_is_raised_before_the_stream() -> None:
-    refused = UpstreamRefused(429, {"message": "slow down"}, {"retry-after": "3"})
+    refusal = UpstreamRefused(429, {"message": "slow down"}, {"retry-after": "3"})
     with pytest.raises(UpstreamRefused) as raised:
         with_multiple_choices(
-            Scripted([make_text_chunks("x")], refused, [make_text_chunks("z")]), 8
+            Scripted([make_text_chunks("x")], refusal, [make_text_chunks("z")]), 8
         )({**REQUEST, "n": 3})
-    assert raised.value is refused
+    assert raised.value is refusal
 
 
 def test_failure_of_one_choice_fails_all() -> None:
-    broken = UpstreamProtocolError("broke")
+    failure = UpstreamProtocolError("broke")
     call = with_multiple_choices(
-        Scripted([make_text_chunks("x")], [[make_chunk({"content": "y"})], broken]), 8
+        Scripted([make_text_chunks("x")], [[make_chunk({"content": "y"})], failure]), 8
     )
     with pytest.raises(ForwarderError) as raised:
         collect_events(call({**REQUEST, "n": 2}))
-    assert raised.value is broken
+    assert raised.value is failure
 
 
 def test_unexpected_exception_is_raised() -> None:
@@ -172,12 +174,12 @@ def test_unexpected_exception_is_raised() -> None:
         )  # type: ignore[list-item]
 
 
-@check_each("ending", ["left", "failed"])
-def test_all_streams_are_closed_at_the_end(ending: str) -> None:
+@check_each("end", ["left", "failed"])
+def test_all_streams_are_closed_at_the_end(end: str) -> None:
     upstream = Endless()
     stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 3})
     assert next(stream)
-    if ending == "left":
+    if end == "left":
         stream.close()  # type: ignore[attr-defined]
     else:
         with pytest.raises(RuntimeError):
@@ -188,54 +190,54 @@ def test_all_streams_are_closed_at_the_end(ending: str) -> None:
 # -- the request --------------------------------------------------------------------------------
 
 
-@check_each("single", [{}, {"n": None}, {"n": 1}])
-def test_single_choice_is_the_inner_stream(single: Json) -> None:
+@check_each("parameters", [{}, {"n": None}, {"n": 1}])
+def test_single_choice_is_the_inner_stream(parameters: Json) -> None:
     stream: EventStream = iter([[]])
-    asked: list[Json] = []
-    call = with_multiple_choices(lambda request: asked.append(request) or stream, 8)  # type: ignore[func-returns-value]
-    assert call({**REQUEST, **single}) is stream
-    assert asked == [REQUEST]
+    requests: list[Json] = []
+    call = with_multiple_choices(lambda request: requests.append(request) or stream, 8)  # type: ignore[func-returns-value]
+    assert call({**REQUEST, **parameters}) is stream
+    assert requests == [REQUEST]
 
 
-@check_each("wrong", [0, -1, 9, 2.0, "2", True, []])
-def test_invalid_n_is_rejected_before_the_upstream_call(wrong: Any) -> None:
+@check_each("n", [0, -1, 9, 2.0, "2", True, []])
+def test_invalid_n_is_rejected_before_the_upstream_call(n: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
-        with_multiple_choices(upstream, 8)({**REQUEST, "n": wrong})
+        with_multiple_choices(upstream, 8)({**REQUEST, "n": n})
     assert refused.value.param == "n"
     assert upstream.requests == []
 
 
 def test_slow_client_limits_buffered_batches() -> None:
-    sent = [0, 0]
-    asked = iter(range(2))
+    sent_counts = [0, 0]
+    numbers = iter(range(2))
 
-    def fast(request: Json) -> EventStream:
-        number = next(asked)
+    def upstream(request: Json) -> EventStream:
+        number = next(numbers)
 
         def answer() -> EventStream:
             while True:
-                sent[number] += 1
+                sent_counts[number] += 1
                 yield [make_chunk({"content": "a"})]
 
         return answer()
 
-    stream = with_multiple_choices(fast, 2)({**REQUEST, "n": 2})
-    for read in range(1, 400):
+    stream = with_multiple_choices(upstream, 2)({**REQUEST, "n": 2})
+    for read_count in range(1, 400):
         next(stream)
-        assert max(sent) <= read + MAX_PENDING_BATCHES + 2
-    assert min(sent) > 0
+        assert max(sent_counts) <= read_count + MAX_PENDING_BATCHES + 2
+    assert min(sent_counts) > 0
     stream.close()  # type: ignore[attr-defined]
 
 
 def test_several_choices_are_requested_as_streams() -> None:
-    whole = {**REQUEST, "stream": False}
-    call = Scripted(*[one_by_one(make_text_chunks("a"))] * 3)
+    request = {**REQUEST, "stream": False}
+    upstream = Scripted(*[one_by_one(make_text_chunks("a"))] * 3)
     for n in (2, 1):
-        collect_events(with_multiple_choices(call, 8)({**whole, "n": n}))
+        collect_events(with_multiple_choices(upstream, 8)({**request, "n": n}))
 
-    streamed = {**REQUEST, "stream_options": {"include_usage": True}}
-    assert call.requests == [streamed, streamed, whole]
+    streamed_request = {**REQUEST, "stream_options": {"include_usage": True}}
+    assert upstream.requests == [streamed_request, streamed_request, request]
 
 
 def test_usage_is_requested_with_the_streams() -> None:
@@ -244,5 +246,5 @@ def test_usage_is_requested_with_the_streams() -> None:
     collect_events(
         with_multiple_choices(upstream, 8)({**REQUEST, "n": 2, "stream_options": options})
     )
-    wanted = {**options, "include_usage": True}
-    assert [request["stream_options"] for request in upstream.requests] == [wanted] * 2
+    expected_options = {**options, "include_usage": True}
+    assert [request["stream_options"] for request in upstream.requests] == [expected_options] * 2

@@ -35,14 +35,14 @@ def make_chunk(delta: Json, finish: str | None = None) -> Json:
     }
 
 
-def answering(*deltas: Json, finish: str = "stop") -> Handler:
+def make_handler(*deltas: Json, finish: str = "stop") -> Handler:
     chunks = [*(make_chunk(delta) for delta in deltas), make_chunk({}, finish)]
-    return lambda request: iter([[each] for each in chunks])
+    return lambda request: iter([[chunk] for chunk in chunks])
 
 
 def apply_style(style: str | None, *deltas: Json, **request: Any) -> list[Json]:
     return collect_events(
-        with_reasoning_style(answering(*deltas), style)({"stream": True, **request})
+        with_reasoning_style(make_handler(*deltas), style)({"stream": True, **request})
     )
 
 
@@ -62,7 +62,7 @@ THOUGHT = [
     {"content": "s."},
 ]
 
-SPELLED: dict[str, Json] = {
+EXPECTED_MESSAGES: dict[str, Json] = {
     "thinking": {"content": "[thinking]Let me see.[/thinking]\n\nYes."},
     "think": {"content": "<think>Let me see.</think>\n\nYes."},
     "reasoning_content": {"content": "Yes.", "reasoning_content": "Let me see."},
@@ -80,14 +80,14 @@ def test_reasoning_has_the_client_style(style: str) -> None:
         "role": "assistant",
         "refusal": None,
         "metadata": {"reasoning": "Let me see."},
-        **SPELLED[style],
+        **EXPECTED_MESSAGES[style],
     }
 
 
 @every_style
 def test_whole_answer_equals_the_folded_stream(style: str) -> None:
     """A provider of the client's protocol sends this without streaming."""
-    said = {
+    message = {
         "role": "assistant",
         "content": "Yes.",
         "refusal": None,
@@ -95,7 +95,7 @@ def test_whole_answer_equals_the_folded_stream(style: str) -> None:
     }
     completion = {
         "id": "1", "object": "chat.completion", "vendor": {"x": 1}, "usage": {"total_tokens": 3},
-        "choices": [{"index": 0, "message": said, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
     }  # fmt: skip
     answer = fold_chat(
         with_reasoning_style(lambda request: iter([[completion]]), style)({"stream": False})
@@ -127,7 +127,7 @@ def test_styled_answer_matches_sdk_types_and_starts_with_the_role(style: str, ca
         with_reasoning_style(call, style)({**case.read("request.json"), "stream": True})
     )
     if style != "parts":  # the SDK knows content only as text
-        assert [m for each in chunks for m in sdk.chunk_mistakes(each)] == []
+        assert [mistake for chunk in chunks for mistake in sdk.chunk_mistakes(chunk)] == []
     roles = [c["choices"][0]["delta"].get("role") for c in chunks if c["choices"]]
     assert roles == ["assistant", *[None] * (len(roles) - 1)]
 
@@ -141,7 +141,7 @@ def test_combined_chunk_is_split_in_order(style: str) -> None:
 
 @check_each("style", ["thinking", "think"])
 def test_inline_block_is_closed_before_calls_and_end(style: str) -> None:
-    block = SPELLED[style]["content"].removesuffix("Yes.")
+    block = EXPECTED_MESSAGES[style]["content"].removesuffix("Yes.")
     with_call = read_message(
         style, ROLE, {"reasoning_content": "Let me see."}, {"tool_calls": [CALL]}
     )
@@ -150,7 +150,7 @@ def test_inline_block_is_closed_before_calls_and_end(style: str) -> None:
 
 
 CITATION = {"type": "url_citation", "url_citation": {"start_index": 2, "end_index": 5, "url": "u"}}
-CITED: dict[str, list[Json]] = {
+CITED_ANSWERS: dict[str, list[Json]] = {
     "a thought before": [ROLE, {"reasoning_content": "t"}, {"content": "ab123"}, {"content": "cd"}],
     "thoughts in pieces": [{"reasoning_content": "t"}, {"reasoning_content": "u"}, {"content": "ab123c"}],
     "a thought in front of the words": [{"content": "ab"}, {"reasoning_content": "t"}, {"content": "123c"}],
@@ -162,11 +162,11 @@ CITED: dict[str, list[Json]] = {
 
 
 @every_style
-@check_each("deltas", CITED.values(), ids=CITED)
+@check_each("deltas", CITED_ANSWERS.values(), ids=CITED_ANSWERS)
 @check_each("whole", [False, True], ids=["streamed", "whole"])
 def test_citation_positions_are_shifted(style: str, deltas: list[Json], whole: bool) -> None:
-    call = answering(*deltas, {"annotations": [CITATION]})
-    if whole:  # as a provider that cannot stream gives it: all thoughts before all words
+    call = make_handler(*deltas, {"annotations": [CITATION]})
+    if whole:  # like the answer of a provider without streaming: all reasoning precedes all text
         completion = fold_chat(call({}))
         stream = with_reasoning_style(lambda request: iter([[completion]]), style)(
             {"stream": False}
@@ -185,9 +185,9 @@ def test_citation_positions_are_shifted(style: str, deltas: list[Json], whole: b
 @every_style
 def test_logprobs_are_sent_once(style: str) -> None:
     entries = {"content": [{"token": "Yes"}], "refusal": None}
-    said = make_chunk({"content": "Yes", "reasoning_content": "t"})
-    said["choices"][0]["logprobs"] = entries
-    chunks = [[make_chunk({"reasoning_content": "s"})], [said], [make_chunk({}, "stop")]]
+    text_chunk = make_chunk({"content": "Yes", "reasoning_content": "t"})
+    text_chunk["choices"][0]["logprobs"] = entries
+    chunks = [[make_chunk({"reasoning_content": "s"})], [text_chunk], [make_chunk({}, "stop")]]
     answer = fold_chat(with_reasoning_style(lambda request: iter(chunks), style)({"stream": True}))
     assert answer["choices"][0]["logprobs"] == entries
 
@@ -204,14 +204,14 @@ def test_inline_styles_do_not_change_json_answers(style: str) -> None:
         assert content == "Yes."
     assert (
         read_message(style, *THOUGHT, response_format={"type": "text"})["content"]
-        == SPELLED[style]["content"]
+        == EXPECTED_MESSAGES[style]["content"]
     )
 
 
 @check_each("field", ["reasoning_content", "reasoning"])
 def test_field_styles_apply_to_json_answers(field: str) -> None:
-    wanted = {"type": "json_object"}
-    assert read_message(field, *THOUGHT, response_format=wanted)[field] == "Let me see."
+    response_format = {"type": "json_object"}
+    assert read_message(field, *THOUGHT, response_format=response_format)[field] == "Let me see."
 
 
 def test_reasoning_summary_stays_in_metadata() -> None:
@@ -240,8 +240,8 @@ def test_no_style_leaves_reasoning_unchanged() -> None:
 
 def test_choices_are_formatted_separately() -> None:
     def make_choice_chunk(index: int, delta: Json, finish: str | None = None) -> Json:
-        made = make_chunk(delta, finish)
-        return {**made, "choices": [{**made["choices"][0], "index": index}]}
+        chunk = make_chunk(delta, finish)
+        return {**chunk, "choices": [{**chunk["choices"][0], "index": index}]}
 
     chunks = [make_choice_chunk(0, {"reasoning_content": "a"}), make_choice_chunk(1, {"content": "B"}), make_choice_chunk(0, {"content": "A"}),
               make_choice_chunk(1, {}, "stop"), make_choice_chunk(0, {}, "stop")]  # fmt: skip
@@ -265,7 +265,7 @@ USAGE = {"id": "1", "choices": [], "usage": {"total_tokens": 3}}
 
 @check_each("style", [None, "thinking"])
 @check_each(
-    ("options", "given"),
+    ("options", "is_sent"),
     [
         (None, False),
         ({}, False),
@@ -274,30 +274,30 @@ USAGE = {"id": "1", "choices": [], "usage": {"total_tokens": 3}}
     ],
 )
 def test_usage_is_always_requested_and_sent_on_request(
-    style: str | None, options: Json | None, given: bool
+    style: str | None, options: Json | None, is_sent: bool
 ) -> None:
-    asked: list[Json] = []
+    requests: list[Json] = []
 
     def call(request: Json) -> EventStream:
-        asked.append(request)
+        requests.append(request)
         return iter([[make_chunk({"content": "a"}), USAGE], [USAGE], []])
 
     request = {"stream": True, "stream_options": options}
     batches = list(with_reasoning_style(call, style)(request))
-    assert asked[0]["stream_options"]["include_usage"] is True
-    assert [len(batch) for batch in batches] == ([2, 1, 0] if given else [1, 0])
+    assert requests[0]["stream_options"]["include_usage"] is True
+    assert [len(batch) for batch in batches] == ([2, 1, 0] if is_sent else [1, 0])
     assert request["stream_options"] == options
 
 
 def test_usage_is_not_requested_without_streaming() -> None:
-    asked: list[Json] = []
+    requests: list[Json] = []
 
     def call(request: Json) -> EventStream:
-        asked.append(request)
+        requests.append(request)
         return iter([[USAGE]])
 
     assert list(with_reasoning_style(call, None)({"stream": False})) == [[USAGE]]
-    assert "stream_options" not in asked[0]
+    assert "stream_options" not in requests[0]
 
 
 @check_each("name", ["stream_options", "response_format"])
@@ -310,16 +310,16 @@ def test_stream_options_of_wrong_type_are_rejected(name: str) -> None:
 # -- history ------------------------------------------------------------------------------------
 
 
-def sent_up(style: str | None, *messages: Any) -> Any:
+def read_sent_messages(style: str | None, *messages: Any) -> Any:
     """The messages that reach the upstream."""
-    asked: list[Json] = []
+    requests: list[Json] = []
 
     def call(request: Json) -> EventStream:
-        asked.append(request)
+        requests.append(request)
         return iter([])
 
     list(with_reasoning_style(call, style)({"messages": list(messages)}))
-    return asked[0]["messages"]
+    return requests[0]["messages"]
 
 
 WORDS = st.text(alphabet="ab \n<>[]/é😀", min_size=1).filter(str.strip)
@@ -329,33 +329,35 @@ WORDS = st.text(alphabet="ab \n<>[]/é😀", min_size=1).filter(str.strip)
 @given(thought=WORDS, text=WORDS)
 def test_inserted_reasoning_is_removed_from_history(style: str, thought: str, text: str) -> None:
     answer = read_message(style, ROLE, {"reasoning_content": thought}, {"content": text})
-    [back] = sent_up(style, answer)
-    content = back["content"]
+    [returned] = read_sent_messages(style, answer)
+    content = returned["content"]
     plain = content if isinstance(content, str) else "".join(part["text"] for part in content)
     assert plain == text
-    assert back.get("reasoning_content", back.get("reasoning")) == thought
-    assert "metadata" not in back
+    assert returned.get("reasoning_content", returned.get("reasoning")) == thought
+    assert "metadata" not in returned
 
 
 @every_style
 @given(texts=st.lists(WORDS, min_size=1, max_size=4))
 def test_text_between_blocks_stays_one_text(style: str, texts: list[str]) -> None:
     deltas = [delta for text in texts for delta in ({"reasoning_content": "t"}, {"content": text})]
-    [back] = sent_up(style, read_message(style, ROLE, *deltas))
-    content = back["content"]
+    [returned] = read_sent_messages(style, read_message(style, ROLE, *deltas))
+    content = returned["content"]
     plain = content if isinstance(content, str) else "".join(part["text"] for part in content)
     assert plain == "".join(texts)
 
 
 @every_style
 def test_message_with_only_reasoning_and_calls_has_no_content(style: str) -> None:
-    [back] = sent_up(style, read_message(style, {"reasoning_content": "t"}, {"tool_calls": [CALL]}))
-    assert not back["content"]
-    assert back["tool_calls"] == [WHOLE_CALL]
+    [returned] = read_sent_messages(
+        style, read_message(style, {"reasoning_content": "t"}, {"tool_calls": [CALL]})
+    )
+    assert not returned["content"]
+    assert returned["tool_calls"] == [WHOLE_CALL]
 
 
 @check_each(
-    "kept",
+    "message",
     [
         {"role": "user", "content": "[thinking]mine[/thinking]\n\nYes."},
         {"role": "assistant", "content": "I say [thinking]no[/thinking]."},
@@ -365,14 +367,14 @@ def test_message_with_only_reasoning_and_calls_has_no_content(style: str) -> Non
         "odd",
     ],
 )
-def test_other_messages_are_unchanged(kept: Any) -> None:
-    assert sent_up("thinking", kept) == [kept]
-    assert sent_up(None, kept) == [kept]
+def test_other_messages_are_unchanged(message: Any) -> None:
+    assert read_sent_messages("thinking", message) == [message]
+    assert read_sent_messages(None, message) == [message]
 
 
 def test_reasoning_content_of_the_client_takes_precedence() -> None:
-    said = {"role": "assistant", "content": "<think>a</think>\n\nYes.", "reasoning_content": "b"}
-    assert sent_up("think", said) == [
+    message = {"role": "assistant", "content": "<think>a</think>\n\nYes.", "reasoning_content": "b"}
+    assert read_sent_messages("think", message) == [
         {"role": "assistant", "content": "Yes.", "reasoning_content": "b"}
     ]
 
@@ -381,15 +383,15 @@ def test_reasoning_content_of_the_client_takes_precedence() -> None:
 
 
 class CountingPattern:
-    """An expression that counts the characters between where a search starts and where it ends."""
+    """An expression that counts the characters between the start and the end of its searches."""
 
     def __init__(self, pattern: re.Pattern[str]) -> None:
         self._pattern = pattern
-        self.searched = 0
+        self.searched_characters = 0
 
     def search(self, text: str, start: int = 0) -> re.Match[str] | None:
         found = self._pattern.search(text, start)
-        self.searched += (found.end() if found else len(text)) - start
+        self.searched_characters += (found.end() if found else len(text)) - start
         return found
 
 
@@ -416,10 +418,10 @@ def test_blocks_are_found_in_one_pass(
     with monkeypatch.context() as patch:
         patch.setattr(reasoning_style, "_BLOCK_START", start)
         patch.setattr(reasoning_style, "_BLOCK_ENDS", ends)
-        sent_up("thinking", {"role": "assistant", "content": text})
+        read_sent_messages("thinking", {"role": "assistant", "content": text})
 
-    assert start.searched <= 2 * len(text)
-    assert all(pattern.searched <= 2 * len(text) for pattern in ends.values())
+    assert start.searched_characters <= 2 * len(text)
+    assert all(pattern.searched_characters <= 2 * len(text) for pattern in ends.values())
 
 
 _BLOCK = re.compile(

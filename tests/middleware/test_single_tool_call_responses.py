@@ -16,7 +16,7 @@ TEXT: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": 
 SEARCH: Json = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
 
 
-def call(name: str, kind: str = "function_call") -> Json:
+def make_call(name: str, kind: str = "function_call") -> Json:
     key = "arguments" if kind == "function_call" else "input"
     return {"type": kind, "id": f"id_{name}", "call_id": name, "name": name, key: "{}"}
 
@@ -46,52 +46,56 @@ def keep_single_call(events: list[Event], request: Json = SINGLE) -> list[Event]
 @check_each("indexed", [True, False])
 @check_each("kind", ["function_call", "custom_tool_call"])
 @check_each("before", [[], [TEXT], [SEARCH]])
-@check_each("behind", [[], [{**TEXT, "id": "msg_2"}]])
+@check_each("after", [[], [{**TEXT, "id": "msg_2"}]])
 def test_first_call_is_kept_and_later_items_are_renumbered(
-    before: list[Json], behind: list[Json], kind: str, indexed: bool
+    before: list[Json], after: list[Json], kind: str, indexed: bool
 ) -> None:
-    made = [*before, call("a"), call("b", kind), call("c"), *behind]
-    wanted = [*before, call("a"), *behind]
-    assert keep_single_call(make_events(*made, indexed=indexed)) == make_events(
-        *wanted, indexed=indexed
+    items = [*before, make_call("a"), make_call("b", kind), make_call("c"), *after]
+    expected_items = [*before, make_call("a"), *after]
+    assert keep_single_call(make_events(*items, indexed=indexed)) == make_events(
+        *expected_items, indexed=indexed
     )
 
 
 def test_interleaved_calls_are_distinguished() -> None:
-    events = make_events(call("a"), call("b"))
+    events = make_events(make_call("a"), make_call("b"))
     events = [events[0], events[1], events[5], *events[2:5], *events[6:]]
     events = [{**event, "sequence_number": i} for i, event in enumerate(events)]
-    assert keep_single_call(events) == make_events(call("a"))
+    assert keep_single_call(events) == make_events(make_call("a"))
 
 
 def test_call_without_added_event_is_recognized() -> None:
-    quiet = [e for e in make_events(call("a"), call("b")) if not e["type"].endswith("added")]
-    kept = [e for e in make_events(call("a")) if not e["type"].endswith("added")]
-    without = [
-        {k: v for k, v in e.items() if k != "sequence_number"} for e in keep_single_call(quiet)
+    events = [
+        e for e in make_events(make_call("a"), make_call("b")) if not e["type"].endswith("added")
     ]
-    assert without == [{k: v for k, v in e.items() if k != "sequence_number"} for e in kept]
+    expected_events = [e for e in make_events(make_call("a")) if not e["type"].endswith("added")]
+    received_events = [
+        {k: v for k, v in e.items() if k != "sequence_number"} for e in keep_single_call(events)
+    ]
+    assert received_events == [
+        {k: v for k, v in e.items() if k != "sequence_number"} for e in expected_events
+    ]
 
 
 def test_whole_answer_has_one_call() -> None:
-    whole = make_events(TEXT, call("a"), call("b"))[-1:]
-    assert keep_single_call(whole)[0]["response"]["output"] == [TEXT, call("a")]
+    events = make_events(TEXT, make_call("a"), make_call("b"))[-1:]
+    assert keep_single_call(events)[0]["response"]["output"] == [TEXT, make_call("a")]
 
 
 def test_hosted_tool_calls_are_kept() -> None:
-    events = make_events(SEARCH, {**SEARCH, "id": "ws_2"}, TEXT, call("a"))
+    events = make_events(SEARCH, {**SEARCH, "id": "ws_2"}, TEXT, make_call("a"))
     assert keep_single_call(events) == events
 
 
 def test_empty_batches_are_passed_on() -> None:
-    events = make_events(call("a"), call("b"))
+    events = make_events(make_call("a"), make_call("b"))
     script: list[Batch] = [[events[0]], [], events[1:5], events[5:9], [events[-1]]]
     batches = list(with_single_responses_tool_call(Scripted(script))(SINGLE))
     assert [len(batch) for batch in batches] == [1, 0, 4, 1]
 
 
-@check_each("said", [{}, {"parallel_tool_calls": True}])
-def test_other_requests_get_the_inner_stream(said: Json) -> None:
+@check_each("parameters", [{}, {"parallel_tool_calls": True}])
+def test_other_requests_get_the_inner_stream(parameters: Json) -> None:
     stream = iter([[]])
-    request = {"model": "m", "input": "hi", **said}
+    request = {"model": "m", "input": "hi", **parameters}
     assert with_single_responses_tool_call(lambda request: stream)(request) is stream

@@ -35,7 +35,7 @@ def apply_stops(
     return collect_events(call({**REQUEST, "stop": list(stops)}))
 
 
-def text_of(events: list[Event]) -> str:
+def join_text(events: list[Event]) -> str:
     choices = [choice for event in events for choice in event["choices"]]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
@@ -45,15 +45,15 @@ def list_finish_reasons(events: list[Event]) -> list[Any]:
     return [reason for reason in reasons if reason]
 
 
-def before_first(text: str, stops: list[str]) -> str:
+def cut_at_first_stop(text: str, stops: list[str]) -> str:
     """The text up to where the first of the stops begins."""
     found = [text.find(stop) for stop in stops if stop in text]
     return text[: min(found)] if found else text
 
 
-# -- the law ------------------------------------------------------------------------------------
+# -- properties ---------------------------------------------------------------------------------
 
-letters = st.text(alphabet="abc", max_size=14)
+texts_of_few_letters = st.text(alphabet="abc", max_size=14)
 """Few letters, so that stops are found, overlap and lie inside each other."""
 
 several_stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_size=1, max_size=4)
@@ -62,7 +62,7 @@ several_stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_si
 @st.composite
 def draw_pieces(draw: st.DrawFn) -> list[str]:
     """A text in any chunking, empty pieces among them."""
-    text = draw(letters)
+    text = draw(texts_of_few_letters)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
@@ -76,30 +76,30 @@ def test_answer_ends_before_the_first_stop(texts: list[str], stops: list[str]) -
 
     answer = apply_stops(one_by_one(make_text_chunks(*texts, finish="length")), *stops)
 
-    assert text_of(answer) == before_first(text, stops)
+    assert join_text(answer) == cut_at_first_stop(text, stops)
     assert list_finish_reasons(answer) == ["stop" if any(s in text for s in stops) else "length"]
-    assert fold_chat(iter([answer]))["choices"][0]["message"]["content"] == before_first(
+    assert fold_chat(iter([answer]))["choices"][0]["message"]["content"] == cut_at_first_stop(
         text, stops
     )
 
 
 @given(draw_pieces(), several_stops)
 def test_only_possible_stops_are_held_back(texts: list[str], stops: list[str]) -> None:
-    cutter = StopSequenceFinder(stops)
-    given_out = ""
+    finder = StopSequenceFinder(stops)
+    sent_text = ""
     for i, text in enumerate(texts):
-        given_out += cutter.feed(text)
-        if cutter.is_hit:
+        sent_text += finder.feed(text)
+        if finder.is_hit:
             return
-        held = "".join(texts[: i + 1])[len(given_out) :]
-        assert any(stop.startswith(held) and stop != held for stop in stops)
+        held_back = "".join(texts[: i + 1])[len(sent_text) :]
+        assert any(stop.startswith(held_back) and stop != held_back for stop in stops)
 
 
 @check_each("cut", range(len("Grüezi END wohl") + 1))
 def test_stop_is_found_across_chunk_borders(cut: int) -> None:
     text = "Grüezi END wohl"
     assert (
-        text_of(apply_stops(one_by_one(make_text_chunks(text[:cut], text[cut:])), "END"))
+        join_text(apply_stops(one_by_one(make_text_chunks(text[:cut], text[cut:])), "END"))
         == "Grüezi "
     )
 
@@ -108,7 +108,7 @@ def test_text_is_sent_as_soon_as_possible() -> None:
     call = with_stop_sequences(
         Scripted(one_by_one(make_text_chunks("one ", "EN", "x", "END"))), drain=False
     )
-    texts = [text_of(batch) for batch in call({**REQUEST, "stop": "END"})]
+    texts = [join_text(batch) for batch in call({**REQUEST, "stop": "END"})]
     assert texts == ["", "one ", "ENx", ""]
 
 
@@ -121,7 +121,7 @@ def test_stop_in_reasoning_is_ignored() -> None:
         *one_by_one(make_text_chunks("yes")),
     ]
     answer = apply_stops(script, "END")
-    assert text_of(answer) == "yes"
+    assert join_text(answer) == "yes"
     assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "think END think"}
 
 
@@ -130,7 +130,7 @@ def test_stop_across_reasoning_and_text_is_ignored() -> None:
         [make_chunk({"reasoning_content": "think EN"})],
         *one_by_one(make_text_chunks("D yes")),
     ]
-    assert text_of(apply_stops(script, "END")) == "D yes"
+    assert join_text(apply_stops(script, "END")) == "D yes"
 
 
 def test_stop_in_tool_arguments_is_ignored() -> None:
@@ -158,30 +158,30 @@ def test_calls_follow_held_back_text() -> None:
     ]
 
 
-@check_each("apart", [True, False])
-def test_calls_after_a_stop_are_dropped(apart: bool) -> None:
-    called: list[Batch] = [
+@check_each("is_separate", [True, False])
+def test_calls_after_a_stop_are_dropped(is_separate: bool) -> None:
+    batches: list[Batch] = [
         [make_chunk({"content": "see END"})],
         [make_chunk({"tool_calls": [CALL]})],
     ]
-    if not apart:
-        called = [[make_chunk({"content": "see END", "tool_calls": [CALL]})]]
-    answer = apply_stops([*called, [make_chunk({}, "tool_calls")]], "END")
-    assert text_of(answer) == "see "
+    if not is_separate:
+        batches = [[make_chunk({"content": "see END", "tool_calls": [CALL]})]]
+    answer = apply_stops([*batches, [make_chunk({}, "tool_calls")]], "END")
+    assert join_text(answer) == "see "
     assert list_finish_reasons(answer) == ["stop"]
     assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])
 
 
 def test_text_in_the_final_chunk_is_searched() -> None:
     assert (
-        text_of(
+        join_text(
             apply_stops(
                 [[make_chunk({"content": "a EN"})], [make_chunk({"content": "D b"}, "stop")]], "END"
             )
         )
         == "a "
     )
-    assert text_of(apply_stops([[make_chunk({"content": "a EN"}, "stop")]], "END")) == "a EN"
+    assert join_text(apply_stops([[make_chunk({"content": "a EN"}, "stop")]], "END")) == "a EN"
 
 
 def test_empty_batches_are_passed_on() -> None:
@@ -195,20 +195,26 @@ def test_logprobs_follow_their_tokens() -> None:
         [make_chunk({"content": t}, logprobs={"content": [{"token": t}], "refusal": None})]
         for t in tokens
     ]
-    kept = [
+    logprobs = [
         c["logprobs"] for e in apply_stops(script, "END") for c in e["choices"] if c["logprobs"]
     ]
-    assert [entry["token"] for one in kept for entry in one["content"]] == ["Hello", " EN", "x"]
+    assert [entry["token"] for entry_list in logprobs for entry in entry_list["content"]] == [
+        "Hello",
+        " EN",
+        "x",
+    ]
 
 
 def test_late_logprobs_follow_their_text() -> None:
     entries = [{"token": t} for t in ("He", "llo", " EN")]
-    late = make_chunk({}, logprobs={"content": entries, "refusal": None})
-    script = one_by_one([*make_text_chunks("Hello", " EN")[:3], late, *make_text_chunks()[1:]])
-    told = [
+    late_chunk = make_chunk({}, logprobs={"content": entries, "refusal": None})
+    script = one_by_one(
+        [*make_text_chunks("Hello", " EN")[:3], late_chunk, *make_text_chunks()[1:]]
+    )
+    logprobs = [
         c["logprobs"] for e in apply_stops(script, "END") for c in e["choices"] if c["logprobs"]
     ]
-    assert [[entry["token"] for entry in one["content"]] for one in told] == [
+    assert [[entry["token"] for entry in entry_list["content"]] for entry_list in logprobs] == [
         ["He", "llo"],
         [" EN"],
     ]
@@ -216,9 +222,11 @@ def test_late_logprobs_follow_their_text() -> None:
 
 def test_unmatched_logprobs_are_sent_at_the_end() -> None:
     """Some upstreams spell tokens differently from the text."""
-    odd = [make_chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})]
-    told = apply_stops([odd, [make_chunk({}, "stop")]], "END")
-    assert [c["logprobs"] for e in told for c in e["choices"]] == [
+    batch = [
+        make_chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})
+    ]
+    answer = apply_stops([batch, [make_chunk({}, "stop")]], "END")
+    assert [c["logprobs"] for e in answer for c in e["choices"]] == [
         None,
         {"content": [{"token": "▁a▁▁"}], "refusal": None},
     ]
@@ -255,7 +263,7 @@ def test_usage_is_exact_when_the_upstream_is_drained() -> None:
     assert batches[-1][-1]["usage"] == USAGE
     assert batches[-2] == []
     assert list_finish_reasons(collect_events(iter(batches))) == ["stop"]
-    assert text_of(collect_events(iter(batches))) == "a "
+    assert join_text(collect_events(iter(batches))) == "a "
 
 
 def test_usage_in_the_batch_of_the_stop_is_exact() -> None:
@@ -273,13 +281,13 @@ def test_upstream_failure_while_draining_is_ignored() -> None:
 
 
 def test_held_back_text_is_sent_before_an_upstream_failure() -> None:
-    seen = []
+    batches = []
     with pytest.raises(UpstreamProtocolError):  # noqa: PT012
         for batch in with_stop_sequences(
             Scripted([[make_chunk({"content": "a EN"})], UpstreamProtocolError("x")]), False
         )({**REQUEST, "stop": "END"}):
-            seen.append(batch)
-    assert text_of(collect_events(iter(seen))) == "a EN"
+            batches.append(batch)
+    assert join_text(collect_events(iter(batches))) == "a EN"
 
 
 def test_sdk_accepts_every_chunk() -> None:
@@ -290,69 +298,71 @@ def test_sdk_accepts_every_chunk() -> None:
 # -- the request --------------------------------------------------------------------------------
 
 
-@check_each("nothing", [{}, {"stop": None}, {"stop": []}])
-def test_request_without_stops_gets_the_inner_stream(nothing: dict[str, Any]) -> None:
+@check_each("parameters", [{}, {"stop": None}, {"stop": []}])
+def test_request_without_stops_gets_the_inner_stream(parameters: dict[str, Any]) -> None:
     stream = iter([[]])
-    asked: list[Any] = []
-    call = with_stop_sequences(lambda request: asked.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
-    assert call({**REQUEST, **nothing}) is stream
-    assert asked == [REQUEST]
+    requests: list[Any] = []
+    call = with_stop_sequences(lambda request: requests.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
+    assert call({**REQUEST, **parameters}) is stream
+    assert requests == [REQUEST]
 
 
 @check_each("drain", [False, True])
 def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     def call(request: Any) -> Any:
-        asked.append(request)
+        requests.append(request)
         return iter([make_text_chunks("a STOP b")])
 
     events = collect_events(
         with_stop_sequences(call, drain)({**REQUEST, "stream": False, "stop": "STOP"})
     )
 
-    assert text_of(events) == "a "
-    assert asked == [{**REQUEST, "stream": not drain, "stop": "STOP"}]
+    assert join_text(events) == "a "
+    assert requests == [{**REQUEST, "stream": not drain, "stop": "STOP"}]
 
 
 def test_stop_may_be_a_string() -> None:
     upstream = Scripted(one_by_one(make_text_chunks("a b")))
     assert (
-        text_of(collect_events(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "})))
+        join_text(collect_events(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "})))
         == "a"
     )
 
 
-# -- notes --------------------------------------------------------------------------------------
+# -- side data ----------------------------------------------------------------------------------
 
-NOTED = make_chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
+SIDE_DATA_CHUNK = make_chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
 
 
 @check_each("drain", [False, True])
 def test_side_data_in_the_batch_of_the_stop_precedes_the_end(drain: bool) -> None:
     batches = [
-        [make_chunk({"content": "a END"}), NOTED, make_chunk({"content": "b"})],
+        [make_chunk({"content": "a END"}), SIDE_DATA_CHUNK, make_chunk({"content": "b"})],
         make_text_chunks("c"),
     ]
     answer = apply_stops(batches, "END", drain=drain)
-    assert answer[1:2] == [NOTED]
+    assert answer[1:2] == [SIDE_DATA_CHUNK]
     assert list_finish_reasons(answer) == ["stop"]
-    assert text_of(answer) == "a "
+    assert join_text(answer) == "a "
 
 
 def test_late_side_data_is_sent_if_the_upstream_is_drained() -> None:
-    batches = one_by_one([*make_text_chunks("a END")[:2], NOTED, *make_text_chunks("more")[1:]])
+    batches = one_by_one(
+        [*make_text_chunks("a END")[:2], SIDE_DATA_CHUNK, *make_text_chunks("more")[1:]]
+    )
     answer = apply_stops(batches, "END", drain=True)
-    assert answer.index(NOTED) < next(
+    assert answer.index(SIDE_DATA_CHUNK) < next(
         i for i, event in enumerate(answer) if list_finish_reasons([event]) == ["stop"]
     )
-    assert NOTED not in apply_stops(batches, "END")
+    assert SIDE_DATA_CHUNK not in apply_stops(batches, "END")
 
 
-@check_each("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
-def test_malformed_stop_is_rejected_before_the_upstream_call(wrong: Any) -> None:
+@check_each("stop", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
+def test_malformed_stop_is_rejected_before_the_upstream_call(stop: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
-        with_stop_sequences(upstream, False)({**REQUEST, "stop": wrong})
+        with_stop_sequences(upstream, False)({**REQUEST, "stop": stop})
     assert refused.value.param == "stop"
     assert upstream.requests == []

@@ -22,7 +22,7 @@ from tests.middleware.chatting import (
     make_text_chunks,
     one_by_one,
 )
-from tests.middleware.test_stop_sequences import CALL, list_finish_reasons, text_of
+from tests.middleware.test_stop_sequences import CALL, join_text, list_finish_reasons
 
 
 def apply_limit(limit: int, script: Any, name: str = "max_completion_tokens") -> list[Event]:
@@ -30,7 +30,7 @@ def apply_limit(limit: int, script: Any, name: str = "max_completion_tokens") ->
 
 
 @check_each(
-    ("limit", "kept"),
+    ("limit", "expected"),
     [
         (1, "One"),
         (2, "One two"),
@@ -39,24 +39,24 @@ def apply_limit(limit: int, script: Any, name: str = "max_completion_tokens") ->
         (15, "One two, extraordinary 1234 日本"),
     ],
 )
-def test_text_is_cut_at_the_limit(limit: int, kept: str) -> None:
+def test_text_is_cut_at_the_limit(limit: int, expected: str) -> None:
     text = "One two, extraordinary 1234 日本"
     answer = apply_limit(limit, one_by_one(make_text_chunks(text)))
-    assert text_of(answer) == kept
-    assert list_finish_reasons(answer) == ["stop" if kept == text else "length"]
+    assert join_text(answer) == expected
+    assert list_finish_reasons(answer) == ["stop" if expected == text else "length"]
 
 
 @given(st.text(alphabet="aB 1.日\n", max_size=60), st.integers(1, 15), st.data())
 def test_cut_does_not_depend_on_chunking(text: str, limit: int, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     texts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    whole, split = (
+    unsplit, split = (
         apply_limit(limit, [make_text_chunks(text)]),
         apply_limit(limit, one_by_one(make_text_chunks(*texts))),
     )
-    assert text_of(split) == text_of(whole)
-    assert list_finish_reasons(split) == list_finish_reasons(whole)
-    assert text.startswith(text_of(whole))
+    assert join_text(split) == join_text(unsplit)
+    assert list_finish_reasons(split) == list_finish_reasons(unsplit)
+    assert text.startswith(join_text(unsplit))
 
 
 def test_usage_is_capped() -> None:
@@ -76,20 +76,20 @@ def test_reasoning_counts_towards_the_limit() -> None:
     ]
     answer = apply_limit(2, script)
     assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "I think"}
-    assert text_of(answer) == ""
+    assert join_text(answer) == ""
     assert list_finish_reasons(answer) == ["length"]
 
 
 def test_token_does_not_span_reasoning_and_text() -> None:
-    thought, text = (
+    reasoning, text = (
         make_chunk({"reasoning_content": "Let me think"}),
         make_chunk({"content": "One two"}),
     )
-    answer = apply_limit(3, [[thought], [text], [make_chunk({}, finish="stop")]])
-    assert text_of(answer) == ""
+    answer = apply_limit(3, [[reasoning], [text], [make_chunk({}, finish="stop")]])
+    assert join_text(answer) == ""
     assert list_finish_reasons(answer) == ["length"]
-    answer = apply_limit(4, [[thought], [text], [make_chunk({}, finish="stop")]])
-    assert text_of(answer) == "One"
+    answer = apply_limit(4, [[reasoning], [text], [make_chunk({}, finish="stop")]])
+    assert join_text(answer) == "One"
 
 
 def test_call_is_sent_completely_or_not_at_all() -> None:
@@ -110,24 +110,24 @@ def test_logprobs_of_cut_text_are_dropped() -> None:
 
 def test_logprobs_may_follow_the_cut() -> None:
     entries = [{"token": "One"}, {"token": " two"}, {"token": " three"}]
-    late = make_chunk({}, logprobs={"content": entries, "refusal": None})
+    late_chunk = make_chunk({}, logprobs={"content": entries, "refusal": None})
     script = [
         [make_chunk({"content": "One two three"})],
         [make_chunk({"content": " four"})],
-        [late],
+        [late_chunk],
     ]
-    told = apply_limit(2, [*script, [make_chunk({}, "stop")]])
-    assert [c["logprobs"]["content"] for e in told for c in e["choices"] if c["logprobs"]] == [
+    answer = apply_limit(2, [*script, [make_chunk({}, "stop")]])
+    assert [c["logprobs"]["content"] for e in answer for c in e["choices"] if c["logprobs"]] == [
         entries[:2]
     ]
 
 
 def test_logprobs_of_an_uncut_answer_are_all_sent() -> None:
-    odd = {"content": [{"token": "▁One▁"}], "refusal": None}
-    told = apply_limit(
-        5, [[make_chunk({"content": "One"}, logprobs=odd)], [make_chunk({}, "stop")]]
+    logprobs = {"content": [{"token": "▁One▁"}], "refusal": None}
+    answer = apply_limit(
+        5, [[make_chunk({"content": "One"}, logprobs=logprobs)], [make_chunk({}, "stop")]]
     )
-    assert [c["logprobs"] for e in told for c in e["choices"] if c["logprobs"]] == [odd]
+    assert [c["logprobs"] for e in answer for c in e["choices"] if c["logprobs"]] == [logprobs]
 
 
 def test_empty_batches_and_side_data_are_passed_on() -> None:
@@ -148,12 +148,12 @@ def test_sdk_accepts_every_chunk() -> None:
 
 
 @check_each(
-    "unlimited", [{}, {"max_tokens": None}, {"max_tokens": 16}, {"max_tokens": "x"},
+    "parameters", [{}, {"max_tokens": None}, {"max_tokens": 16}, {"max_tokens": "x"},
                   {"max_completion_tokens": 99, "max_tokens": 1}]
 )  # fmt: skip
-def test_other_requests_get_the_inner_stream(unlimited: dict[str, Any]) -> None:
+def test_other_requests_get_the_inner_stream(parameters: dict[str, Any]) -> None:
     stream = iter([[]])
-    assert with_token_limit(lambda request: stream)({**REQUEST, **unlimited}) is stream
+    assert with_token_limit(lambda request: stream)({**REQUEST, **parameters}) is stream
 
 
 @check_each("name", ["max_tokens", "max_completion_tokens"])

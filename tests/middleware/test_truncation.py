@@ -76,7 +76,9 @@ def test_other_refusals_are_not_context_errors(status: int, message: str) -> Non
     upstream = Scripted(UpstreamRefused(status, {"message": message}))
     with pytest.raises(UpstreamRefused, match=message[:9]):
         with_truncation(upstream)(
-            asking(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
+            make_chat_request(
+                make_user_message("1"), make_answer_message("2"), make_user_message("3")
+            )
         )
     assert len(upstream.requests) == 1
 
@@ -92,7 +94,7 @@ def make_answer_message(text: str) -> Json:
     return {"role": "assistant", "content": text}
 
 
-def calling(*ids: str) -> list[Json]:
+def make_tool_round(*ids: str) -> list[Json]:
     """An assistant's calls and their results."""
     calls = [
         {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ids
@@ -101,7 +103,7 @@ def calling(*ids: str) -> list[Json]:
     return [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
 
 
-def asking(*messages: Json) -> Json:
+def make_chat_request(*messages: Json) -> Json:
     return {**REQUEST, "messages": list(messages)}
 
 
@@ -112,7 +114,7 @@ def list_attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list
     """The messages of every attempt if the upstream refuses this many."""
     upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
     with contextlib.suppress(UpstreamRefused):
-        collect_events(with_truncation(upstream)(asking(*messages)))
+        collect_events(with_truncation(upstream)(make_chat_request(*messages)))
     return [request["messages"] for request in upstream.requests]
 
 
@@ -120,16 +122,18 @@ def test_older_half_is_dropped_until_it_fits() -> None:
     turns = [
         m for i in range(8) for m in (make_user_message(f"q{i}"), make_answer_message(f"a{i}"))
     ]
-    tried = list_attempts(SYSTEM, *turns, make_user_message("now"), refusals=2)
-    assert [len(messages) for messages in tried] == [18, 10, 6]
-    assert tried[1] == [SYSTEM, *turns[8:], make_user_message("now")]
-    assert tried[2] == [SYSTEM, *turns[12:], make_user_message("now")]
+    attempts = list_attempts(SYSTEM, *turns, make_user_message("now"), refusals=2)
+    assert [len(messages) for messages in attempts] == [18, 10, 6]
+    assert attempts[1] == [SYSTEM, *turns[8:], make_user_message("now")]
+    assert attempts[2] == [SYSTEM, *turns[12:], make_user_message("now")]
 
 
 def test_request_is_otherwise_unchanged() -> None:
     upstream = Scripted(TOO_LONG, ANSWER)
     request = {
-        **asking(make_user_message("1"), make_answer_message("2"), make_user_message("3")),
+        **make_chat_request(
+            make_user_message("1"), make_answer_message("2"), make_user_message("3")
+        ),
         "temperature": 0.5,
         "tools": [{"a": 1}],
     }
@@ -142,7 +146,7 @@ def test_request_is_otherwise_unchanged() -> None:
 
 
 def test_single_large_message_is_dropped_alone() -> None:
-    tried = list_attempts(
+    attempts = list_attempts(
         make_user_message("x" * 900),
         make_answer_message("a"),
         make_user_message("b"),
@@ -150,34 +154,35 @@ def test_single_large_message_is_dropped_alone() -> None:
         make_user_message("d"),
         refusals=1,
     )
-    assert tried[1] == [make_user_message("b"), make_answer_message("c"), make_user_message("d")]
+    assert attempts[1] == [make_user_message("b"), make_answer_message("c"), make_user_message("d")]
 
 
 def test_answer_is_dropped_with_its_question() -> None:
-    tried = list_attempts(
+    attempts = list_attempts(
         make_user_message("x" * 900),
-        *calling("1", "2"),
+        *make_tool_round("1", "2"),
         make_answer_message("y"),
         make_user_message("z"),
         refusals=1,
     )
-    assert tried[1] == [make_user_message("z")]
+    assert attempts[1] == [make_user_message("z")]
 
 
 def test_tool_rounds_after_the_last_question_are_droppable_except_the_last() -> None:
-    rounds = [calling(f"{i}a", f"{i}b") for i in range(4)]
-    tried = list_attempts(SYSTEM, make_user_message("do it"), *chain(*rounds), refusals=5)
-    assert tried[1] == [SYSTEM, make_user_message("do it"), *rounds[2], *rounds[3]]
-    assert tried[-1] == [SYSTEM, make_user_message("do it"), *rounds[3]]
+    rounds = [make_tool_round(f"{i}a", f"{i}b") for i in range(4)]
+    attempts = list_attempts(SYSTEM, make_user_message("do it"), *chain(*rounds), refusals=5)
+    assert attempts[1] == [SYSTEM, make_user_message("do it"), *rounds[2], *rounds[3]]
+    assert attempts[-1] == [SYSTEM, make_user_message("do it"), *rounds[3]]
 
 
 @check_each(
-    "messages", [[make_user_message("x")], [SYSTEM, make_user_message("x")], [SYSTEM], calling("1")]
+    "messages",
+    [[make_user_message("x")], [SYSTEM, make_user_message("x")], [SYSTEM], make_tool_round("1")],
 )
 def test_refusal_is_raised_if_nothing_is_removable(messages: list[Json]) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused) as refused:
-        with_truncation(upstream)(asking(*messages))
+        with_truncation(upstream)(make_chat_request(*messages))
     assert refused.value is TOO_LONG
     assert len(upstream.requests) == 1
 
@@ -188,7 +193,7 @@ def test_number_of_attempts_is_limited() -> None:
     ]
     upstream = Scripted(*[TOO_LONG] * (MAX_TRUNCATIONS + 1))
     with pytest.raises(UpstreamRefused):
-        with_truncation(upstream)(asking(*turns, make_user_message("now")))
+        with_truncation(upstream)(make_chat_request(*turns, make_user_message("now")))
     assert len(upstream.requests) == MAX_TRUNCATIONS + 1
 
 
@@ -196,7 +201,7 @@ blocks = st.one_of(
     st.just([make_user_message("question")]),
     st.just([make_answer_message("answer")]),
     st.just([SYSTEM]),
-    st.integers(1, 3).map(lambda n: calling(*map(str, range(n)))),
+    st.integers(1, 3).map(lambda n: make_tool_round(*map(str, range(n)))),
 )
 
 
@@ -204,15 +209,15 @@ blocks = st.one_of(
 def test_calls_and_results_stay_together(conversation: list[list[Json]]) -> None:
     messages = [message for block in conversation for message in block]
     questions = [m for m in messages if m["role"] == "user"]
-    tried = list_attempts(*messages)
-    assert [len(m) for m in tried] == sorted({len(m) for m in tried}, reverse=True)
-    for kept in tried:
-        assert [m for m in kept if m is SYSTEM or m == SYSTEM] == [
+    attempts = list_attempts(*messages)
+    assert [len(m) for m in attempts] == sorted({len(m) for m in attempts}, reverse=True)
+    for attempt in attempts:
+        assert [m for m in attempt if m is SYSTEM or m == SYSTEM] == [
             m for m in messages if m == SYSTEM
         ]
-        assert not questions or make_user_message("question") in kept
-        assert kept[-1] == messages[-1]
-        assert _list_calls(kept) == _list_results(kept)
+        assert not questions or make_user_message("question") in attempt
+        assert attempt[-1] == messages[-1]
+        assert _list_calls(attempt) == _list_results(attempt)
 
 
 def _list_calls(messages: list[Json]) -> list[str]:
@@ -223,16 +228,18 @@ def _list_results(messages: list[Json]) -> list[str]:
     return [m["tool_call_id"] for m in messages if m["role"] == "tool"]
 
 
-# -- where the refusal stands -------------------------------------------------------------------
+# -- position of the refusal --------------------------------------------------------------------
 
 
-def test_error_inside_a_200_counts_before_the_first_event() -> None:
+def test_error_event_before_the_first_chunk_is_truncated_and_retried() -> None:
     refusal = {"error": {"message": "x", "code": "context_length_exceeded"}}
     upstream = Scripted([[refusal]], [TOO_LONG], ANSWER)
     turns = [
         m for i in range(8) for m in (make_user_message(f"q{i}"), make_answer_message(f"a{i}"))
     ]
-    events = collect_events(with_truncation(upstream)(asking(*turns, make_user_message("now"))))
+    events = collect_events(
+        with_truncation(upstream)(make_chat_request(*turns, make_user_message("now")))
+    )
     assert events == ANSWER[0]
     assert [len(r["messages"]) for r in upstream.requests] == [17, 9, 5]
 
@@ -240,21 +247,25 @@ def test_error_inside_a_200_counts_before_the_first_event() -> None:
 def test_error_after_the_first_event_is_passed_on() -> None:
     upstream = Scripted([[make_chunk({"content": "a"})], TOO_LONG])
     stream: EventStream = with_truncation(upstream)(
-        asking(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
+        make_chat_request(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
     )
     assert next(stream)
     with pytest.raises(UpstreamRefused):
         next(stream)
 
 
-def test_other_error_inside_a_200_is_raised_unchanged() -> None:
+def test_other_error_event_is_raised_unchanged() -> None:
     upstream = Scripted([[{"error": {"message": "no balance", "code": 402}}]])
     with pytest.raises(UpstreamRefused, match="no balance"):
         with_truncation(upstream)(
-            asking(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
+            make_chat_request(
+                make_user_message("1"), make_answer_message("2"), make_user_message("3")
+            )
         )
 
 
 def test_answer_is_complete() -> None:
     script = [[], [make_chunk({"content": "a"})], [], [make_chunk({}, "stop")]]
-    assert list(with_truncation(Scripted(script))(asking(make_user_message("1")))) == script
+    assert (
+        list(with_truncation(Scripted(script))(make_chat_request(make_user_message("1")))) == script
+    )

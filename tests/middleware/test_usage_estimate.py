@@ -39,18 +39,20 @@ def test_prompt_counts_once_or_for_each_usage() -> None:
 
 
 def test_details_of_a_single_usage_are_kept() -> None:
-    bare = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assert sum_usages([bare, USAGE], prompts=False)["completion_tokens_details"] == {
+    without_details = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    assert sum_usages([without_details, USAGE], prompts=False)["completion_tokens_details"] == {
         "reasoning_tokens": 20
     }
-    assert "completion_tokens_details" not in sum_usages([bare, bare], prompts=False)
+    assert "completion_tokens_details" not in sum_usages(
+        [without_details, without_details], prompts=False
+    )
 
 
 def test_sums_and_caps_of_estimates_stay_marked_as_estimates() -> None:
-    guess = estimate_usage(REQUEST, ["x" * 400])
+    estimate = estimate_usage(REQUEST, ["x" * 400])
 
-    assert isinstance(sum_usages([guess, USAGE], prompts=False), EstimatedUsage)
-    assert isinstance(cap_usage(guess, 5), EstimatedUsage)
+    assert isinstance(sum_usages([estimate, USAGE], prompts=False), EstimatedUsage)
+    assert isinstance(cap_usage(estimate, 5), EstimatedUsage)
     assert not isinstance(sum_usages([USAGE, USAGE], prompts=True), EstimatedUsage)
     assert not isinstance(cap_usage(USAGE, 5), EstimatedUsage)
 
@@ -62,16 +64,19 @@ def test_cap_applies_to_details() -> None:
 
 
 def test_exact_prompt_count_overrides_an_estimate() -> None:
-    guess = estimate_usage(REQUEST, ["x" * 400])
-    for usages in ([guess, USAGE], [USAGE, guess]):
+    estimate = estimate_usage(REQUEST, ["x" * 400])
+    for usages in ([estimate, USAGE], [USAGE, estimate]):
         total = sum_usages(usages, prompts=False)
         assert total["prompt_tokens"] == USAGE["prompt_tokens"]
         assert total["prompt_tokens_details"] == USAGE["prompt_tokens_details"]
         assert total["completion_tokens"] == 100 + USAGE["completion_tokens"]
         assert total["total_tokens"] == total["prompt_tokens"] + total["completion_tokens"]
-    assert sum_usages([guess, guess], prompts=False)["prompt_tokens"] == guess["prompt_tokens"]
+    assert (
+        sum_usages([estimate, estimate], prompts=False)["prompt_tokens"]
+        == estimate["prompt_tokens"]
+    )
 
 
 def test_estimate_serializes_as_json() -> None:
-    guess = estimate_usage(REQUEST, ["abcd"])
-    assert orjson.loads(orjson.dumps(guess)) == guess
+    estimate = estimate_usage(REQUEST, ["abcd"])
+    assert orjson.loads(orjson.dumps(estimate)) == estimate

@@ -63,10 +63,10 @@ class Model:
 
     def __init__(self, *answers: Json | ForwarderError) -> None:
         self._answers = iter(answers)
-        self.asked: list[Json] = []
+        self.requests: list[Json] = []
 
     def __call__(self, request: Json) -> EventStream:
-        self.asked.append(request)
+        self.requests.append(request)
         answer = next(self._answers)
         if isinstance(answer, ForwarderError):
             raise answer

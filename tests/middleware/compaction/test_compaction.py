@@ -26,11 +26,15 @@ from tests.middleware.compaction.talking import (
 
 Json = dict[str, Any]
 
-CALLED: list[Json] = [
+CALL_AND_RESULT: list[Json] = [
     {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c", "output": "42"},
 ]
-TALK: list[Json] = [make_user_message("build it"), make_assistant_message("I did."), *CALLED]
+CONVERSATION: list[Json] = [
+    make_user_message("build it"),
+    make_assistant_message("I did."),
+    *CALL_AND_RESULT,
+]
 TRIGGER: Json = {"type": "compaction_trigger"}
 THRESHOLD: Json = {"context_management": [{"type": "compaction", "compact_threshold": 5}]}
 
@@ -52,7 +56,9 @@ def test_trigger_returns_exactly_one_compaction_item() -> None:
     model = Model(make_text_response("We built it."))
 
     events = events_of(
-        with_compaction(model, make_translation_context(), False)(make_request([*TALK, TRIGGER]))
+        with_compaction(model, make_translation_context(), False)(
+            make_request([*CONVERSATION, TRIGGER])
+        )
     )
 
     done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
@@ -66,38 +72,44 @@ def test_trigger_returns_exactly_one_compaction_item() -> None:
 
 def test_summary_request_has_the_conversation_without_tools() -> None:
     model = Model(make_text_response("We built it."))
-    offered = {"type": "additional_tools", "tools": [{"type": "function", "name": "g"}]}
+    tools_item = {"type": "additional_tools", "tools": [{"type": "function", "name": "g"}]}
     request = make_request(
-        [offered, *TALK, TRIGGER], instructions="Be kind.", text={"verbosity": "low"}, store=True
+        [tools_item, *CONVERSATION, TRIGGER],
+        instructions="Be kind.",
+        text={"verbosity": "low"},
+        store=True,
     )
 
     events_of(with_compaction(model, make_translation_context(), False)(request))
 
-    [sent] = model.asked
-    assert sent["input"][:-1] == TALK
-    assert "summary" in sent["input"][-1]["content"]
-    assert sent["instructions"] == "Be kind."
-    assert sent["store"] is False
-    assert not {"tools", "text", "tool_choice"} & sent.keys()
+    [summary_request] = model.requests
+    assert summary_request["input"][:-1] == CONVERSATION
+    assert "summary" in summary_request["input"][-1]["content"]
+    assert summary_request["instructions"] == "Be kind."
+    assert summary_request["store"] is False
+    assert not {"tools", "text", "tool_choice"} & summary_request.keys()
 
 
 def test_compaction_item_is_replaced_by_its_summary() -> None:
-    here = make_translation_context()
-    made = events_of(with_compaction(Model(make_text_response("We built it.")), here, False)(
-        make_request([*TALK, TRIGGER])
+    context = make_translation_context()
+    compaction_output = events_of(with_compaction(Model(make_text_response("We built it.")), context, False)(
+        make_request([*CONVERSATION, TRIGGER])
     ))[-1]["response"]["output"]  # fmt: skip
     model = Model(make_text_response("Yes."))
 
     events_of(
-        with_compaction(model, here, False)(
-            make_request([*TALK, *made, make_user_message("and now?")])
+        with_compaction(model, context, False)(
+            make_request([*CONVERSATION, *compaction_output, make_user_message("and now?")])
         )
     )
 
-    first, summary, question = model.asked[0]["input"]
-    assert (first, question) == (make_user_message("build it"), make_user_message("and now?"))
+    first_message, summary, question = model.requests[0]["input"]
+    assert (first_message, question) == (
+        make_user_message("build it"),
+        make_user_message("and now?"),
+    )
     assert summary["content"][0]["text"].endswith("We built it.")
-    assert here.loss_report.losses == {}
+    assert context.loss_report.losses == {}
 
 
 @check_each("status", ["incomplete", "completed"])
@@ -109,7 +121,9 @@ def test_truncated_summary_is_accepted(status: str) -> None:
     )
 
     events = events_of(
-        with_compaction(model, make_translation_context(), False)(make_request([*TALK, TRIGGER]))
+        with_compaction(model, make_translation_context(), False)(
+            make_request([*CONVERSATION, TRIGGER])
+        )
     )
 
     assert events[-1]["response"]["status"] == "completed"
@@ -128,7 +142,7 @@ def test_missing_summary_fails(answer: Json) -> None:
     with pytest.raises(UpstreamError):
         events_of(
             with_compaction(Model(answer), make_translation_context(), False)(
-                make_request([*TALK, TRIGGER])
+                make_request([*CONVERSATION, TRIGGER])
             )
         )
 
@@ -152,22 +166,22 @@ def test_request_below_the_threshold_is_unchanged() -> None:
 
     events = events_of(with_compaction(model, make_translation_context(), False)(request))
 
-    assert len(model.asked) == 1
-    assert model.asked[0] == {k: v for k, v in request.items() if k != "context_management"}
+    assert len(model.requests) == 1
+    assert model.requests[0] == {k: v for k, v in request.items() if k != "context_management"}
     assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
 
 
 def test_answer_above_the_threshold_follows_a_compaction_item() -> None:
     model = Model(make_text_response("We built it."), make_text_response("Yes."))
-    request = make_request([*TALK, make_user_message("done?")], **THRESHOLD)
+    request = make_request([*CONVERSATION, make_user_message("done?")], **THRESHOLD)
 
     events = events_of(with_compaction(model, make_translation_context(), False)(request))
 
-    assert model.asked[0]["input"][:-1] == TALK
-    kept, summary, question = model.asked[1]["input"]
-    assert (kept, question) == (make_user_message("build it"), make_user_message("done?"))
+    assert model.requests[0]["input"][:-1] == CONVERSATION
+    first_message, summary, question = model.requests[1]["input"]
+    assert (first_message, question) == (make_user_message("build it"), make_user_message("done?"))
     assert "We built it." in join_items([summary])
-    assert model.asked[1]["tools"] == request["tools"]
+    assert model.requests[1]["tools"] == request["tools"]
     response = events[-1]["response"]
     assert [item["type"] for item in response["output"]] == ["compaction", "message"]
     assert response["usage"]["total_tokens"] == 30
@@ -181,11 +195,13 @@ def test_summary_is_last_in_the_middle_of_tool_calls() -> None:
     model = Model(make_text_response("We built it."), make_text_response("Yes."))
 
     events_of(
-        with_compaction(model, make_translation_context(), False)(make_request(TALK, **THRESHOLD))
+        with_compaction(model, make_translation_context(), False)(
+            make_request(CONVERSATION, **THRESHOLD)
+        )
     )
 
-    assert [item["role"] for item in model.asked[1]["input"]] == ["user", "user"]
-    assert "We built it." in join_items(model.asked[1]["input"][-1:])
+    assert [item["role"] for item in model.requests[1]["input"]] == ["user", "user"]
+    assert "We built it." in join_items(model.requests[1]["input"][-1:])
 
 
 @check_each("items", ["a long question " * 9, [make_user_message("a long question " * 9)]])
@@ -196,18 +212,18 @@ def test_client_messages_alone_are_not_summarized(items: Any) -> None:
         with_compaction(model, make_translation_context(), False)(make_request(items, **THRESHOLD))
     )
 
-    assert [request["input"] for request in model.asked] == [items]
+    assert [request["input"] for request in model.requests] == [items]
 
 
 def test_stateful_request_is_not_compacted_by_threshold() -> None:
     model = Model(make_text_response("Yes."))
     request = make_request(
-        [*TALK, make_user_message("done?")], **THRESHOLD, previous_response_id="resp_1"
+        [*CONVERSATION, make_user_message("done?")], **THRESHOLD, previous_response_id="resp_1"
     )
 
     events_of(with_compaction(model, make_translation_context(), False)(request))
 
-    assert [len(r["input"]) for r in model.asked] == [len(request["input"])]
+    assert [len(r["input"]) for r in model.requests] == [len(request["input"])]
 
 
 def test_summary_request_keeps_upstream_state() -> None:
@@ -219,7 +235,7 @@ def test_summary_request_keeps_upstream_state() -> None:
         )
     )
 
-    assert model.asked[0]["previous_response_id"] == "resp_1"
+    assert model.requests[0]["previous_response_id"] == "resp_1"
 
 
 @check_each("failure", [UpstreamTimeout("late"), make_text_response("", output=[])])
@@ -228,16 +244,16 @@ def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
 
     events = events_of(
         with_compaction(model, make_translation_context(), False)(
-            make_request([*TALK, make_user_message("done?")], **THRESHOLD)
+            make_request([*CONVERSATION, make_user_message("done?")], **THRESHOLD)
         )
     )
 
-    assert model.asked[1]["input"] == [*TALK, make_user_message("done?")]
+    assert model.requests[1]["input"] == [*CONVERSATION, make_user_message("done?")]
     assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
 
 
 @check_each(
-    ("given", "param"),
+    ("context_management", "param"),
     [
         ("x", "context_management"),
         (["x"], "context_management[0]"),
@@ -248,10 +264,10 @@ def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
         ),
     ],
 )
-def test_invalid_context_management_is_named(given: Any, param: str) -> None:
+def test_invalid_context_management_is_named(context_management: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         with_compaction(Model(), make_translation_context(), False)(
-            make_request("hi", context_management=given)
+            make_request("hi", context_management=context_management)
         )
     assert caught.value.param == param
 
@@ -264,53 +280,53 @@ def test_endpoint_returns_client_messages_and_one_item() -> None:
 
     batches = list(
         make_compact_handler(model, make_translation_context(), False)(
-            {"model": "m", "input": TALK}
+            {"model": "m", "input": CONVERSATION}
         )
     )
 
     assert batches[:-1] == [[] for _ in batches[:-1]]
-    [[whole]] = batches[-1:]
-    message, item = whole["output"]
+    [[response]] = batches[-1:]
+    message, item = response["output"]
     assert message["content"] == [{"type": "input_text", "text": "build it"}]
     assert (message["id"][:4], message["status"]) == ("msg_", "completed")
     assert item["type"] == "compaction"
-    assert (whole["object"], whole["usage"]) == ("response.compaction", USAGE)
+    assert (response["object"], response["usage"]) == ("response.compaction", USAGE)
 
 
 @check_each(
-    "given", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
+    "fields", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
 )
-def test_endpoint_accepts_a_string_and_stored_state(given: Any) -> None:
+def test_endpoint_accepts_a_string_and_stored_state(fields: Any) -> None:
     model = Model(make_text_response("They greeted.", usage=None))
 
-    [whole] = events_of(
-        make_compact_handler(model, make_translation_context(), False)({"model": "m", **given})
+    [response] = events_of(
+        make_compact_handler(model, make_translation_context(), False)({"model": "m", **fields})
     )
 
-    assert [item["type"] for item in whole["output"]][-1] == "compaction"
-    assert whole["usage"]["total_tokens"] == 0
+    assert [item["type"] for item in response["output"]][-1] == "compaction"
+    assert response["usage"]["total_tokens"] == 0
 
 
 @check_each("native", [True, False])
-@check_each("given", [{}, {"input": None}, {"input": []}, {"input": ""},
+@check_each("fields", [{}, {"input": None}, {"input": []}, {"input": ""},
                                    {"input": [TRIGGER]}])  # fmt: skip
-def test_empty_input_is_rejected(given: Any, native: bool) -> None:
+def test_empty_input_is_rejected(fields: Any, native: bool) -> None:
     model = Model()
 
     with pytest.raises(InvalidRequest) as raised:
-        make_compact_handler(model, make_translation_context(), native)({"model": "m", **given})
+        make_compact_handler(model, make_translation_context(), native)({"model": "m", **fields})
 
     assert (raised.value.status, raised.value.param) == (400, "input")
-    assert model.asked == []
+    assert model.requests == []
 
 
-# -- upstreams that compact themselves --------------------------------------------------------------
+# -- upstreams with their own compaction ------------------------------------------------------------
 
 
-def test_native_upstream_compacts_itself() -> None:
+def test_native_upstream_gets_compaction_requests_unchanged() -> None:
     model = Model(make_text_response("Yes."), make_text_response("Yes."))
-    theirs = {"type": "compaction", "encrypted_content": "gAAAA"}
-    request = make_request([theirs, *TALK, TRIGGER], **THRESHOLD)
+    upstream_item = {"type": "compaction", "encrypted_content": "gAAAA"}
+    request = make_request([upstream_item, *CONVERSATION, TRIGGER], **THRESHOLD)
 
     events_of(with_compaction(model, make_translation_context(), True)(request))
     events_of(
@@ -319,7 +335,7 @@ def test_native_upstream_compacts_itself() -> None:
         )
     )
 
-    assert model.asked[0] == request
-    assert model.asked[1] == {"model": "m", "input": [
+    assert model.requests[0] == request
+    assert model.requests[1] == {"model": "m", "input": [
         {"type": "message", "role": "user", "content": "hello"}
     ]}  # fmt: skip

@@ -33,16 +33,16 @@ def test_client_gets_progress_events_during_the_summary() -> None:
     assert kinds[-2:] == ["output_item.done", "completed"]
 
 
-def test_summary_in_one_batch_is_announced() -> None:
-    whole = [[{"type": "response.completed", "response": make_text_response("Short.")}]]
+def test_summary_in_one_batch_gets_an_item_added_event() -> None:
+    batches = [[{"type": "response.completed", "response": make_text_response("Short.")}]]
 
-    told = events_of(
+    sent_events = events_of(
         events.stream_compaction_item(
-            iter(whole), lambda text: ITEM, make_translation_context().id_source
+            iter(batches), lambda text: ITEM, make_translation_context().id_source
         )
     )
 
-    assert [event["type"].removeprefix("response.") for event in told] == [
+    assert [event["type"].removeprefix("response.") for event in sent_events] == [
         "output_item.added",
         "output_item.done",
         "completed",
@@ -50,9 +50,9 @@ def test_summary_in_one_batch_is_announced() -> None:
 
 
 def test_error_event_fails_the_compaction() -> None:
-    broken = [[], [{"type": "error", "message": "full", "code": "server_error"}]]
+    batches = [[], [{"type": "error", "message": "full", "code": "server_error"}]]
     stream = events.stream_compaction_item(
-        iter(broken), lambda text: ITEM, make_translation_context().id_source
+        iter(batches), lambda text: ITEM, make_translation_context().id_source
     )
 
     with pytest.raises(UpstreamError, match="full"):
@@ -73,10 +73,15 @@ def test_empty_batches_are_passed_on() -> None:
 
 def test_answer_in_one_event_gets_the_item() -> None:
     model = Model(make_text_response("Sum."))
-    whole = iter([[{"type": "response.completed", "response": make_text_response("Yes.")}]])
+    answer_stream = iter([[{"type": "response.completed", "response": make_text_response("Yes.")}]])
 
-    told = events_of(
-        events.stream_continuation(model({}), lambda text: (ITEM, {}), {}, lambda request: whole)
+    sent_events = events_of(
+        events.stream_continuation(
+            model({}), lambda text: (ITEM, {}), {}, lambda request: answer_stream
+        )
     )
 
-    assert [item["type"] for item in told[-1]["response"]["output"]] == ["compaction", "message"]
+    assert [item["type"] for item in sent_events[-1]["response"]["output"]] == [
+        "compaction",
+        "message",
+    ]

@@ -11,8 +11,8 @@ from tests.middleware.compaction.talking import make_text_response, make_user_me
 
 def test_summary_is_the_text_of_all_messages() -> None:
     response = make_text_response("first")
-    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}
-    response["output"] = [thought, *response["output"], *make_text_response(" second")["output"]]
+    reasoning = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}
+    response["output"] = [reasoning, *response["output"], *make_text_response(" second")["output"]]
 
     assert summary.read_summary(response) == "first second"
 
@@ -25,6 +25,6 @@ def test_empty_summary_raises() -> None:
 def test_summary_request_omits_output_parameters() -> None:
     request = {"model": "m", "reasoning": {"effort": "low"}, "max_output_tokens": 5, "user": None}
 
-    sent = summary.make_summary_request(request, [make_user_message("a")])
+    summary_request = summary.make_summary_request(request, [make_user_message("a")])
 
-    assert sent.keys() == {"model", "reasoning", "input", "store", "stream"}
+    assert summary_request.keys() == {"model", "reasoning", "input", "store", "stream"}

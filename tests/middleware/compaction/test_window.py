@@ -21,8 +21,8 @@ Json = dict[str, Any]
 
 
 def make_compaction_item(text: Any, secret: str = "s") -> Json:
-    blob = make_translation_context(secret=secret).encrypt({"compaction": text, "model": "m"})
-    return {"type": "compaction", "encrypted_content": blob}
+    encrypted = make_translation_context(secret=secret).encrypt({"compaction": text, "model": "m"})
+    return {"type": "compaction", "encrypted_content": encrypted}
 
 
 FOREIGN: Json = {"type": "compaction", "encrypted_content": "gAAAAABx"}
@@ -36,7 +36,9 @@ def list_texts(items: list[Json]) -> list[str]:
     return [text(item) for item in items]
 
 
-def open_items(items: list[Json], native: bool = False, strict: bool = False) -> list[Json]:
+def replace_compactions(
+    items: list[Json], native: bool = False, strict: bool = False
+) -> list[Json]:
     result: list[Json] = window.replace_compactions(
         {"input": items}, make_translation_context(strict), native
     )["input"]
@@ -44,8 +46,8 @@ def open_items(items: list[Json], native: bool = False, strict: bool = False) ->
 
 
 def test_request_without_compaction_items_is_the_same_object() -> None:
-    for given in ("hi", None, [make_user_message("hi")], ["?"]):
-        request = {"input": given}
+    for input_value in ("hi", None, [make_user_message("hi")], ["?"]):
+        request = {"input": input_value}
         assert window.replace_compactions(request, make_translation_context(), False) is request
 
 
@@ -62,11 +64,11 @@ def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
         make_user_message("three"),
     ]
 
-    assert list_texts(open_items(items)) == ["rules", "one", "two", "new", "kept", "three"]
+    assert list_texts(replace_compactions(items)) == ["rules", "one", "two", "new", "kept", "three"]
 
 
 @check_each(
-    "lost",
+    "unreadable_item",
     [
         FOREIGN,
         make_compaction_item("x", secret="another"),
@@ -82,21 +84,23 @@ def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
         {"type": "compaction", "encrypted_content": 7},
     ],
 )
-def test_foreign_compaction_is_dropped_or_rejected_in_strict_mode(lost: Json) -> None:
-    here = make_translation_context()
+def test_foreign_compaction_is_dropped_or_rejected_in_strict_mode(unreadable_item: Json) -> None:
+    context = make_translation_context()
 
     request = window.replace_compactions(
-        {"input": [make_assistant_message("a"), lost, make_user_message("b")]}, here, False
+        {"input": [make_assistant_message("a"), unreadable_item, make_user_message("b")]},
+        context,
+        False,
     )
 
     assert request["input"] == [make_assistant_message("a"), make_user_message("b")]
-    assert list(here.loss_report.losses) == ["input.compaction"]
+    assert list(context.loss_report.losses) == ["input.compaction"]
     with pytest.raises(Unsupported):
-        open_items([lost], strict=True)
+        replace_compactions([unreadable_item], strict=True)
 
 
 def test_native_upstream_gets_its_own_items_and_our_summary() -> None:
-    assert open_items(
+    assert replace_compactions(
         [make_assistant_message("a"), FOREIGN, make_user_message("b")], native=True
     ) == [
         make_assistant_message("a"),
@@ -104,16 +108,18 @@ def test_native_upstream_gets_its_own_items_and_our_summary() -> None:
         make_user_message("b"),
     ]
     assert list_texts(
-        open_items([make_assistant_message("a"), make_compaction_item("s"), FOREIGN], native=True)
+        replace_compactions(
+            [make_assistant_message("a"), make_compaction_item("s"), FOREIGN], native=True
+        )
     ) == ["s", "compaction"]
 
 
 def test_native_upstream_does_not_get_damaged_own_items() -> None:
-    here = make_translation_context()
+    context = make_translation_context()
     damaged = {"type": "compaction", "encrypted_content": "fwd1.damaged"}
 
-    assert window.replace_compactions({"input": [damaged]}, here, True)["input"] == []
-    assert list(here.loss_report.losses) == ["input.compaction"]
+    assert window.replace_compactions({"input": [damaged]}, context, True)["input"] == []
+    assert list(context.loss_report.losses) == ["input.compaction"]
 
 
 def test_newest_user_messages_are_kept_within_the_limit() -> None:
@@ -162,15 +168,17 @@ def test_kept_messages_have_the_fields_of_output_items() -> None:
 
 
 def test_only_the_last_summary_is_decrypted() -> None:
-    here, count = make_translation_context(), 0
+    context, count = make_translation_context(), 0
 
-    def unseal(blob: str) -> Any:
+    def decrypt_and_count(blob: str) -> Any:
         nonlocal count
         count += 1
         return make_translation_context().decrypt(blob)
 
     items = [make_compaction_item(f"summary {i}") for i in range(50)]
     request = {"input": [*items, make_user_message("go on")]}
-    result = window.replace_compactions(request, replace(here, decrypt=unseal), False)["input"]
+    result = window.replace_compactions(
+        request, replace(context, decrypt=decrypt_and_count), False
+    )["input"]
     assert "summary 49" in result[0]["content"][0]["text"]
     assert count == 1

@@ -22,24 +22,24 @@ def test_look_up_returns_or_raises_its_result() -> None:
 
 
 def test_client_with_slow_names_leaves_slots_for_others() -> None:
-    pool, going_on = LookupPool(4), threading.Event()
+    pool, release = LookupPool(4), threading.Event()
     with pytest.raises(TimeoutError):
-        pool.look_up("a", 0.05, going_on.wait)
+        pool.look_up("a", 0.05, release.wait)
     with pytest.raises(TimeoutError):  # the first one still runs
         pool.look_up("a", 0.05, lambda: 1)
     assert pool.look_up("b", 5, lambda: 1) == 1
-    going_on.set()
+    release.set()
     assert pool.look_up("a", 5, lambda: 1) == 1
 
 
 def test_number_of_look_ups_is_limited() -> None:
-    pool, going_on = LookupPool(2), threading.Event()
+    pool, release = LookupPool(2), threading.Event()
     for client in "ab":
         with pytest.raises(TimeoutError):
-            pool.look_up(client, 0.05, going_on.wait)
+            pool.look_up(client, 0.05, release.wait)
     with pytest.raises(TimeoutError):
         pool.look_up("c", 0.05, lambda: 1)
-    going_on.set()
+    release.set()
     assert pool.look_up("c", 5, lambda: 1) == 1
 
 

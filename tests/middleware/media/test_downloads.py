@@ -21,8 +21,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def make_download(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
-    def get(what: str) -> FileResponse:
-        assert what == "/files/file-1/content"
+    def get(path: str) -> FileResponse:
+        assert path == "/files/file-1/content"
         return SimpleNamespace(headers={"content-type": kind}, chunks=iter(pieces))
 
     return get
@@ -48,8 +48,8 @@ def test_download_stops_at_the_size_limit() -> None:
     assert "too large" in refused.value.message
 
 
-def failing(error: Exception) -> Callable[[str], FileResponse]:
-    def get(what: str) -> FileResponse:
+def make_failing_get(error: Exception) -> Callable[[str], FileResponse]:
+    def get(path: str) -> FileResponse:
         raise error
 
     return get
@@ -58,7 +58,7 @@ def failing(error: Exception) -> Callable[[str], FileResponse]:
 @check_each("status", [400, 403, 404, 405])
 def test_unavailable_file_is_a_client_error(status: int) -> None:
     with pytest.raises(MediaUnavailable) as refused:
-        download(failing(UpstreamRefused(status, {})), "file-1", "p.q", 8)
+        download(make_failing_get(UpstreamRefused(status, {})), "file-1", "p.q", 8)
 
     assert (refused.value.param, refused.value.names) == ("p.q", {"file-1"})
     assert refused.value.code == "invalid_value"
@@ -67,4 +67,4 @@ def test_unavailable_file_is_a_client_error(status: int) -> None:
 @check_each("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])
 def test_other_failures_are_upstream_errors(error: Exception) -> None:
     with pytest.raises(type(error)):
-        download(failing(error), "file-1", "p.q", 8)
+        download(make_failing_get(error), "file-1", "p.q", 8)

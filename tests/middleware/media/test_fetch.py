@@ -30,10 +30,10 @@ class Resolver:
     """A resolver of invented private names; it records the look-ups."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.looked_up_hosts: list[str] = []
 
     def __call__(self, host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
-        self.asked.append(host)
+        self.looked_up_hosts.append(host)
         if host not in NAMES:
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], port))]
@@ -51,7 +51,7 @@ def fetch_url(url: str, **limits: Any) -> Blob:
 
 
 def get_refusal(url: str, **limits: Any) -> str:
-    """Why a URL is not fetched; the error must name the path."""
+    """The error message for a URL that is not fetched. The error must name the path."""
     with pytest.raises(InvalidRequest) as caught:
         fetch_url(url, **limits)
     assert (caught.value.status, caught.value.param) == (400, PATH)
@@ -59,7 +59,7 @@ def get_refusal(url: str, **limits: Any) -> str:
     return caught.value.message
 
 
-def saying(*lines: bytes, body: bytes = PNG, length: int | None = None) -> Script:
+def make_responder(*lines: bytes, body: bytes = PNG, length: int | None = None) -> Script:
     """A server that answers every request with these lines."""
     size = len(body) if length is None else length
     head = b"\r\n".join([*lines, b"Content-Length: %d" % size, b"", b""])
@@ -71,13 +71,13 @@ def saying(*lines: bytes, body: bytes = PNG, length: int | None = None) -> Scrip
     return script
 
 
-IMAGE = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png")
+IMAGE = make_responder(b"HTTP/1.1 200 OK", b"Content-Type: image/png")
 
 
 # -- fetched URLs ---------------------------------------------------------------------------------
 
 
-def test_an_image_is_fetched_with_its_type_and_name() -> None:
+def test_image_is_fetched_with_its_type_and_name() -> None:
     with run_server(IMAGE) as server:
         url = f"http://files.test:{server.port}/a%20b/c.png?x=ä"
         blob = fetch_url(url)
@@ -89,7 +89,7 @@ def test_an_image_is_fetched_with_its_type_and_name() -> None:
     assert not any(line.lower().startswith((b"authorization", b"cookie")) for line in head)
 
 
-def test_a_body_in_chunks_is_fetched() -> None:
+def test_chunked_body_is_fetched() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()
@@ -99,17 +99,19 @@ def test_a_body_in_chunks_is_fetched() -> None:
         assert fetch_url(f"http://files.test:{server.port}/").data == PNG
 
 
-def test_a_redirect_is_followed() -> None:
+def test_redirect_is_followed() -> None:
     def script(peer: Peer) -> None:
-        moved = b"GET /old" in peer.request()
-        (saying(b"HTTP/1.1 302 Found", b"Location: /new.png") if moved else IMAGE)(Again(peer))
+        is_old_url = b"GET /old" in peer.request()
+        (make_responder(b"HTTP/1.1 302 Found", b"Location: /new.png") if is_old_url else IMAGE)(
+            AnsweringPeer(peer)
+        )
 
     with run_server(script) as server:
         assert fetch_url(f"http://files.test:{server.port}/old").name == "new.png"
 
 
-class Again:
-    """A peer after its request was read."""
+class AnsweringPeer:
+    """A peer whose request is already read."""
 
     def __init__(self, peer: Peer) -> None:
         self.request = lambda: b""
@@ -117,18 +119,18 @@ class Again:
 
 
 def test_urls_are_fetched_in_parallel_and_once() -> None:
-    all_asked = threading.Barrier(6)
+    all_requested = threading.Barrier(6)
 
     def script(peer: Peer) -> None:
         peer.request()
-        all_asked.wait(4)
-        IMAGE(Again(peer))  # type: ignore[arg-type]
+        all_requested.wait(4)
+        IMAGE(AnsweringPeer(peer))  # type: ignore[arg-type]
 
     with run_server(script) as server:
-        wanted = {f"http://files.test:{server.port}/{i}": f"p{i}" for i in range(6)}
-        blobs = make_fetcher().fetch_all(wanted)
+        paths_by_url = {f"http://files.test:{server.port}/{i}": f"p{i}" for i in range(6)}
+        blobs = make_fetcher().fetch_all(paths_by_url)
 
-    assert list(blobs) == list(wanted)
+    assert list(blobs) == list(paths_by_url)
     assert server.connections == 6
 
 
@@ -150,7 +152,7 @@ def test_name_is_resolved_once_and_its_address_used() -> None:
     with run_server(IMAGE) as server:
         fetch_url(f"http://files.test:{server.port}/", resolve=resolve)
 
-    assert resolve.asked == ["files.test"]
+    assert resolve.looked_up_hosts == ["files.test"]
 
 
 # -- refused URLs ---------------------------------------------------------------------------------
@@ -166,11 +168,11 @@ def test_name_is_resolved_once_and_its_address_used() -> None:
 )  # fmt: skip
 def test_private_host_is_not_contacted(host: str) -> None:
     with run_server(IMAGE) as server:
-        said = get_refusal(f"http://{host}:{server.port}/")
+        message = get_refusal(f"http://{host}:{server.port}/")
 
     assert server.connections == 0
-    assert "no public address" in said or "not a valid URL" in said
-    assert "127.0.0.1" not in said.replace(host, "")
+    assert "no public address" in message or "not a valid URL" in message
+    assert "127.0.0.1" not in message.replace(host, "")
 
 
 @check_each("host", ["meta.test", "169.254.169.254", "10.0.0.1", "[fd00:ec2::254]"])
@@ -192,7 +194,7 @@ def test_other_private_hosts_are_not_contacted(host: str) -> None:
 def test_redirect_target_is_checked_by_the_guard(location: bytes) -> None:
     def script(peer: Peer) -> None:
         target = location.replace(b"{}", b"%d" % server.port)
-        saying(b"HTTP/1.1 302 Found", b"Location: " + target)(peer)
+        make_responder(b"HTTP/1.1 302 Found", b"Location: " + target)(peer)
 
     with run_server(script) as server:
         get_refusal(f"http://files.test:{server.port}/")
@@ -201,7 +203,7 @@ def test_redirect_target_is_checked_by_the_guard(location: bytes) -> None:
 
 
 def test_number_of_redirects_is_limited() -> None:
-    with run_server(saying(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
+    with run_server(make_responder(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
         assert "more than 3 times" in get_refusal(f"http://files.test:{server.port}/")
     assert server.connections == 4
 
@@ -239,18 +241,18 @@ def test_unfetchable_url_is_rejected(url: str, reason: str) -> None:
     ],
 )
 def test_other_media_types_are_rejected(head: list[bytes], reason: str) -> None:
-    with run_server(saying(*head)) as server:
+    with run_server(make_responder(*head)) as server:
         assert reason in get_refusal(f"http://files.test:{server.port}/")
 
 
 def test_undeclared_type_is_detected_from_content() -> None:
-    with run_server(saying(b"HTTP/1.1 200 OK")) as server:
+    with run_server(make_responder(b"HTTP/1.1 200 OK")) as server:
         assert fetch_url(f"http://files.test:{server.port}/").type == "image/png"
-    with run_server(saying(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
+    with run_server(make_responder(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
         assert "neither an image" in get_refusal(f"http://files.test:{server.port}/")
 
 
-def test_unreachable_host_is_not_described() -> None:
+def test_unreachable_host_is_rejected_without_details() -> None:
     assert "cannot be reached" in get_refusal(f"http://files.test:{find_unused_port()}/")
 
 
@@ -258,7 +260,7 @@ def test_unreachable_host_is_not_described() -> None:
 
 
 def test_body_declared_too_large_is_not_read() -> None:
-    script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=10_001)
+    script = make_responder(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=10_001)
     with run_server(script) as server:
         assert "too large" in get_refusal(f"http://files.test:{server.port}/")
 
@@ -281,30 +283,30 @@ def test_endless_body_is_read_up_to_the_limit() -> None:
 
 def test_size_limit_applies_to_all_urls_together() -> None:
     with run_server(IMAGE) as server:
-        wanted = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
-        assert len(make_fetcher(max_bytes=3 * len(PNG)).fetch_all(wanted)) == 3
+        paths_by_url = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
+        assert len(make_fetcher(max_bytes=3 * len(PNG)).fetch_all(paths_by_url)) == 3
         with pytest.raises(InvalidRequest, match="too large"):
-            make_fetcher(max_bytes=3 * len(PNG) - 1).fetch_all(wanted)
+            make_fetcher(max_bytes=3 * len(PNG) - 1).fetch_all(paths_by_url)
 
 
 def test_incomplete_body_is_rejected() -> None:
-    script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
+    script = make_responder(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
     with run_server(script) as server:
         assert "incomplete" in get_refusal(f"http://files.test:{server.port}/")
 
 
-IN_TIME = 2.0
-"""Seconds by which a fetch of 0.15 seconds is over; the slow servers go on for five."""
+MAX_SECONDS = 2.0
+"""Seconds within which a fetch with a time-out of 0.15 ends; the slow servers send for five."""
 
 
-def drip_bytes(head: bytes, drop: bytes) -> Script:
-    """A server that sends a head and then single bytes, so that no single read times out."""
+def drip_bytes(head: bytes, piece: bytes) -> Script:
+    """A server that sends a head and then small pieces, so that no single read times out."""
 
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head)
         for _ in range(150):
-            peer.send(drop)
+            peer.send(piece)
             time.sleep(0.03)
 
     return script
@@ -331,28 +333,28 @@ def test_slow_server_times_out(
         started = time.monotonic()
         url = f"http{'s' * tls}://files.test:{server.port}/"
         assert "took too long" in get_refusal(url, seconds=0.15)
-        assert time.monotonic() - started < IN_TIME
+        assert time.monotonic() - started < MAX_SECONDS
 
 
 def test_slow_handshake_times_out() -> None:
     with run_server(lambda peer: peer.server.wait()) as server:
         started = time.monotonic()
         assert "took too long" in get_refusal(f"https://files.test:{server.port}/", seconds=0.15)
-        assert time.monotonic() - started < IN_TIME
+        assert time.monotonic() - started < MAX_SECONDS
 
 
 def test_failure_after_the_deadline_is_a_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The read or the wait may end first; the client gets the same error."""
-    monkeypatch.setattr(fetch.Future, "result", lambda job, seconds: WAIT(job))
+    """The read or the wait for the result may time out first; the client gets the same error."""
+    monkeypatch.setattr(fetch.Future, "result", lambda future, seconds: WAIT_FOR_RESULT(future))
     with run_server(lambda peer: peer.server.wait()) as server:
         for scheme in ("http", "https"):
             url = f"{scheme}://files.test:{server.port}/"
             assert "took too long" in get_refusal(url, seconds=0.1)
 
 
-WAIT = fetch.Future.result
+WAIT_FOR_RESULT = fetch.Future.result
 
 
 def test_slow_look_up_times_out() -> None:
@@ -362,22 +364,22 @@ def test_slow_look_up_times_out() -> None:
 
     started = time.monotonic()
     assert "took too long" in get_refusal("http://slow.test/", resolve=resolve, seconds=0.1)
-    assert time.monotonic() - started < IN_TIME
+    assert time.monotonic() - started < MAX_SECONDS
 
 
 def test_number_of_urls_is_limited() -> None:
-    wanted = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MAX_URLS + 1)}
+    paths_by_url = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MAX_URLS + 1)}
 
     with pytest.raises(InvalidRequest, match="at most 64") as caught:
-        make_fetcher().fetch_all(wanted)
+        make_fetcher().fetch_all(paths_by_url)
     assert caught.value.param == "input[64]"
 
 
 def test_error_names_all_unfetchable_urls() -> None:
     with run_server(IMAGE) as server:
-        there = f"http://files.test:{server.port}/a.png"
-        wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
+        fetchable_url = f"http://files.test:{server.port}/a.png"
+        paths_by_url = {"ftp://a/b": "one", fetchable_url: "two", "http://u:p@files.test/": "three"}
         with pytest.raises(MediaUnavailable) as caught:
-            make_fetcher().fetch_all(wanted)
+            make_fetcher().fetch_all(paths_by_url)
     assert caught.value.names == {"ftp://a/b", "http://u:p@files.test/"}
     assert (caught.value.param, caught.value.code) == ("one", "unfetchable_url")

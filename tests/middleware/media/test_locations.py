@@ -80,14 +80,16 @@ def test_malformed_requests_are_skipped(request_: dict[str, Any]) -> None:
 @check_each(("request_", "client"), [(CHAT, "chat"), (RESPONSES, "responses")])
 def test_replacing_copies_only_the_changed_locations(request_: dict[str, Any], client: str) -> None:
     before = copy.deepcopy(request_)
-    all_places = list(find_media(request_, client))
+    locations = list(find_media(request_, client))
 
-    changed = replace_media(request_, [(place, {"new": i}) for i, place in enumerate(all_places)])
+    changed = replace_media(
+        request_, [(location, {"new": i}) for i, location in enumerate(locations)]
+    )
 
     assert request_ == before
-    for i, place in enumerate(all_places):
+    for i, location in enumerate(locations):
         value: Any = changed
-        for step in place.steps:
+        for step in location.steps:
             value = value[step]
         assert value == {"new": i}
     root = "messages" if client == "chat" else "input"

@@ -22,11 +22,11 @@ PNG_URL = f"data:image/png;base64,{PNG}"
 PDF_URL = f"data:application/pdf;base64,{PDF}"
 WEB = "https://example.com/a.png"
 DOC = "https://example.com/b.pdf"
-THERE = {WEB: Blob(b"\x89PNG\r\n\x1a\n", "image/png", "a.png"),
+FETCHABLE = {WEB: Blob(b"\x89PNG\r\n\x1a\n", "image/png", "a.png"),
          DOC: Blob(b"%PDF-1.7", "application/pdf", "b.pdf")}  # fmt: skip
 
-STORED = {"file-1": THERE[WEB], "file-2": THERE[DOC]}
-"""The file that the upstream has under an id."""
+STORED = {"file-1": FETCHABLE[WEB], "file-2": FETCHABLE[DOC]}
+"""The files that the upstream stores, by id."""
 
 Json = dict[str, Any]
 
@@ -37,7 +37,7 @@ def read_stored_file(file_id: str, path: str) -> Blob:
     return STORED[file_id]
 
 
-def NOTHING(file_id: str, path: str) -> Blob:
+def fail_download(file_id: str, path: str) -> Blob:
     raise AssertionError(path)
 
 
@@ -45,14 +45,14 @@ class Fetcher:
     """Serves two URLs and records the requests."""
 
     def __init__(self) -> None:
-        self.wanted: dict[str, str] = {}
+        self.requested_urls: dict[str, str] = {}
 
-    def fetch(self, wanted: Mapping[str, str]) -> dict[str, Blob]:
-        self.wanted |= wanted
-        for url, path in wanted.items():
-            if url not in THERE:
+    def fetch(self, paths_by_url: Mapping[str, str]) -> dict[str, Blob]:
+        self.requested_urls |= paths_by_url
+        for url, path in paths_by_url.items():
+            if url not in FETCHABLE:
                 raise InvalidRequest("no", param=path)
-        return {url: THERE[url] for url in wanted}
+        return {url: FETCHABLE[url] for url in paths_by_url}
 
 
 def make_chat_request(part: Json) -> Json:
@@ -69,7 +69,7 @@ def apply_policy(
     fetcher: Any = None,
     role: str = "user",
     knows_ids: bool = True,
-    **knobs: Any,
+    **profile_fields: Any,
 ) -> Json:
     """The part that reaches the upstream; its type selects the client's protocol."""
     client = "responses" if part["type"].startswith("input") else "chat"
@@ -81,7 +81,7 @@ def apply_policy(
         lambda request: iter(sent.append(request) or ()),
         client,
         over,
-        Profile("x", **knobs),
+        Profile("x", **profile_fields),
         MediaIO(
             fetcher and fetcher.fetch,
             lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
@@ -95,9 +95,9 @@ def apply_policy(
     return result
 
 
-def get_refusal(part: Json, **how: Any) -> tuple[int, str | None]:
+def get_refusal(part: Json, **options: Any) -> tuple[int, str | None]:
     with pytest.raises(ForwarderError) as caught:
-        apply_policy(part, **how)
+        apply_policy(part, **options)
     assert str(caught.value.param) in caught.value.message or caught.value.message == "no"
     return caught.value.status, caught.value.param
 
@@ -118,7 +118,7 @@ def input_file(**fields: Any) -> Json:
     return {"type": "input_file", **fields}
 
 
-BOTH = [make_image_part, input_image]
+MAKE_IMAGE = [make_image_part, input_image]
 
 
 def test_request_without_media_is_the_same_object() -> None:
@@ -129,7 +129,7 @@ def test_request_without_media_is_the_same_object() -> None:
         "chat",
         "chat",
         Profile("x"),
-        MediaIO(None, str, NOTHING, True),
+        MediaIO(None, str, fail_download, True),
     )
     list(call(request))
 
@@ -139,95 +139,99 @@ def test_request_without_media_is_the_same_object() -> None:
 # -- images by id ---------------------------------------------------------------------------------
 
 
-def by_id(file_id: Any) -> Json:
+def image_by_id(file_id: Any) -> Json:
     return {"type": "input_image", "file_id": file_id, "detail": "low"}
 
 
-@check_each("taken", ["url", "base64"])
-def test_image_id_is_inlined_for_chat(taken: str) -> None:
-    assert apply_policy(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
+@check_each("accepted", ["url", "base64"])
+def test_image_id_is_inlined_for_chat(accepted: str) -> None:
+    assert apply_policy(image_by_id("file-1"), image_url=accepted) == input_image(PNG_URL)
 
 
 def test_image_id_is_passed_on_to_responses() -> None:
-    assert apply_policy(by_id("file-1"), over="responses") == by_id("file-1")
+    assert apply_policy(image_by_id("file-1"), over="responses") == image_by_id("file-1")
 
 
 @check_each("file_id", ["file-2", "../models", "", 5])
 def test_invalid_image_or_file_id_is_rejected(file_id: Any) -> None:
-    assert get_refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
+    assert get_refusal(image_by_id(file_id)) == (400, "input[0].content[0].file_id")
 
 
 def test_image_id_is_rejected_if_images_are_not_accepted() -> None:
-    assert get_refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
+    assert get_refusal(image_by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
 
 
 def test_file_id_is_passed_on_inlined_or_uploaded() -> None:
-    asked = input_file(file_id="file-2")
+    part = input_file(file_id="file-2")
 
-    assert apply_policy(asked) == asked
-    assert apply_policy(asked, over="responses", knows_ids=False) == asked
-    inlined = apply_policy(asked, knows_ids=False)
+    assert apply_policy(part) == part
+    assert apply_policy(part, over="responses", knows_ids=False) == part
+    inlined = apply_policy(part, knows_ids=False)
     assert inlined == input_file(filename="b.pdf", file_data=PDF_URL)
-    uploaded = apply_policy(asked, knows_ids=False, file="upload")
+    uploaded = apply_policy(part, knows_ids=False, file="upload")
     assert uploaded == input_file(file_id="file-of-b.pdf-8")
 
 
 def test_unavailable_file_id_is_passed_on_and_image_id_rejected() -> None:
-    asked = input_file(file_id="file-3")
+    part = input_file(file_id="file-3")
 
-    assert apply_policy(asked, knows_ids=False) == asked
-    assert get_refusal(by_id("file-3")) == (400, "input[0].content[0].file_id")
+    assert apply_policy(part, knows_ids=False) == part
+    assert get_refusal(image_by_id("file-3")) == (400, "input[0].content[0].file_id")
 
 
 def test_repeated_id_is_downloaded_once() -> None:
-    asked: list[str] = []
+    downloaded_ids: list[str] = []
 
     def download(file_id: str, path: str) -> Blob:
-        asked.append(file_id)
+        downloaded_ids.append(file_id)
         return STORED[file_id]
 
-    request = {"input": [{"role": "user", "content": [by_id("file-1"), by_id("file-1")]}]}
-    hands = MediaIO(None, str, download, True)
-    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    request = {
+        "input": [{"role": "user", "content": [image_by_id("file-1"), image_by_id("file-1")]}]
+    }
+    media_io = MediaIO(None, str, download, True)
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
     list(call(request))
 
-    assert asked == ["file-1"]
+    assert downloaded_ids == ["file-1"]
 
 
-@pytest.mark.parametrize(("how", "allowed"), [("inline", 3), ("upload", 3)])
-def test_each_use_of_a_file_counts(how: str, allowed: int) -> None:
+@pytest.mark.parametrize(("file_mode", "allowed_uses"), [("inline", 3), ("upload", 3)])
+def test_each_use_of_a_file_counts(file_mode: str, allowed_uses: int) -> None:
     data = b"%PDF-" + bytes(745)  # 1000 bytes in Base64
     sent: list[Json] = []
     call = with_media(
         lambda r: iter(sent.append(r) or ()),
         "responses",
         "chat",
-        Profile("x", file=how),
-        MediaIO(None, lambda blob, path: "file-9", NOTHING, True, lambda name, path: Blob(data, "application/pdf")),
+        Profile("x", file=file_mode),
+        MediaIO(None, lambda blob, path: "file-9", fail_download, True, lambda name, path: Blob(data, "application/pdf")),
         lambda: StoredDataLimit(RequestLimits(max_bytes=3500), used_bytes=400),
     )  # fmt: skip
 
-    def ask(uses: int) -> None:
+    def send_request(uses: int) -> None:
         parts = [{"type": "input_file", "file_id": "file-1"} for _ in range(uses)]
         call({"input": [{"role": "user", "content": parts}]})
 
-    ask(allowed)
+    send_request(allowed_uses)
     assert len(sent) == 1
     with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY") as refused:
-        ask(200)
-    assert refused.value.param == f"input[0].content[{allowed}].file_id"
+        send_request(200)
+    assert refused.value.param == f"input[0].content[{allowed_uses}].file_id"
     assert len(sent) == 1
 
 
 def test_too_many_ids_are_not_looked_up() -> None:
-    asked: list[str] = []
-    hands = MediaIO(None, str, NOTHING, True, lambda name, path: asked.append(name))
-    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
-    parts = [by_id(f"file-{i}") for i in range(MAX_FILE_IDS + 1)]
+    downloaded_ids: list[str] = []
+    media_io = MediaIO(
+        None, str, fail_download, True, lambda name, path: downloaded_ids.append(name)
+    )
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
+    parts = [image_by_id(f"file-{i}") for i in range(MAX_FILE_IDS + 1)]
     with pytest.raises(InvalidRequest, match="at most 500 file ids") as refused:
         call({"input": [{"role": "user", "content": parts}]})
     assert refused.value.param == "input[0].content[500].file_id"
-    assert asked == []
+    assert downloaded_ids == []
 
 
 def test_error_names_all_unavailable_images() -> None:
@@ -236,9 +240,9 @@ def test_error_names_all_unavailable_images() -> None:
             return STORED[file_id]
         raise MediaUnavailable("no", param=path, names={file_id})
 
-    parts = [by_id(name) for name in ("file-8", "file-1", "file-9")]
-    hands = MediaIO(None, str, download, True)
-    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    parts = [image_by_id(name) for name in ("file-8", "file-1", "file-9")]
+    media_io = MediaIO(None, str, download, True)
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
     with pytest.raises(MediaUnavailable) as refused:
         call({"input": [{"role": "user", "content": parts}]})
 
@@ -249,26 +253,26 @@ def test_error_names_all_unavailable_images() -> None:
 # -- images ---------------------------------------------------------------------------------------
 
 
-@check_each("make", BOTH)
+@check_each("make", MAKE_IMAGE)
 @check_each("url", [WEB, PNG_URL, "oss://bucket/a.png"])
 def test_image_url_is_passed_on_if_accepted(make: Any, url: str) -> None:
     assert apply_policy(make(url)) == make(url)
 
 
-@check_each("make", BOTH)
+@check_each("make", MAKE_IMAGE)
 def test_image_url_is_inlined_if_not_accepted(make: Any) -> None:
     fetcher = Fetcher()
 
     assert apply_policy(make(WEB), fetcher=fetcher, image_url="base64") == make(PNG_URL)
-    assert list(fetcher.wanted) == [WEB]
+    assert list(fetcher.requested_urls) == [WEB]
 
 
-@check_each("make", BOTH)
-def test_a_data_url_is_not_fetched(make: Any) -> None:
+@check_each("make", MAKE_IMAGE)
+def test_data_url_is_not_fetched(make: Any) -> None:
     assert apply_policy(make(PNG_URL), image_url="base64") == make(PNG_URL)
 
 
-def test_a_data_url_without_a_type_gets_one() -> None:
+def test_data_url_without_a_type_gets_one() -> None:
     assert apply_policy(make_image_part(f"data:;base64,{PNG}")) == make_image_part(PNG_URL)
 
 
@@ -320,10 +324,10 @@ def test_images_are_rejected_if_not_accepted(url: str) -> None:
 
 
 def test_tool_images_are_skipped_if_the_profile_drops_them() -> None:
-    how: Json = {"image_url": "none", "tool_image": "drop"}
+    profile_fields: Json = {"image_url": "none", "tool_image": "drop"}
 
-    assert apply_policy(make_image_part(WEB), role="tool", **how) == make_image_part(WEB)
-    assert get_refusal(make_image_part(WEB), **how)[0] == 400
+    assert apply_policy(make_image_part(WEB), role="tool", **profile_fields) == make_image_part(WEB)
+    assert get_refusal(make_image_part(WEB), **profile_fields)[0] == 400
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -381,15 +385,15 @@ def test_file_url_is_passed_on_to_responses() -> None:
 
 
 @check_each(
-    ("how", "expected"),
+    ("options", "expected"),
     [
         ({}, input_file(file_data=PDF_URL, filename="b.pdf")),
         ({"file": "upload"}, input_file(file_id="file-of-b.pdf-8")),
         ({"over": "responses", "image_url": "base64"}, input_file(file_data=PDF_URL, filename="b.pdf")),
     ],
 )  # fmt: skip
-def test_file_url_is_fetched_for_chat(how: Json, expected: Json) -> None:
-    assert apply_policy(input_file(file_url=DOC), fetcher=Fetcher(), **how) == expected
+def test_file_url_is_fetched_for_chat(options: Json, expected: Json) -> None:
+    assert apply_policy(input_file(file_url=DOC), fetcher=Fetcher(), **options) == expected
 
 
 def test_repeated_url_is_fetched_once() -> None:
@@ -402,7 +406,7 @@ def test_repeated_url_is_fetched_once() -> None:
         "responses",
         "chat",
         profile,
-        MediaIO(fetcher.fetch, str, NOTHING, True),
+        MediaIO(fetcher.fetch, str, fail_download, True),
     )
     list(call(request))
 
@@ -411,7 +415,7 @@ def test_repeated_url_is_fetched_once() -> None:
 
 
 @check_each(
-    ("url", "found"),
+    ("url", "media_type"),
     [
         ("data:text/plain;base64,aGk=", "text/plain"),
         (PDF_URL, "application/pdf"),
@@ -419,11 +423,11 @@ def test_repeated_url_is_fetched_once() -> None:
         ("data:application/octet-stream;base64,aGk=", "application/octet-stream"),
     ],
 )
-def test_image_data_must_be_an_image(url: str, found: str) -> None:
+def test_image_data_must_be_an_image(url: str, media_type: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         apply_policy({"type": "image_url", "image_url": {"url": url}})
     assert caught.value.param == "messages[0].content[1].image_url.url"
-    assert found in caught.value.message
+    assert media_type in caught.value.message
 
 
 def test_unspecific_type_is_replaced() -> None:
@@ -452,11 +456,11 @@ def test_unspecific_type_is_replaced() -> None:
 )
 def test_check_media_rejects_invalid_media(part: Json, path: str | None) -> None:
     request: Json = {"input": [{"role": "user", "content": [part]}]}
-    [place] = find_media(request, "responses")
-    assert place.entry_index == 0
+    [location] = find_media(request, "responses")
+    assert location.entry_index == 0
     if path is None:
-        check_media(place)
+        check_media(location)
         return
     with pytest.raises(InvalidRequest) as refused:
-        check_media(place)
+        check_media(location)
     assert refused.value.param == f"input[0].content[0].{path}"

@@ -44,8 +44,8 @@ class Store:
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 5
-    while not condition() and time.monotonic() < until:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
 
@@ -104,7 +104,7 @@ def test_expired_file_is_deleted_with_its_key() -> None:
     assert uploads.get_file_id(A, CLIENT, "key") == "file-2"
 
 
-def test_used_file_is_kept() -> None:
+def test_used_file_is_not_deleted() -> None:
     store = Store()
     uploads = UploadCache(store, 0.3)
     uploads.get_file_id(B, CLIENT)
@@ -143,13 +143,13 @@ def test_failed_deletion_removes_the_cache_entry(caplog: pytest.LogCaptureFixtur
     assert uploads.get_file_id(A, CLIENT) == "file-2"
 
 
-def test_a_closed_cache_deletes_no_files() -> None:
+def test_closed_cache_deletes_no_files() -> None:
     store = Store()
     uploads = UploadCache(store, 0.05)
     uploads.get_file_id(A, CLIENT)
-    before = threading.active_count()
+    thread_count = threading.active_count()
     uploads.close()
-    assert wait_for(lambda: threading.active_count() == before - 1)
+    assert wait_for(lambda: threading.active_count() == thread_count - 1)
     uploads.get_file_id(B, CLIENT)
     time.sleep(0.1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.middleware.reasoning_cache import matching as anchors
+from forwarder.middleware.reasoning_cache import matching
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
@@ -18,12 +18,12 @@ def make_reasoning_item(name: str) -> Json:
     return {"type": "reasoning", "id": name, "summary": [], "encrypted_content": f"sealed {name}"}
 
 
-def call(name: str, arguments: str = "{}", **more: Any) -> Json:
+def make_call(name: str, arguments: str = "{}", **more: Any) -> Json:
     return {"type": "function_call", "call_id": name, "name": "f", "arguments": arguments, **more}
 
 
-def make_output(name: str, said: str = "42") -> Json:
-    return {"type": "function_call_output", "call_id": name, "output": said}
+def make_output(name: str, output: str = "42") -> Json:
+    return {"type": "function_call_output", "call_id": name, "output": output}
 
 
 def make_answer_message(text: str, **more: Any) -> Json:
@@ -39,67 +39,82 @@ def make_history_message(text: str) -> Json:
     return {"type": "message", "role": "assistant", "content": [part]}
 
 
-def restore_history(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]:
+def restore_history(
+    request_items: list[Json], answer_items: list[Json], history: list[Json]
+) -> list[Any]:
     """Ids and texts of the history with restored items."""
-    kept = anchors.collect_reasoning(asked, given)
-    whole = anchors.restore_reasoning(history, lambda keys: kept)
-    return [item.get("id") or item.get("call_id") or item["content"][0]["text"] for item in whole]
+    cached = matching.collect_reasoning(request_items, answer_items)
+    restored = matching.restore_reasoning(history, lambda keys: cached)
+    return [
+        item.get("id") or item.get("call_id") or item["content"][0]["text"] for item in restored
+    ]
 
 
 def test_reasoning_is_restored_before_its_call() -> None:
-    given = [
+    answer_items = [
         {**make_reasoning_item("rs"), "status": "completed", "content": None},
-        call("c", id="fc"),
+        make_call("c", id="fc"),
     ]
-    history = [make_user_message("go"), call("c"), make_output("c")]
-    kept = anchors.collect_reasoning([make_user_message("go")], given)
+    history = [make_user_message("go"), make_call("c"), make_output("c")]
+    cached = matching.collect_reasoning([make_user_message("go")], answer_items)
 
-    assert anchors.restore_reasoning(history, lambda keys: kept) == [
+    assert matching.restore_reasoning(history, lambda keys: cached) == [
         make_user_message("go"),
         make_reasoning_item("rs"),
-        call("c"),
+        make_call("c"),
         make_output("c"),
     ]
 
 
 def test_call_matches_with_reformatted_arguments() -> None:
-    given = [make_reasoning_item("rs"), call("c", '{"b": 1, "a": "é"}')]
-    history = [make_user_message("go"), call("c", '{"a":"\\u00e9","b":1}'), make_output("c")]
-    assert restore_history([make_user_message("go")], given, history) == ["go", "rs", "c", "c"]
+    answer_items = [make_reasoning_item("rs"), make_call("c", '{"b": 1, "a": "é"}')]
+    history = [make_user_message("go"), make_call("c", '{"a":"\\u00e9","b":1}'), make_output("c")]
+    assert restore_history([make_user_message("go")], answer_items, history) == [
+        "go",
+        "rs",
+        "c",
+        "c",
+    ]
 
 
 def test_parallel_calls_have_separate_entries() -> None:
-    given = [make_reasoning_item("r1"), call("a"), call("b"), make_reasoning_item("r2"), call("c")]
+    answer_items = [
+        make_reasoning_item("r1"),
+        make_call("a"),
+        make_call("b"),
+        make_reasoning_item("r2"),
+        make_call("c"),
+    ]
     history = [
         make_user_message("go"),
-        call("a"),
-        call("b"),
-        call("c"),
+        make_call("a"),
+        make_call("b"),
+        make_call("c"),
         make_output("a"),
         make_output("b"),
         make_output("c"),
     ]
 
-    assert restore_history([make_user_message("go")], given, history) == [
+    assert restore_history([make_user_message("go")], answer_items, history) == [
         "go", "r1", "a", "b", "r2", "c", "a", "b", "c",
     ]  # fmt: skip
 
 
 def test_text_is_restored_with_reasoning_and_phases() -> None:
-    given = [
+    answer_items = [
         make_reasoning_item("r1"),
         make_answer_message("Let me see. ", phase="commentary"),
         make_reasoning_item("r2"),
         make_answer_message("It is 42.", phase="final_answer"),
     ]
-    kept = anchors.collect_reasoning([make_user_message("go")], given)
+    cached = matching.collect_reasoning([make_user_message("go")], answer_items)
     history = [
         make_user_message("go"),
         make_history_message("Let me see. It is 42."),
         make_user_message("sure?"),
     ]
 
-    restored = anchors.restore_reasoning(history, lambda keys: kept)
+    restored = matching.restore_reasoning(history, lambda keys: cached)
 
     assert [item.get("phase", item.get("id")) for item in restored] == [
         None, "r1", "commentary", "r2", "final_answer", None,
@@ -109,79 +124,87 @@ def test_text_is_restored_with_reasoning_and_phases() -> None:
 
 
 def test_text_and_calls_are_restored_together() -> None:
-    given = [
+    answer_items = [
         make_reasoning_item("r1"),
         make_answer_message("I look."),
         make_reasoning_item("r2"),
-        call("a"),
+        make_call("a"),
     ]
 
-    assert restore_history([make_user_message("go")], given, [make_user_message("go"), make_history_message("I look."), call("a"), make_output("a")]) == [
+    assert restore_history([make_user_message("go")], answer_items, [make_user_message("go"), make_history_message("I look."), make_call("a"), make_output("a")]) == [
         "go", "r1", "I look.", "r2", "a", "a",
     ]  # fmt: skip
 
 
 @check_each(
-    "changed",
+    "changed_history",
     [
-        [make_user_message("go"), call("c", '{"x": 1}'), make_output("c")],
-        [make_user_message("go"), call("other"), make_output("other")],
-        [make_user_message("go"), {**call("c"), "name": "g"}, make_output("c")],
-        [make_user_message("go"), {**call("c"), "type": "custom_tool_call", "input": "{}"}],
+        [make_user_message("go"), make_call("c", '{"x": 1}'), make_output("c")],
+        [make_user_message("go"), make_call("other"), make_output("other")],
+        [make_user_message("go"), {**make_call("c"), "name": "g"}, make_output("c")],
+        [make_user_message("go"), {**make_call("c"), "type": "custom_tool_call", "input": "{}"}],
     ],
 )
-def test_changed_call_does_not_match(changed: list[Json]) -> None:
+def test_changed_call_does_not_match(changed_history: list[Json]) -> None:
     assert "rs" not in restore_history(
-        [make_user_message("go")], [make_reasoning_item("rs"), call("c")], changed
+        [make_user_message("go")], [make_reasoning_item("rs"), make_call("c")], changed_history
     )
 
 
 @check_each(
-    "changed",
+    "changed_history",
     [
         [make_user_message("go"), make_history_message("Done!")],
         [make_user_message("went"), make_history_message("Done.")],
-        [make_user_message("go"), call("c"), make_output("c"), make_history_message("Done.")],
+        [make_user_message("go"), make_call("c"), make_output("c"), make_history_message("Done.")],
         [make_history_message("Done.")],
     ],
 )
-def test_text_key_includes_the_question(changed: list[Json]) -> None:
-    given = [make_reasoning_item("rs"), make_answer_message("Done.")]
+def test_text_key_includes_the_question(changed_history: list[Json]) -> None:
+    answer_items = [make_reasoning_item("rs"), make_answer_message("Done.")]
 
-    assert "rs" not in restore_history([make_user_message("go")], given, changed)
+    assert "rs" not in restore_history([make_user_message("go")], answer_items, changed_history)
     assert "rs" in restore_history(
         [make_user_message("go")],
-        given,
+        answer_items,
         [make_user_message("go"), make_history_message(" Done.\n")],
     )
 
 
 def test_text_after_results_is_keyed_by_the_last_result() -> None:
-    asked = [make_user_message("go"), call("c"), make_output("c", "42")]
-    given = [make_reasoning_item("rs"), make_answer_message("42 it is.")]
+    request_items = [make_user_message("go"), make_call("c"), make_output("c", "42")]
+    answer_items = [make_reasoning_item("rs"), make_answer_message("42 it is.")]
 
     assert "rs" in restore_history(
-        asked, given, [*asked, make_history_message("42 it is."), make_user_message("ok")]
+        request_items,
+        answer_items,
+        [*request_items, make_history_message("42 it is."), make_user_message("ok")],
     )
     assert "rs" not in restore_history(
-        asked, given, [*asked[:2], make_output("c", "43"), make_history_message("42 it is.")]
+        request_items,
+        answer_items,
+        [*request_items[:2], make_output("c", "43"), make_history_message("42 it is.")],
     )
 
 
 def test_reasoning_without_content_is_not_cached() -> None:
-    lost = {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "x"}]}
-    readable = {**lost, "content": [{"type": "reasoning_text", "text": "x"}]}
+    unreadable = {
+        "type": "reasoning",
+        "id": "rs",
+        "summary": [{"type": "summary_text", "text": "x"}],
+    }
+    readable = {**unreadable, "content": [{"type": "reasoning_text", "text": "x"}]}
 
-    assert anchors.collect_reasoning([], [lost, call("c")]) == {}
-    assert len(anchors.collect_reasoning([], [readable, call("c")])) == 1
+    assert matching.collect_reasoning([], [unreadable, make_call("c")]) == {}
+    assert len(matching.collect_reasoning([], [readable, make_call("c")])) == 1
 
 
 def test_reasoning_before_a_hosted_tool_is_not_attached_to_later_items() -> None:
     search = {"type": "web_search_call", "id": "ws"}
 
     assert (
-        anchors.collect_reasoning(
-            [], [make_reasoning_item("rs"), search, call("c"), make_answer_message("x")]
+        matching.collect_reasoning(
+            [], [make_reasoning_item("rs"), search, make_call("c"), make_answer_message("x")]
         )
         == {}
     )
@@ -189,12 +212,12 @@ def test_reasoning_before_a_hosted_tool_is_not_attached_to_later_items() -> None
 
 def test_plain_answers_are_not_cached() -> None:
     assert (
-        anchors.collect_reasoning(
-            [make_user_message("go")], [make_answer_message("Hi."), call("c")]
+        matching.collect_reasoning(
+            [make_user_message("go")], [make_answer_message("Hi."), make_call("c")]
         )
         == {}
     )
-    assert anchors.collect_reasoning([], []) == {}
+    assert matching.collect_reasoning([], []) == {}
 
 
 @check_each(
@@ -207,17 +230,17 @@ def test_plain_answers_are_not_cached() -> None:
     ],
 )
 def test_normalized_arguments_ignore_formatting(one: str, other: str) -> None:
-    assert anchors.normalize_arguments(one) == anchors.normalize_arguments(other)
+    assert matching.normalize_arguments(one) == matching.normalize_arguments(other)
 
 
 @check_each("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
 def test_unserializable_arguments_are_unchanged(arguments: str) -> None:
-    assert anchors.normalize_arguments(arguments) == arguments
+    assert matching.normalize_arguments(arguments) == arguments
 
 
 @check_each("question", [None, {"type": "message", "role": "user", "content": "é"}])
 def test_text_key_is_the_digest_of_question_and_text(question: Any) -> None:
     """The incremental digest must equal the stored keys."""
     for text in ("", " a ", "ü\n"):
-        whole = anchors.hash_json(["text", question, text.strip()])
-        assert anchors.make_text_key(question, text) == whole
+        expected_key = matching.hash_json(["text", question, text.strip()])
+        assert matching.make_text_key(question, text) == expected_key

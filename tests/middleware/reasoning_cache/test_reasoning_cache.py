@@ -12,63 +12,66 @@ from forwarder.middleware.reasoning_cache import ReasoningCache
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
 from tests.helpers.check_cases import check_each
 from tests.middleware.reasoning_cache.test_matching import (
-    call,
+    make_call,
     make_output,
     make_reasoning_item,
     make_user_message,
 )
 
 Json = dict[str, Any]
-MINE = ("key", "up", "model")
-ASKED: Json = {"input": [make_user_message("go")], "store": False}
-AGAIN: Json = {"input": [make_user_message("go"), call("c"), make_output("c")], "store": False}
+SCOPE = ("key", "up", "model")
+FIRST_REQUEST: Json = {"input": [make_user_message("go")], "store": False}
+SECOND_REQUEST: Json = {
+    "input": [make_user_message("go"), make_call("c"), make_output("c")],
+    "store": False,
+}
 
 
 class Upstream:
-    """A handler scope answers have reasoning before calls; it records its requests."""
+    """A handler that answers with reasoning and a call; it records its requests."""
 
     def __init__(self, *refusals: UpstreamRefused | None) -> None:
-        self.asked: list[Json] = []
+        self.requests: list[Json] = []
         self._refusals = iter(refusals)
 
     def __call__(self, request: Json) -> Iterator[list[Json]]:
-        self.asked.append(request)
+        self.requests.append(request)
         refusal = next(self._refusals, None)
         if refusal is not None:
             raise refusal
-        response = {"output": [make_reasoning_item("rs"), call("c")]}
+        response = {"output": [make_reasoning_item("rs"), make_call("c")]}
         return iter([[], [{"type": "response.completed", "response": response}]])
 
     @property
     def ids(self) -> list[str]:
-        return [item.get("id", "") for item in self.asked[-1]["input"]]
+        return [item.get("id", "") for item in self.requests[-1]["input"]]
 
 
-def recall() -> ReasoningCache:
+def make_cache() -> ReasoningCache:
     return ReasoningCache(MemoryBackend(60))
 
 
 def test_reasoning_is_restored_and_the_stream_unchanged() -> None:
-    upstream, memory = Upstream(), recall()
-    recalled = memory.with_reasoning_cache(upstream, MINE, request_encrypted=True)
+    upstream, cache = Upstream(), make_cache()
+    handler = cache.with_reasoning_cache(upstream, SCOPE, request_encrypted=True)
 
-    first = list(recalled(ASKED))
-    list(recalled(AGAIN))
+    first = list(handler(FIRST_REQUEST))
+    list(handler(SECOND_REQUEST))
 
-    assert first == list(Upstream()(ASKED))
+    assert first == list(Upstream()(FIRST_REQUEST))
     assert upstream.ids == ["", "rs", "", ""]
-    assert [r["include"] for r in upstream.asked] == [["reasoning.encrypted_content"]] * 2
-    assert upstream.asked[1]["input"][1]["encrypted_content"] == "sealed rs"
+    assert [r["include"] for r in upstream.requests] == [["reasoning.encrypted_content"]] * 2
+    assert upstream.requests[1]["input"][1]["encrypted_content"] == "sealed rs"
 
 
 def test_encrypted_reasoning_is_requested_only_if_enabled() -> None:
     upstream = Upstream()
-    sealing = {**ASKED, "include": ["x", "reasoning.encrypted_content"]}
+    with_encrypted = {**FIRST_REQUEST, "include": ["x", "reasoning.encrypted_content"]}
 
-    list(recall().with_reasoning_cache(upstream, MINE, request_encrypted=True)(sealing))
-    list(recall().with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED))
+    list(make_cache().with_reasoning_cache(upstream, SCOPE, request_encrypted=True)(with_encrypted))
+    list(make_cache().with_reasoning_cache(upstream, SCOPE, request_encrypted=False)(FIRST_REQUEST))
 
-    assert upstream.asked == [sealing, ASKED]
+    assert upstream.requests == [with_encrypted, FIRST_REQUEST]
 
 
 @check_each(
@@ -76,12 +79,12 @@ def test_encrypted_reasoning_is_requested_only_if_enabled() -> None:
     [("other", "up", "model"), (None, "up", "model"), ("key", "up", "m"), ("key", "u", "model")],
 )
 def test_entries_are_separate_for_client_upstream_and_model(scope: Any) -> None:
-    upstream, memory = Upstream(), recall()
-    list(memory.with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED))
+    upstream, cache = Upstream(), make_cache()
+    list(cache.with_reasoning_cache(upstream, SCOPE, request_encrypted=False)(FIRST_REQUEST))
 
-    list(memory.with_reasoning_cache(upstream, scope, request_encrypted=False)(AGAIN))
+    list(cache.with_reasoning_cache(upstream, scope, request_encrypted=False)(SECOND_REQUEST))
 
-    assert upstream.asked[1] == AGAIN
+    assert upstream.requests[1] == SECOND_REQUEST
 
 
 @check_each(
@@ -92,13 +95,13 @@ def test_entries_are_separate_for_client_upstream_and_model(scope: Any) -> None:
     ],
 )
 def test_refused_reasoning_is_removed_and_the_request_retried(error: Json) -> None:
-    upstream, memory = Upstream(None, UpstreamRefused(400, error)), recall()
-    recalled = memory.with_reasoning_cache(upstream, MINE, request_encrypted=False)
-    list(recalled(ASKED))
+    upstream, cache = Upstream(None, UpstreamRefused(400, error)), make_cache()
+    handler = cache.with_reasoning_cache(upstream, SCOPE, request_encrypted=False)
+    list(handler(FIRST_REQUEST))
 
-    assert list(recalled(AGAIN))
-    assert upstream.asked[1:] == [upstream.asked[1], AGAIN]
-    assert len(upstream.asked[1]["input"]) == 4
+    assert list(handler(SECOND_REQUEST))
+    assert upstream.requests[1:] == [upstream.requests[1], SECOND_REQUEST]
+    assert len(upstream.requests[1]["input"]) == 4
 
 
 @check_each(
@@ -109,17 +112,17 @@ def test_refused_reasoning_is_removed_and_the_request_retried(error: Json) -> No
     ],
 )
 def test_other_refusal_is_raised(refusal: UpstreamRefused) -> None:
-    memory = recall()
-    recalled = memory.with_reasoning_cache(Upstream(None, refusal), MINE, request_encrypted=False)
-    list(recalled(ASKED))
+    cache = make_cache()
+    handler = cache.with_reasoning_cache(Upstream(None, refusal), SCOPE, request_encrypted=False)
+    list(handler(FIRST_REQUEST))
 
     with pytest.raises(UpstreamRefused):
-        recalled(AGAIN)
+        handler(SECOND_REQUEST)
 
 
 def test_refusal_of_an_unchanged_request_is_not_retried() -> None:
     upstream = Upstream(UpstreamRefused(400, {"message": "no reasoning here"}))
 
     with pytest.raises(UpstreamRefused):
-        recall().with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED)
-    assert len(upstream.asked) == 1
+        make_cache().with_reasoning_cache(upstream, SCOPE, request_encrypted=False)(FIRST_REQUEST)
+    assert len(upstream.requests) == 1
