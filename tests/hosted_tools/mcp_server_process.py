@@ -25,7 +25,7 @@ PIXEL = bytes.fromhex(
 
 @contextmanager
 def serving_mcp(*options: str) -> Iterator[str]:
-    """A server with these options; gives its root, without the last slash."""
+    """Run a server with these options; yields its base URL without a trailing slash."""
     command = [sys.executable, "-m", "tests.hosted_tools.mcp_server_process", *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -62,7 +62,7 @@ def make_server(protected: bool) -> Any:
         )
         auth = {"auth": settings, "token_verifier": Verifier()}
     server = MCPServer("tests", log_level="ERROR", **auth)
-    seen: list[str] = []
+    notes: list[str] = []
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True))
     def echo(text: str) -> str:
@@ -94,11 +94,11 @@ def make_server(protected: bool) -> Any:
     @server.tool()
     async def hang(seconds: float = 60) -> str:
         """Takes long."""
-        seen.append("hang started")
+        notes.append("hang started")
         try:
             await asyncio.sleep(seconds)
         except BaseException:
-            seen.append("hang cancelled")
+            notes.append("hang cancelled")
             raise
         return "slept"
 
@@ -115,12 +115,12 @@ def make_server(protected: bool) -> Any:
     @server.tool()
     def events() -> list[str]:
         """The notes of the other tools."""
-        return seen
+        return notes
 
     @server.tool()
     async def note() -> str:
         """Notes a call."""
-        seen.append("note called")
+        notes.append("note called")
         return "noted"
 
     return server

@@ -1,4 +1,4 @@
-"""A Responses upstream that answers with scripted items, and the laws of a client's stream."""
+"""A Responses upstream that answers with scripted items, and checks of a client's stream."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_text_item(content: str, name: str = "msg_1") -> Json:
     }
 
 
-def call(name: str, arguments: str, call_id: str = "call_1") -> Json:
+def make_call(name: str, arguments: str, call_id: str = "call_1") -> Json:
     return {
         "type": "function_call",
         "id": f"fc_{call_id}",
@@ -81,7 +81,9 @@ class ScriptedUpstream:
     def _stream(self, response: Json) -> Iterator[Batch]:
         try:
             yield []
-            for event in make_events(response) if self._streamed else make_whole(response):
+            for event in (
+                make_events(response) if self._streamed else make_terminal_events(response)
+            ):
                 yield [copy.deepcopy(event)]
         finally:
             self.open -= 1
@@ -107,37 +109,37 @@ def make_response(request: Json, number: int, status: str, items: list[Json]) ->
     }
 
 
-def make_whole(response: Json) -> list[Event]:
+def make_terminal_events(response: Json) -> list[Event]:
     return [{"type": f"response.{response['status']}", "response": response}]
 
 
 def make_events(response: Json) -> list[Event]:
-    started = {**response, "status": "in_progress", "output": [], "usage": None}
-    started |= {"incomplete_details": None, "error": None}
+    initial_response = {**response, "status": "in_progress", "output": [], "usage": None}
+    initial_response |= {"incomplete_details": None, "error": None}
     events: list[Event] = [
-        {"type": "response.created", "response": started},
-        {"type": "response.in_progress", "response": started},
+        {"type": "response.created", "response": initial_response},
+        {"type": "response.in_progress", "response": initial_response},
     ]
     for index, item in enumerate(response["output"]):
         events += make_item_events(index, item)
-    events += make_whole(response)
+    events += make_terminal_events(response)
     return [{**event, "sequence_number": i} for i, event in enumerate(events)]
 
 
 def make_item_events(index: int, item: Json) -> list[Event]:
-    place = {"output_index": index}
-    at_item = {**place, "item_id": item["id"]}
-    begun: Json = {**item, "status": "in_progress"}
-    middle: list[Event] = []
+    index_field = {"output_index": index}
+    at_item = {**index_field, "item_id": item["id"]}
+    added_item: Json = {**item, "status": "in_progress"}
+    content_events: list[Event] = []
     if item["type"] == "message":
         part = item["content"][0]
-        begun["content"] = []
+        added_item["content"] = []
         at_part = {**at_item, "content_index": 0}
-        middle = make_text_events(at_part, part)
+        content_events = make_text_events(at_part, part)
     elif item["type"] == "function_call":
-        begun["arguments"] = ""
+        added_item["arguments"] = ""
         stem = "response.function_call_arguments"
-        middle = [
+        content_events = [
             {"type": f"{stem}.delta", **at_item, "delta": item["arguments"]},
             {
                 "type": f"{stem}.done",
@@ -147,12 +149,14 @@ def make_item_events(index: int, item: Json) -> list[Event]:
             },
         ]
     elif item["type"] == "reasoning":
-        begun = {k: v for k, v in begun.items() if k != "encrypted_content"} | {"summary": []}
-        middle = make_summary_events(at_item, item["summary"][0]["text"])
+        added_item = {k: v for k, v in added_item.items() if k != "encrypted_content"} | {
+            "summary": []
+        }
+        content_events = make_summary_events(at_item, item["summary"][0]["text"])
     return [
-        {"type": "response.output_item.added", **place, "item": begun},
-        *middle,
-        {"type": "response.output_item.done", **place, "item": item},
+        {"type": "response.output_item.added", **index_field, "item": added_item},
+        *content_events,
+        {"type": "response.output_item.done", **index_field, "item": item},
     ]
 
 
@@ -182,7 +186,7 @@ def make_summary_events(at_item: Json, content: str) -> list[Event]:
     ]
 
 
-# -- laws ---------------------------------------------------------------------------------------
+# -- checks -------------------------------------------------------------------------------------
 
 _HOSTED = (
     "mcp_call", "web_search_call", "file_search_call", "code_interpreter_call",
@@ -191,17 +195,17 @@ _HOSTED = (
 
 
 def check_stream(events: list[Event]) -> Json:
-    """Assert that a client's stream is legal; return its final response."""
+    """Assert that a client's stream is valid; return its final response."""
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
-    ends = [
+    terminal_kinds = [
         kind
         for kind in kinds
         if kind.removeprefix("response.") in ("completed", "incomplete", "failed")
     ]
-    assert len(ends) == 1
-    assert kinds[-1] == ends[0]
+    assert len(terminal_kinds) == 1
+    assert kinds[-1] == terminal_kinds[0]
     mistakes = [mistake for event in events for mistake in event_mistakes(event)]
     assert not mistakes, mistakes[:3]
     response: Json = events[-1]["response"]
@@ -218,13 +222,13 @@ def check_items(events: list[Event], output: list[Json]) -> None:
         kind = event["type"]
         if kind == "response.output_item.added":
             assert event["output_index"] == len(opened)
-            waiting = [i for i, item in enumerate(opened) if i not in done]
-            assert not any(opened[i]["type"] in _HOSTED for i in waiting), "an open hosted call"
+            unfinished = [i for i, item in enumerate(opened) if i not in done]
+            assert not any(opened[i]["type"] in _HOSTED for i in unfinished), "an open hosted call"
             opened.append(event["item"])
         elif kind == "response.output_item.done":
             item = done[event["output_index"]] = event["item"]
-            begun = opened[event["output_index"]]
-            assert (item["id"], item["type"]) == (begun["id"], begun["type"])
+            added_item = opened[event["output_index"]]
+            assert (item["id"], item["type"]) == (added_item["id"], added_item["type"])
         elif "output_index" in event:
             assert event["output_index"] < len(opened)
             assert event["output_index"] not in done

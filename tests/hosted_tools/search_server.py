@@ -26,7 +26,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving_search() -> Iterator[str]:
-    """Serve; gives the address."""
+    """Run the server; yields its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Coroutines beside greenlets."""
+"""Coroutines in a thread beside greenlets."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from forwarder.hosted_tools.asyncio_thread import (
 from tests.hosted_tools.mcp_server_process import serving_mcp
 
 
-async def wait(seconds: float) -> float:
+async def wait_and_return(seconds: float) -> float:
     await asyncio.sleep(seconds)
     return seconds
 
 
-async def fail() -> None:
+async def raise_error() -> None:
     raise ZeroDivisionError
 
 
 def test_task_returns_its_result_or_raises_its_exception() -> None:
     thread = AsyncioThread()
-    assert thread.start_task(lambda: wait(0.01)).unwrap() == 0.01
+    assert thread.start_task(lambda: wait_and_return(0.01)).unwrap() == 0.01
     with pytest.raises(ZeroDivisionError):
-        thread.start_task(fail).unwrap()
+        thread.start_task(raise_error).unwrap()
     thread.close()
 
 
 def test_wait_returns_whether_the_task_has_ended() -> None:
     thread = AsyncioThread()
-    task = thread.start_task(lambda: wait(0.3))
+    task = thread.start_task(lambda: wait_and_return(0.3))
     assert not task.wait(0.01)
     assert task.wait(5)
     assert task.is_done
@@ -48,8 +48,8 @@ def test_wait_returns_whether_the_task_has_ended() -> None:
 def test_task_ends_at_its_time_limit_and_when_cancelled() -> None:
     thread = AsyncioThread()
     with pytest.raises(TimeoutError):
-        thread.start_task(lambda: wait(60), 0.05).unwrap()
-    task = thread.start_task(lambda: wait(60))
+        thread.start_task(lambda: wait_and_return(60), 0.05).unwrap()
+    task = thread.start_task(lambda: wait_and_return(60))
     task.cancel()
     with pytest.raises(TaskCancelled):
         task.unwrap()
@@ -58,15 +58,15 @@ def test_task_ends_at_its_time_limit_and_when_cancelled() -> None:
 
 def test_close_cancels_tasks_and_ends_the_thread() -> None:
     thread = AsyncioThread()
-    task = thread.start_task(lambda: wait(60))
-    before = time.monotonic()
+    task = thread.start_task(lambda: wait_and_return(60))
+    started_at = time.monotonic()
     thread.close()
     thread.close()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - started_at < 3
     with pytest.raises(TaskCancelled):
         task.unwrap()
     with pytest.raises(TaskCancelled):
-        thread.start_task(lambda: wait(0))
+        thread.start_task(lambda: wait_and_return(0))
 
 
 def test_thread_that_was_not_used_is_closed_at_once() -> None:
@@ -167,7 +167,7 @@ print("fine")
 @pytest.mark.live
 def test_under_gevent_greenlets_run_while_tools_are_called() -> None:
     with serving_mcp() as root:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", UNDER_GEVENT, root], capture_output=True, text=True, timeout=60
         )
-    assert done.stdout == "fine\n", done.stderr
+    assert process.stdout == "fine\n", process.stderr

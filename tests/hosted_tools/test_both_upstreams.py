@@ -1,4 +1,4 @@
-"""Hosted tools through the whole forwarder: the same over Chat and over Responses upstreams."""
+"""Hosted tools through the whole forwarder, over Chat and Responses upstreams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.hosted_tools.search_server import PAGE, serving_search
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 
 Json = dict[str, Any]
-CITED = f"Cats sleep ([Cats]({PAGE['url']}))."
+CITED_TEXT = f"Cats sleep ([Cats]({PAGE['url']}))."
 SEARCH: Any = {"type": "web_search"}
 WEATHER: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 
@@ -86,7 +86,7 @@ def setup(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterat
             yield Setup(client, upstream, url, name == "CHAT")
 
 
-def mcp_tool(root: str, **more: Any) -> Any:
+def make_mcp_tool(root: str, **more: Any) -> Any:
     return {
         "type": "mcp",
         "server_label": "tests",
@@ -111,47 +111,47 @@ def stream_events(setup: Setup, **body: Any) -> list[Json]:
     ):
         lines = [*response.iter_lines()]
     data = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
-    events = [json.loads(each) for each in data]
+    events = [json.loads(text) for text in data]
     for event in events:
         event.pop("obfuscation", None)  # OpenAI's padding, which the SDK does not declare
     return events
 
 
-def test_streamed_search_is_legal_and_cited(setup: Setup) -> None:
+def test_streamed_search_is_valid_and_cited(setup: Setup) -> None:
     setup.upstream.script(
         Answer(text="Let me see.", calls=make_call_answer("web_search", query="cats").calls),
-        Answer(text=CITED),
+        Answer(text=CITED_TEXT),
     )
     response = check_stream(stream_events(setup, input="cats?", tools=[SEARCH]))
-    before, search, message = response["output"]
-    assert before["content"][0]["text"] == "Let me see."
+    first_message, search, message = response["output"]
+    assert first_message["content"][0]["text"] == "Let me see."
     assert (search["type"], search["status"]) == ("web_search_call", "completed")
     assert message["content"][0]["annotations"][0]["url"] == PAGE["url"]
     assert response["tools"] == [SEARCH]
     first, second = (recorded.body for recorded in setup.upstream.requests)
     assert first["tools"] == second["tools"]
-    one = setup.client.responses.create(model="m", input="hi").usage  # of one round
-    assert one is not None
-    assert response["usage"]["total_tokens"] == 2 * one.total_tokens
+    round_usage = setup.client.responses.create(model="m", input="hi").usage  # of one round
+    assert round_usage is not None
+    assert response["usage"]["total_tokens"] == 2 * round_usage.total_tokens
 
 
 def test_whole_search_equals_the_stream(setup: Setup) -> None:
-    rounds = make_call_answer("web_search", query="cats"), Answer(text=CITED)
+    rounds = make_call_answer("web_search", query="cats"), Answer(text=CITED_TEXT)
     setup.upstream.script(*rounds, *rounds)
-    whole = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
+    response = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
     streamed = check_stream(stream_events(setup, input="cats?", tools=[SEARCH]))
-    kinds = [item.type for item in whole.output]
+    kinds = [item.type for item in response.output]
     assert kinds == [item["type"] for item in streamed["output"]] == ["web_search_call", "message"]
-    assert whole.output_text == CITED
-    text: Any = whole.output[1]
-    assert text.content[0].annotations[0].url == PAGE["url"]
-    assert whole.usage is not None
-    assert whole.usage.total_tokens == streamed["usage"]["total_tokens"]
+    assert response.output_text == CITED_TEXT
+    message: Any = response.output[1]
+    assert message.content[0].annotations[0].url == PAGE["url"]
+    assert response.usage is not None
+    assert response.usage.total_tokens == streamed["usage"]["total_tokens"]
 
 
-def test_search_of_a_messages_client_runs_here(setup: Setup) -> None:
-    """Over either upstream, whole and streamed, with citations of the pages."""
-    rounds = make_call_answer("web_search", query="cats"), Answer(text=CITED)
+def test_search_of_a_messages_client_runs_in_the_forwarder(setup: Setup) -> None:
+    """Whole and streamed answers have citations of the pages."""
+    rounds = make_call_answer("web_search", query="cats"), Answer(text=CITED_TEXT)
     setup.upstream.script(*rounds, *rounds)
     body = {
         "model": "m",
@@ -166,8 +166,8 @@ def test_search_of_a_messages_client_runs_here(setup: Setup) -> None:
     events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: ")]
     for message in (whole, fold_messages(iter([events]))):
         text = message["content"][-1]
-        assert text["text"] == CITED
-        assert [each["url"] for each in text["citations"]] == [PAGE["url"]]
+        assert text["text"] == CITED_TEXT
+        assert [citation["url"] for citation in text["citations"]] == [PAGE["url"]]
         kinds = [block["type"] for block in message["content"][:-1]]
         assert kinds == ([] if setup.is_chat else ["server_tool_use", "web_search_tool_result"])
     assert len(setup.upstream.requests) == 4
@@ -175,22 +175,22 @@ def test_search_of_a_messages_client_runs_here(setup: Setup) -> None:
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_next_turn_repeats_the_rounds(setup: Setup, root: str, stored: bool) -> None:
-    tools = [mcp_tool(root)]
+    tools = [make_mcp_tool(root)]
     setup.upstream.script(
         make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
     )
     first = setup.client.responses.create(model="m", input="go", tools=tools, store=stored)
     assert [item.type for item in first.output] == ["mcp_list_tools", "mcp_call", "message"]
     if stored:
-        shown = setup.client.responses.retrieve(first.id)
-        assert [item.type for item in shown.output] == [item.type for item in first.output]
+        retrieved = setup.client.responses.retrieve(first.id)
+        assert [item.type for item in retrieved.output] == [item.type for item in first.output]
         second = setup.client.responses.create(
             model="m", input="bye", tools=tools, previous_response_id=first.id
         )
     else:
-        carried: list[Any] = [{"role": "user", "content": "go"}, *first.output]
+        items: list[Any] = [{"role": "user", "content": "go"}, *first.output]
         second = setup.client.responses.create(
-            model="m", input=[*carried, {"role": "user", "content": "bye"}], tools=tools
+            model="m", input=[*items, {"role": "user", "content": "bye"}], tools=tools
         )
     assert second.output_text == "Bye."
     assert [item.type for item in second.output] == ["message"]
@@ -203,10 +203,10 @@ def test_next_turn_repeats_the_rounds(setup: Setup, root: str, stored: bool) -> 
     assert "previous_response_id" not in setup.upstream.requests[2].body
 
 
-def test_turn_without_tools_continues_from_rounds_made_here(setup: Setup) -> None:
+def test_turn_without_tools_includes_earlier_rounds(setup: Setup) -> None:
     setup.upstream.script(
         make_call_answer("web_search", query="cats"),
-        Answer(text=CITED),
+        Answer(text=CITED_TEXT),
         Answer(text="A."),
         Answer(text="B."),
     )
@@ -224,30 +224,30 @@ def test_turn_without_tools_continues_from_rounds_made_here(setup: Setup) -> Non
         assert setup.list_inputs(3) == ["message"]
 
 
-def test_rounds_are_not_kept_by_the_upstream(setup: Setup) -> None:
-    setup.upstream.script(make_call_answer("web_search", query="cats"), Answer(text=CITED))
+def test_rounds_are_not_stored_by_the_upstream(setup: Setup) -> None:
+    setup.upstream.script(make_call_answer("web_search", query="cats"), Answer(text=CITED_TEXT))
     response = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
-    assert setup.client.responses.retrieve(response.id).store is True  # here
+    assert setup.client.responses.retrieve(response.id).store is True  # the forwarder's own store
     assert not any(recorded.body.get("store") for recorded in setup.upstream.requests)
 
 
 def test_background_response_runs_tools(setup: Setup) -> None:
-    setup.upstream.script(make_call_answer("web_search", query="cats"), Answer(text=CITED))
-    started = setup.client.responses.create(
+    setup.upstream.script(make_call_answer("web_search", query="cats"), Answer(text=CITED_TEXT))
+    stream = setup.client.responses.create(
         model="m", input="cats?", tools=[SEARCH], background=True, stream=True
     )
-    last: Any = list(started)[-1]
+    last: Any = list(stream)[-1]
     assert last.type == "response.completed"
     assert [item.type for item in last.response.output] == ["web_search_call", "message"]
     assert not any(recorded.body.get("background") for recorded in setup.upstream.requests)
 
 
 def test_client_and_hosted_calls_of_one_turn_are_both_in_the_next(setup: Setup) -> None:
-    both = [
+    calls = [
         Call(name="web_search", arguments='{"query":"cats"}'),
         Call(name="weather", arguments="{}"),
     ]
-    setup.upstream.script(Answer(calls=both), Answer(text="Done."))
+    setup.upstream.script(Answer(calls=calls), Answer(text="Done."))
     first = setup.client.responses.create(model="m", input="go", tools=[SEARCH, WEATHER])
     assert [item.type for item in first.output] == ["web_search_call", "function_call"]
     call: Any = first.output[1]
@@ -263,10 +263,10 @@ def test_client_and_hosted_calls_of_one_turn_are_both_in_the_next(setup: Setup) 
     )
 
 
-def test_reasoning_goes_back_with_the_calls(setup: Setup) -> None:
+def test_reasoning_is_sent_back_with_the_calls(setup: Setup) -> None:
     setup.upstream.script(
         Answer(reasoning="Hm.", calls=make_call_answer("web_search", query="cats").calls),
-        Answer(text=CITED),
+        Answer(text=CITED_TEXT),
     )
     response = check_stream(
         stream_events(setup, model="gpt-5.5", input="cats?", tools=[SEARCH], store=False)
@@ -303,7 +303,7 @@ def check_failure(events: list[Json]) -> Json:
 
 def test_call_of_a_tool_that_is_not_offered_fails(setup: Setup, root: str) -> None:
     setup.upstream.script(make_call_answer("tests__unheard", a=1), Answer(text="Oh."))
-    tool = mcp_tool(root, allowed_tools=["echo"])
+    tool = make_mcp_tool(root, allowed_tools=["echo"])
     response = check_stream(stream_events(setup, input="go", tools=[tool]))
     call = response["output"][1]
     assert (call["type"], call["name"], call["status"]) == ("mcp_call", "unheard", "failed")
@@ -311,11 +311,11 @@ def test_call_of_a_tool_that_is_not_offered_fails(setup: Setup, root: str) -> No
     assert response["output"][2]["content"][0]["text"] == "Oh."
 
 
-def test_tools_of_an_item_run_too(setup: Setup, root: str) -> None:
+def test_tools_of_an_input_item_are_run(setup: Setup, root: str) -> None:
     setup.upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="Done."))
     items: list[Any] = [
         {"role": "user", "content": "go"},
-        {"type": "additional_tools", "role": "developer", "tools": [mcp_tool(root)]},
+        {"type": "additional_tools", "role": "developer", "tools": [make_mcp_tool(root)]},
     ]
     response = check_stream(stream_events(setup, input=items))
     kinds = [item["type"] for item in response["output"]]
@@ -323,21 +323,21 @@ def test_tools_of_an_item_run_too(setup: Setup, root: str) -> None:
     assert TOKEN not in json.dumps([recorded.body for recorded in setup.upstream.requests])
 
 
-def test_bad_tool_in_an_item_is_named(setup: Setup, root: str) -> None:
-    tool = mcp_tool(root, server_url="ftp://x")
+def test_invalid_tool_in_an_item_is_rejected_by_name(setup: Setup, root: str) -> None:
+    tool = make_mcp_tool(root, server_url="ftp://x")
     items: list[Any] = [{"type": "additional_tools", "role": "developer", "tools": [tool]}]
     with pytest.raises(openai.BadRequestError) as refused:
         setup.client.responses.create(model="m", input=items)
     assert refused.value.param == "input[0].tools[0].server_url"
 
 
-def test_tools_that_run_nowhere_are_dropped_by_name(setup: Setup) -> None:
+def test_unsupported_tools_are_dropped_and_named(setup: Setup) -> None:
     setup.upstream.script(Answer(text="Hi."), Answer(text="Hi."))
     tools: Any = [{"type": "code_interpreter", "container": {"type": "auto"}}, WEATHER]
     answer = setup.client.responses.with_raw_response.create(model="m", input="hi", tools=tools)
     assert "tools.code_interpreter" in answer.headers["x-forwarder-dropped"]
-    sent = setup.upstream.requests[0].body["tools"]
-    assert [tool.get("type") for tool in sent] == ["function"]
+    sent_tools = setup.upstream.requests[0].body["tools"]
+    assert [tool.get("type") for tool in sent_tools] == ["function"]
     with pytest.raises(openai.BadRequestError) as refused:
         setup.client.responses.create(
             model="m", input="hi", tools=tools, tool_choice={"type": "code_interpreter"}
@@ -363,7 +363,7 @@ def test_upstream_that_runs_all_tools_gets_them(engine: str) -> None:
         assert upstream.requests[0].body["tools"] == tools
 
 
-def test_operators_server_runs_here_beside_the_upstreams_tools(tmp_path: Path) -> None:
+def test_operators_server_runs_beside_tools_of_the_upstream(tmp_path: Path) -> None:
     with serving_mcp() as root, ScriptedUpstream(strict=False) as upstream:
         path = tmp_path / "mcp.json"
         path.write_text(json.dumps({"mcpServers": {"house": {"url": f"{root}/mcp"}}}))
@@ -374,8 +374,12 @@ def test_operators_server_runs_here_beside_the_upstreams_tools(tmp_path: Path) -
             "FORWARDER_MCP_SERVERS": str(path),
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
         }
-        house: Any = {"type": "mcp", "server_label": "house", "require_approval": "never"}
-        other: Any = {**house, "server_label": "other", "server_url": "https://mcp.example/"}
+        own_server_tool: Any = {"type": "mcp", "server_label": "house", "require_approval": "never"}
+        upstream_tool: Any = {
+            **own_server_tool,
+            "server_label": "other",
+            "server_url": "https://mcp.example/",
+        }
         upstream.script(
             make_call_answer("house__echo", text="hi"), Answer(text="Done."), Answer(text="Bye.")
         )
@@ -383,20 +387,22 @@ def test_operators_server_runs_here_beside_the_upstreams_tools(tmp_path: Path) -
             host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
-            first = client.responses.create(model="m", input="go", tools=[house, other])
-            theirs: Any = {"type": "mcp_call", "id": "mcp_68a0", "name": "x", "arguments": "{}",
+            first = client.responses.create(
+                model="m", input="go", tools=[own_server_tool, upstream_tool]
+            )
+            upstream_call: Any = {"type": "mcp_call", "id": "mcp_68a0", "name": "x", "arguments": "{}",
                            "server_label": "other", "output": "o", "error": None}  # fmt: skip
             client.responses.create(
                 model="m",
-                input=[theirs, {"role": "user", "content": "bye"}],
-                tools=[house, other],
+                input=[upstream_call, {"role": "user", "content": "bye"}],
+                tools=[own_server_tool, upstream_tool],
                 previous_response_id=first.id,
             )
         assert [item.type for item in first.output] == ["mcp_list_tools", "mcp_call", "message"]
-        sent = upstream.requests[0].body["tools"]
-        assert [tool for tool in sent if tool["type"] == "mcp"] == [other]
-        last = upstream.requests[2].body["input"]
-        kinds = [item.get("type") or "message" for item in last]
+        sent_tools = upstream.requests[0].body["tools"]
+        assert [tool for tool in sent_tools if tool["type"] == "mcp"] == [upstream_tool]
+        last_input = upstream.requests[2].body["input"]
+        kinds = [item.get("type") or "message" for item in last_input]
         assert kinds == [
             "message", "function_call", "function_call_output", "message", "mcp_call", "message"
         ]  # fmt: skip

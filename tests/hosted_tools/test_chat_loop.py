@@ -39,14 +39,14 @@ from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream as ScriptedHandler
 from tests.hosted_tools.scripted_upstream import make_text_item
 from tests.hosted_tools.search_server import PAGE, serving_search
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 
 Json = dict[str, Any]
-CITED = f"Cats sleep ([Cats]({PAGE['url']}))."
+CITED_TEXT = f"Cats sleep ([Cats]({PAGE['url']}))."
 QUESTION: Any = [{"role": "user", "content": "cats?"}]
-SEARCH = Answer(calls=[Call(name="web_search", arguments='{"query":"cats"}')])
+SEARCH_ANSWER = Answer(calls=[Call(name="web_search", arguments='{"query":"cats"}')])
 WEATHER: Any = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object"}},
@@ -75,8 +75,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The path of a file of MCP servers."""
     with serving_mcp() as root:
         path = tmp_path_factory.mktemp("servers") / "mcp.json"
-        gone = {"url": "http://127.0.0.1:9/mcp"}
-        path.write_text(json.dumps({"mcpServers": {"box": {"url": f"{root}/mcp"}, "gone": gone}}))
+        unreachable = {"url": "http://127.0.0.1:9/mcp"}
+        path.write_text(
+            json.dumps({"mcpServers": {"box": {"url": f"{root}/mcp"}, "gone": unreachable}})
+        )
         yield str(path)
 
 
@@ -114,20 +116,22 @@ def setup(
             yield Setup(client, upstream, url, upstream_name == "CHAT")
 
 
-def ask(setup: Setup, **more: Any) -> Any:
+def create_completion(setup: Setup, **more: Any) -> Any:
     return setup.client.chat.completions.create(
         model="m", messages=QUESTION, web_search_options={}, **more
     )
 
 
 def read_stream(setup: Setup, **more: Any) -> list[Json]:
-    stream = ask(setup, stream=True, stream_options={"include_usage": True}, **more)
+    stream = create_completion(setup, stream=True, stream_options={"include_usage": True}, **more)
     chunks = [chunk.model_dump(exclude_unset=True) for chunk in stream]
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     assert [bool(delta.get("role")) for delta in deltas].count(True) == 1
-    ends = [c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]]
-    assert len(ends) == 1
+    finish_reasons = [
+        c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]
+    ]
+    assert len(finish_reasons) == 1
     assert [i for i, chunk in enumerate(chunks) if chunk.get("usage")] == [len(chunks) - 1]
     return chunks
 
@@ -138,15 +142,15 @@ def join_content(chunks: list[Json]) -> str:
 
 
 def test_whole_answer_is_searched_and_cited(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, Answer(text=CITED))
-    answer = ask(setup)
+    setup.upstream.script(SEARCH_ANSWER, Answer(text=CITED_TEXT))
+    answer = create_completion(setup)
     (choice,) = answer.choices
-    assert (choice.message.content, choice.finish_reason) == (CITED, "stop")
+    assert (choice.message.content, choice.finish_reason) == (CITED_TEXT, "stop")
     assert not choice.message.tool_calls
     (annotation,) = choice.message.annotations
     citation = annotation.url_citation
     assert (annotation.type, citation.url) == ("url_citation", PAGE["url"])
-    assert CITED[citation.start_index : citation.end_index] == f"[Cats]({PAGE['url']})"
+    assert CITED_TEXT[citation.start_index : citation.end_index] == f"[Cats]({PAGE['url']})"
     first, second = setup.bodies
     assert "web_search_options" not in first
     assert first["tools"] == second["tools"]
@@ -155,21 +159,23 @@ def test_whole_answer_is_searched_and_cited(setup: Setup) -> None:
 
 
 def test_streamed_answer_is_one_completion(setup: Setup) -> None:
-    setup.upstream.script(Answer(text="Let me see.", calls=SEARCH.calls), Answer(text=CITED))
+    setup.upstream.script(
+        Answer(text="Let me see.", calls=SEARCH_ANSWER.calls), Answer(text=CITED_TEXT)
+    )
     chunks = read_stream(setup)
     separator = "\n\n" if setup.is_chat else ""
-    whole = f"Let me see.{separator}{CITED}"
-    assert join_content(chunks) == whole
+    content = f"Let me see.{separator}{CITED_TEXT}"
+    assert join_content(chunks) == content
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     assert not any(delta.get("tool_calls") for delta in deltas)
     (annotations,) = [delta["annotations"] for delta in deltas if delta.get("annotations")]
     citation = annotations[0]["url_citation"]
-    assert whole[citation["start_index"] : citation["end_index"]] == f"[Cats]({PAGE['url']})"
+    assert content[citation["start_index"] : citation["end_index"]] == f"[Cats]({PAGE['url']})"
 
 
-def test_reasoning_and_message_go_back_to_the_upstream(setup: Setup) -> None:
+def test_reasoning_is_sent_back_to_the_upstream(setup: Setup) -> None:
     setup.upstream.script(
-        Answer(reasoning="Hm.", calls=SEARCH.calls), Answer(reasoning="So.", text=CITED)
+        Answer(reasoning="Hm.", calls=SEARCH_ANSWER.calls), Answer(reasoning="So.", text=CITED_TEXT)
     )
     chunks = read_stream(setup, extra_headers={"X-Reasoning": "reasoning_content"})
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
@@ -181,12 +187,12 @@ def test_reasoning_and_message_go_back_to_the_upstream(setup: Setup) -> None:
         assert roles == ["user", "assistant", "tool"]
 
 
-def test_clients_call_ends_the_answer(setup: Setup) -> None:
-    both = [*SEARCH.calls, Call(name="weather", arguments='{"city":"Rome"}')]
-    setup.upstream.script(Answer(calls=both), Answer(calls=both))
-    whole = ask(setup, tools=[WEATHER])
-    (call,) = whole.choices[0].message.tool_calls
-    assert (call.function.name, whole.choices[0].finish_reason) == ("weather", "tool_calls")
+def test_client_tool_call_ends_the_answer(setup: Setup) -> None:
+    calls_of_both = [*SEARCH_ANSWER.calls, Call(name="weather", arguments='{"city":"Rome"}')]
+    setup.upstream.script(Answer(calls=calls_of_both), Answer(calls=calls_of_both))
+    completion = create_completion(setup, tools=[WEATHER])
+    (call,) = completion.choices[0].message.tool_calls
+    assert (call.function.name, completion.choices[0].finish_reason) == ("weather", "tool_calls")
     chunks = read_stream(setup, tools=[WEATHER])
     calls = [
         call
@@ -199,18 +205,20 @@ def test_clients_call_ends_the_answer(setup: Setup) -> None:
     assert len(setup.bodies) == 2
 
 
-def test_several_choices_have_rounds_of_their_own(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, SEARCH, Answer(text=CITED), Answer(text=CITED))
-    answer = ask(setup, n=2)
-    assert [choice.message.content for choice in answer.choices] == [CITED, CITED]
+def test_each_choice_has_its_own_rounds(setup: Setup) -> None:
+    setup.upstream.script(
+        SEARCH_ANSWER, SEARCH_ANSWER, Answer(text=CITED_TEXT), Answer(text=CITED_TEXT)
+    )
+    answer = create_completion(setup, n=2)
+    assert [choice.message.content for choice in answer.choices] == [CITED_TEXT, CITED_TEXT]
     assert all(choice.message.annotations for choice in answer.choices)
     assert answer.usage.completion_tokens
     assert len(setup.bodies) == 4
 
 
 def test_rounds_share_the_token_limit(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, Answer(text=CITED))
-    ask(setup, max_completion_tokens=500)
+    setup.upstream.script(SEARCH_ANSWER, Answer(text=CITED_TEXT))
+    create_completion(setup, max_completion_tokens=500)
     limits = [
         body.get("max_completion_tokens") or body.get("max_tokens") or body["max_output_tokens"]
         for body in setup.bodies
@@ -218,18 +226,20 @@ def test_rounds_share_the_token_limit(setup: Setup) -> None:
     assert limits[0] == 500 > limits[1]
 
 
-def test_failed_search_is_told_to_the_model(setup: Setup) -> None:
-    broken = Answer(calls=[Call(name="web_search", arguments="{}")])
-    setup.upstream.script(broken, Answer(text="Sorry."))
-    assert ask(setup).choices[0].message.content == "Sorry."
+def test_failed_search_is_reported_to_the_model(setup: Setup) -> None:
+    failing_call = Answer(calls=[Call(name="web_search", arguments="{}")])
+    setup.upstream.script(failing_call, Answer(text="Sorry."))
+    assert create_completion(setup).choices[0].message.content == "Sorry."
     assert "lack 'query'" in json.dumps(setup.bodies[1])
 
 
 def test_failed_round_is_an_error_at_the_end(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, faults.refuse_with_status(503))
+    setup.upstream.script(SEARCH_ANSWER, faults.refuse_with_status(503))
     with pytest.raises(openai.InternalServerError):
-        ask(setup)
-    setup.upstream.script(Answer(text="Hm.", calls=SEARCH.calls), faults.refuse_with_status(503))
+        create_completion(setup)
+    setup.upstream.script(
+        Answer(text="Hm.", calls=SEARCH_ANSWER.calls), faults.refuse_with_status(503)
+    )
     with pytest.raises(openai.APIError):
         read_stream(setup)
 
@@ -246,7 +256,7 @@ def test_failed_round_is_an_error_at_the_end(setup: Setup) -> None:
         (5, "web_search_options"),
     ],
 )
-def test_bad_options_are_refused_by_name(setup: Setup, options: Any, param: str) -> None:
+def test_invalid_options_are_rejected_by_name(setup: Setup, options: Any, param: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         setup.client.chat.completions.create(
             model="m", messages=QUESTION, web_search_options=options
@@ -300,8 +310,8 @@ class ChatHandler:
 
     def _stream(self, chunks: list[Json]) -> Iterator[list[Json]]:
         try:
-            for each in chunks:
-                yield [each]
+            for chunk in chunks:
+                yield [chunk]
         finally:
             self.open -= 1
 
@@ -313,18 +323,18 @@ def make_chunk(delta: Json, finish: str | None = None, **more: Any) -> Json:
 
 
 def call_delta(index: int, name: str | None, arguments: str, call_id: str | None = None) -> Json:
-    body = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
-    delta: Json = {"index": index, "function": body}
+    function = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+    delta: Json = {"index": index, "function": function}
     return {"tool_calls": [delta if call_id is None else {**delta, "id": call_id}]}
 
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-SEARCHING = [
+SEARCH_CHUNKS = [
     make_chunk(call_delta(0, "web_search", '{"query"', "call_1")),
     make_chunk(call_delta(0, None, ':"cats"}')),
     make_chunk({}, "tool_calls", usage=USAGE),
 ]
-ANSWER = [
+ANSWER_CHUNKS = [
     make_chunk({"role": "assistant", "content": "Meow."}),
     make_chunk({}, "stop", usage=USAGE),
 ]
@@ -344,10 +354,12 @@ def make_context(engine: Any = None, token: Any = None, **more: Any) -> LoopCont
     client = McpClient(AddressGuard())  # never used, so it starts no thread
     search = WebSearch(engine or Engine(), None)
     kinds = build_kinds(ToolResources(client, McpPolicy(), search))
-    return LoopContext(kinds, token or Token(), heartbeat=0.02, keeps_calls=False, **more)
+    return LoopContext(kinds, token or FakeClient(), heartbeat=0.02, keeps_calls=False, **more)
 
 
-def run(handler: ChatHandler, context: LoopContext | None = None, **request: Any) -> list[Json]:
+def run_loop(
+    handler: ChatHandler, context: LoopContext | None = None, **request: Any
+) -> list[Json]:
     loop = with_hosted_chat_tools(
         handler, [{"type": "web_search"}], context or make_context(), LossReport()
     )
@@ -356,12 +368,12 @@ def run(handler: ChatHandler, context: LoopContext | None = None, **request: Any
     return chunks
 
 
-def test_calls_are_sent_back_as_the_model_made_them() -> None:
-    first = [make_chunk({"role": "assistant", "reasoning_content": "Hm."}), *SEARCHING]
-    handler = ChatHandler(first, ANSWER)
-    ended: list[Json] = []
-    chunks = run(handler, make_context(on_call_end=ended.append), tool_choice="auto")
-    assert [item["type"] for item in ended] == ["web_search_call"]
+def test_calls_are_sent_back_unchanged() -> None:
+    first_round = [make_chunk({"role": "assistant", "reasoning_content": "Hm."}), *SEARCH_CHUNKS]
+    handler = ChatHandler(first_round, ANSWER_CHUNKS)
+    ended_items: list[Json] = []
+    chunks = run_loop(handler, make_context(on_call_end=ended_items.append), tool_choice="auto")
+    assert [item["type"] for item in ended_items] == ["web_search_call"]
     _, assistant, tool = handler.requests[1]["messages"]
     assert assistant == {
         "role": "assistant",
@@ -384,13 +396,13 @@ def test_calls_are_sent_back_as_the_model_made_them() -> None:
 
 
 def test_heartbeats_of_the_upstream_are_passed_on() -> None:
-    stream = iter([[SEARCHING[0]], [], ANSWER])
+    stream = iter([[SEARCH_CHUNKS[0]], [], ANSWER_CHUNKS])
     tools = [{"type": "web_search"}]
     loop = with_hosted_chat_tools(lambda request: stream, tools, make_context(), LossReport())
     assert next(loop({"messages": QUESTION, "stream": True})) == []
 
 
-def test_clients_calls_are_streamed_beside_hidden_ones() -> None:
+def test_client_tool_calls_are_streamed_and_hosted_calls_hidden() -> None:
     handler = ChatHandler(
         [
             make_chunk(call_delta(0, "web_search", '{"query":"x"}', "call_1")),
@@ -400,66 +412,70 @@ def test_clients_calls_are_streamed_beside_hidden_ones() -> None:
             make_chunk({}, "tool_calls"),
         ]
     )
-    chunks = run(handler)
-    calls = [each for c in chunks for each in c["choices"][0]["delta"].get("tool_calls") or ()]
-    assert [each["index"] for each in calls] == [0, 0, 0]
+    chunks = run_loop(handler)
+    calls = [call for c in chunks for call in c["choices"][0]["delta"].get("tool_calls") or ()]
+    assert [call["index"] for call in calls] == [0, 0, 0]
     assert (calls[0]["id"], calls[1]["function"]["name"]) == ("call_2", "weather")
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert len(handler.requests) == 1
 
 
 def test_last_round_has_only_the_clients_tools() -> None:
-    own = {"type": "function", "function": {"name": "weather"}}
-    handler = ChatHandler(SEARCHING, SEARCHING)
-    chunks = run(handler, make_context(max_rounds=2), tools=[own])
+    client_tool = {"type": "function", "function": {"name": "weather"}}
+    handler = ChatHandler(SEARCH_CHUNKS, SEARCH_CHUNKS)
+    chunks = run_loop(handler, make_context(max_rounds=2), tools=[client_tool])
     assert [len(request["tools"]) for request in handler.requests] == [2, 1]
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
-    handler = ChatHandler(SEARCHING, ANSWER)
-    run(handler, make_context(max_rounds=2))
+    handler = ChatHandler(SEARCH_CHUNKS, ANSWER_CHUNKS)
+    run_loop(handler, make_context(max_rounds=2))
     assert handler.requests[1]["tool_choice"] == "none"
 
 
 def test_call_beyond_the_limit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forwarder.hosted_tools.chat_loop.MAX_CALLS", 1)
-    two = [SEARCHING[0], SEARCHING[1], make_chunk(call_delta(1, "web_search", "{}", "call_2"))]
-    handler = ChatHandler([*two, make_chunk({}, "tool_calls")], ANSWER)
-    run(handler)
-    outputs = [each["content"] for each in handler.requests[1]["messages"][2:]]
+    chunks = [
+        SEARCH_CHUNKS[0],
+        SEARCH_CHUNKS[1],
+        make_chunk(call_delta(1, "web_search", "{}", "call_2")),
+    ]
+    handler = ChatHandler([*chunks, make_chunk({}, "tool_calls")], ANSWER_CHUNKS)
+    run_loop(handler)
+    outputs = [message["content"] for message in handler.requests[1]["messages"][2:]]
     assert (PAGE["url"] in outputs[0], outputs[1]) == (True, LIMIT_NOTE)
 
 
-def test_limit_of_tokens_ends_the_answer() -> None:
-    handler = ChatHandler(SEARCHING)
-    chunks = run(handler, max_tokens=20)
+def test_token_limit_ends_the_answer() -> None:
+    handler = ChatHandler(SEARCH_CHUNKS)
+    chunks = run_loop(handler, max_tokens=20)
     assert chunks[-2]["choices"][0]["finish_reason"] == "length"
 
 
 def test_cut_answer_runs_no_tool() -> None:
-    handler = ChatHandler([*SEARCHING[:2], make_chunk({}, "length")])
-    assert run(handler)[-1]["choices"][0]["finish_reason"] == "length"
+    handler = ChatHandler([*SEARCH_CHUNKS[:2], make_chunk({}, "length")])
+    assert run_loop(handler)[-1]["choices"][0]["finish_reason"] == "length"
 
 
-def test_chunks_with_more_than_text_are_kept() -> None:
-    probability = {"content": [{"token": "Meow"}]}
-    logged = make_chunk({"content": "Meow"})
-    logged["choices"][0]["logprobs"] = probability
-    filtered = {**make_chunk({}), "choices": [], "prompt_filter_results": [1]}
-    chunks = run(ChatHandler([filtered, logged, *ANSWER]))
+def test_chunks_with_other_fields_are_passed_on() -> None:
+    logprobs = {"content": [{"token": "Meow"}]}
+    logprobs_chunk = make_chunk({"content": "Meow"})
+    logprobs_chunk["choices"][0]["logprobs"] = logprobs
+    filter_chunk = {**make_chunk({}), "choices": [], "prompt_filter_results": [1]}
+    chunks = run_loop(ChatHandler([filter_chunk, logprobs_chunk, *ANSWER_CHUNKS]))
     assert chunks[0]["prompt_filter_results"] == [1]
-    assert chunks[1]["choices"][0]["logprobs"] == probability
+    assert chunks[1]["choices"][0]["logprobs"] == logprobs
 
 
 def test_logprobs_are_sent_once() -> None:
-    probability = {"content": [{"token": "Meow"}]}
+    logprobs = {"content": [{"token": "Meow"}]}
     last = make_chunk({"content": "Meow"}, "stop")
-    last["choices"][0]["logprobs"] = probability
-    sent = [each["choices"][0] for each in run(ChatHandler([last]))]
-    assert [choice["logprobs"] for choice in sent] == [probability, None]
-    assert [choice["finish_reason"] for choice in sent] == [None, "stop"]
+    last["choices"][0]["logprobs"] = logprobs
+    choices = [chunk["choices"][0] for chunk in run_loop(ChatHandler([last]))]
+    assert [choice["logprobs"] for choice in choices] == [logprobs, None]
+    assert [choice["finish_reason"] for choice in choices] == [None, "stop"]
 
 
 @pytest.mark.parametrize(
-    ("choice", "tools", "later"),
+    ("choice", "tools", "next_choice"),
     [
         ("required", [], "auto"),
         ("required", [WEATHER], "required"),  # the client waits for a call
@@ -467,39 +483,41 @@ def test_logprobs_are_sent_once() -> None:
     ],
     ids=["required", "client's tools", "by name"],
 )
-def test_demand_is_met_by_a_hosted_call(choice: Any, tools: list[Json], later: Any) -> None:
-    handler = ChatHandler(SEARCHING, ANSWER)
-    run(handler, tool_choice=choice, tools=tools)
-    assert [request["tool_choice"] for request in handler.requests] == [choice, later]
+def test_tool_choice_is_relaxed_after_a_hosted_call(
+    choice: Any, tools: list[Json], next_choice: Any
+) -> None:
+    handler = ChatHandler(SEARCH_CHUNKS, ANSWER_CHUNKS)
+    run_loop(handler, tool_choice=choice, tools=tools)
+    assert [request["tool_choice"] for request in handler.requests] == [choice, next_choice]
 
 
 def test_error_in_a_stream_ends_it() -> None:
-    failed = {"error": {"message": "broken", "code": "server_error"}}
-    handler = ChatHandler([*SEARCHING[:2], failed])
-    assert run(handler)[-1]["error"] == failed["error"]
+    error_chunk = {"error": {"message": "broken", "code": "server_error"}}
+    handler = ChatHandler([*SEARCH_CHUNKS[:2], error_chunk])
+    assert run_loop(handler)[-1]["error"] == error_chunk["error"]
     assert len(handler.requests) == 1
 
 
 def test_failure_of_a_later_round_has_the_usage_so_far() -> None:
-    with pytest.raises(UpstreamProtocolError) as failed:
-        run(ChatHandler(SEARCHING, UpstreamProtocolError("no")))
-    assert failed.value.usage == USAGE
+    with pytest.raises(UpstreamProtocolError) as raised:
+        run_loop(ChatHandler(SEARCH_CHUNKS, UpstreamProtocolError("no")))
+    assert raised.value.usage == USAGE
 
 
 def test_disconnected_client_cancels_the_search() -> None:
-    released, token = threading.Event(), Token()
+    release, token = threading.Event(), FakeClient()
     timer = threading.Timer(0.1, token.cancel)
     timer.start()
     try:
         with pytest.raises(ClientDisconnected):
-            run(ChatHandler(SEARCHING), make_context(Engine(released), token))
+            run_loop(ChatHandler(SEARCH_CHUNKS), make_context(Engine(release), token))
     finally:
-        released.set()
+        release.set()
         timer.join()
     assert not token.cancel_callbacks
 
 
-def test_images_of_the_user_are_given_to_tools() -> None:
+def test_images_of_the_user_are_passed_to_tools() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
     messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}, *QUESTION]
     assert list_images({"messages": messages}) == [
@@ -547,13 +565,13 @@ def test_operators_tools_run_for_every_client(setup: Setup, client_api: str) -> 
     assert '"hi"' in json.dumps(setup.bodies[1])
 
 
-PICTURE = Answer(calls=[Call(name="image_generation", arguments="{}")])
+PICTURE_ANSWER = Answer(calls=[Call(name="image_generation", arguments="{}")])
 
 
 @pytest.mark.parametrize("tools_for_all", ["image_generation"])
 @pytest.mark.parametrize("streamed", [True, False])
 def test_images_are_part_of_the_message(setup: Setup, streamed: bool) -> None:
-    setup.upstream.script(PICTURE, Answer(text="Look."))
+    setup.upstream.script(PICTURE_ANSWER, Answer(text="Look."))
     body: Any = {"model": "m", "messages": QUESTION}
     if streamed:
         stream = setup.client.chat.completions.create(**body, stream=True)
@@ -568,8 +586,8 @@ def test_images_are_part_of_the_message(setup: Setup, streamed: bool) -> None:
 
 
 @pytest.mark.parametrize("upstream_name", ["RESPONSES"])
-def test_modality_of_images_makes_them_over_responses(setup: Setup) -> None:
-    setup.upstream.script(PICTURE, Answer(text="Look."))
+def test_image_modality_adds_image_generation_over_responses(setup: Setup) -> None:
+    setup.upstream.script(PICTURE_ANSWER, Answer(text="Look."))
     modalities: Any = ["text", "image"]
     answer = setup.client.chat.completions.create(
         model="m", messages=QUESTION, modalities=modalities
@@ -579,15 +597,15 @@ def test_modality_of_images_makes_them_over_responses(setup: Setup) -> None:
 
 @pytest.mark.parametrize("tools_for_all", ["web_search,mcp:gone"])
 def test_unreachable_server_is_named_in_the_header(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, Answer(text=CITED))
-    raw = setup.client.chat.completions.with_raw_response.create(model="m", messages=QUESTION)
-    assert raw.parse().choices[0].message.annotations
+    setup.upstream.script(SEARCH_ANSWER, Answer(text=CITED_TEXT))
+    response = setup.client.chat.completions.with_raw_response.create(model="m", messages=QUESTION)
+    assert response.parse().choices[0].message.annotations
     if setup.is_chat:
-        assert "tools.hosted" in raw.headers["x-forwarder-dropped"]
+        assert "tools.hosted" in response.headers["x-forwarder-dropped"]
 
 
 @pytest.mark.parametrize("tools_for_all", ["web_search"])
-def test_choice_of_no_tool_is_kept(setup: Setup) -> None:
+def test_tool_choice_none_adds_no_operator_tools(setup: Setup) -> None:
     setup.upstream.script(Answer(text="Hi."), Answer(text="Hi."))
     setup.client.chat.completions.create(
         model="m", messages=QUESTION, tools=[WEATHER], tool_choice="none"
@@ -599,38 +617,38 @@ def test_choice_of_no_tool_is_kept(setup: Setup) -> None:
 
 @pytest.mark.parametrize("upstream_name", ["RESPONSES"])
 @pytest.mark.parametrize("tools_for_all", ["web_search"])
-def test_choice_of_no_tool_holds_without_the_clients_tools(setup: Setup) -> None:
+def test_tool_choice_none_is_obeyed_without_client_tools(setup: Setup) -> None:
     setup.upstream.script(Answer(text="Hi."))
     setup.client.chat.completions.create(model="m", messages=QUESTION, tool_choice="none")
     assert not setup.bodies[0].get("tools")
 
 
 @pytest.mark.parametrize("tools_for_all", ["web_search"])
-def test_clients_function_takes_the_place_of_the_operators_tool(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, SEARCH)
+def test_client_function_overrides_the_operators_tool(setup: Setup) -> None:
+    setup.upstream.script(SEARCH_ANSWER, SEARCH_ANSWER)
     body = {"name": "web_search", "parameters": {"type": "object"}}
-    own: Any = {"type": "function", "function": body}
-    answer = setup.client.chat.completions.create(model="m", messages=QUESTION, tools=[own])
+    chat_tool: Any = {"type": "function", "function": body}
+    answer = setup.client.chat.completions.create(model="m", messages=QUESTION, tools=[chat_tool])
     assert answer.choices[0].message.tool_calls[0].function.name == "web_search"
-    flat: Any = {"type": "function", **body}
-    response = setup.client.responses.create(model="m", input="go", tools=[flat])
+    responses_tool: Any = {"type": "function", **body}
+    response = setup.client.responses.create(model="m", input="go", tools=[responses_tool])
     assert [item.type for item in response.output] == ["function_call"]
 
 
 def test_tools_of_the_request_come_before_the_operators() -> None:
-    extra = [{"type": "web_search"}, {"type": "mcp", "server_label": "a"}]
-    own = [{"type": "web_search_preview"}, {"type": "mcp", "server_label": "b"}]
+    operator_tools = [{"type": "web_search"}, {"type": "mcp", "server_label": "a"}]
+    client_tools = [{"type": "web_search_preview"}, {"type": "mcp", "server_label": "b"}]
     upstream = ScriptedHandler([make_text_item("Hi.")])
-    collect_events(with_extra_tools(upstream, extra)({"tools": own}))
-    assert upstream.requests[0]["tools"] == [*own, extra[1]]
+    collect_events(with_extra_tools(upstream, operator_tools)({"tools": client_tools}))
+    assert upstream.requests[0]["tools"] == [*client_tools, operator_tools[1]]
 
 
 @pytest.mark.parametrize("value", ["file_search", "mcp", "mcp:", "search"])
-def test_unknown_tool_for_all_is_a_mistake(value: str) -> None:
+def test_unknown_tool_for_all_is_a_config_error(value: str) -> None:
     with pytest.raises(ConfigError, match="FORWARDER_TOOLS_FOR_ALL"):
         Settings.from_env({"FORWARDER_TOOLS_FOR_ALL": value})
 
 
-def test_unknown_server_for_all_is_a_mistake() -> None:
+def test_unknown_server_for_all_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="FORWARDER_TOOLS_FOR_ALL"):
         HostedToolServices(Settings.from_env({"FORWARDER_TOOLS_FOR_ALL": "mcp:nowhere"}))

@@ -9,7 +9,7 @@ SOURCES = {"https://www.example.org/a": "Page A", "https://example.org/b(c)": "P
 
 
 @check_each(
-    ("text", "cited"),
+    ("text", "expected"),
     [
         ("See [A](https://www.example.org/a).", ["[A](https://www.example.org/a)"]),
         ("See https://example.org/a/ now", ["https://example.org/a/"]),
@@ -22,25 +22,25 @@ SOURCES = {"https://www.example.org/a": "Page A", "https://example.org/b(c)": "P
         ("no link", []),
     ],
 )  # fmt: skip
-def test_links_to_known_sources_are_cited(text: str, cited: list[str]) -> None:
-    found = find_citations(text, SOURCES)
-    assert [text[c["start_index"] : c["end_index"]] for c in found] == cited
-    assert all(c["url"] in SOURCES and c["title"] == SOURCES[c["url"]] for c in found)
+def test_links_to_known_sources_are_cited(text: str, expected: list[str]) -> None:
+    citations = find_citations(text, SOURCES)
+    assert [text[c["start_index"] : c["end_index"]] for c in citations] == expected
+    assert all(c["url"] in SOURCES and c["title"] == SOURCES[c["url"]] for c in citations)
 
 
 def test_message_and_its_events_have_the_same_citations() -> None:
     text = "See https://www.example.org/a"
     part = {"type": "output_text", "text": text, "annotations": []}
     message = {"type": "message", "content": [part, {"type": "refusal", "refusal": "no"}]}
-    whole = annotate_item(message, SOURCES)["content"][0]["annotations"]
-    place = {"item_id": "m", "output_index": 0, "content_index": 0}
-    done = {"type": "response.output_text.done", **place, "text": text}
-    *added, last = annotate_event(done, SOURCES)
-    assert last == done
-    assert [event["annotation"] for event in added] == whole
-    ended = {"type": "response.content_part.done", **place, "part": part}
-    assert annotate_event(ended, SOURCES)[0]["part"]["annotations"] == whole
-    assert len(whole) == 1
+    annotations = annotate_item(message, SOURCES)["content"][0]["annotations"]
+    position = {"item_id": "m", "output_index": 0, "content_index": 0}
+    text_done = {"type": "response.output_text.done", **position, "text": text}
+    *added, last = annotate_event(text_done, SOURCES)
+    assert last == text_done
+    assert [event["annotation"] for event in added] == annotations
+    part_done = {"type": "response.content_part.done", **position, "part": part}
+    assert annotate_event(part_done, SOURCES)[0]["part"]["annotations"] == annotations
+    assert len(annotations) == 1
 
 
 def test_nothing_changes_without_sources() -> None:
@@ -56,7 +56,7 @@ def test_hostile_text_has_no_citations() -> None:
         assert find_citations(text, SOURCES) == []
 
 
-def test_url_of_a_page_that_is_too_long_is_not_cited() -> None:
+def test_very_long_url_is_not_cited() -> None:
     urls = ["https://example.org/" + "a" * length for length in (4000, 5000)]
-    found = find_citations(" ".join(urls), dict.fromkeys(urls, "Long"))
-    assert [citation["url"] for citation in found] == urls[:1]
+    citations = find_citations(" ".join(urls), dict.fromkeys(urls, "Long"))
+    assert [citation["url"] for citation in citations] == urls[:1]

@@ -22,7 +22,7 @@ from forwarder.hosted_tools.web_search_backends import (
     WebSearchResult,
 )
 from tests.helpers.check_cases import check_each
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 Json = dict[str, Any]
 URL = "https://example.org/cats"
@@ -31,10 +31,10 @@ LINES = [f"Line {number} about cats." for number in range(3000)]
 
 class Engine:
     def __init__(self) -> None:
-        self.asked: list[tuple[str, SearchOptions, str]] = []
+        self.searches: list[tuple[str, SearchOptions, str]] = []
 
     def search(self, query: str, options: SearchOptions, client: str, call: Any) -> SearchAnswer:
-        self.asked.append((query, options, client))
+        self.searches.append((query, options, client))
         if query == "broken":
             raise SearchFailure("The search engine answered 500.")
         if query == "slow":
@@ -73,7 +73,7 @@ def run(engine: Any, reader: Any) -> Callable[..., str]:
     def run_commands(commands: Json, **more: Any) -> str:
         body = {"id": "s", "model": "m", "commands": commands, **more}
         search = WebSearch(engine, reader, "client", 5.0)
-        return StandaloneSearch(search, read_search_request(body), Token()).run()
+        return StandaloneSearch(search, read_search_request(body), FakeClient()).run()
 
     return run_commands
 
@@ -85,8 +85,8 @@ def test_results_have_their_urls_as_references(run: Any, engine: Engine) -> None
         "About cats.\n\nsearch_query 'dogs'\n- Cats\n"
     )
     assert "The ref_id of a page is its URL." in output
-    assert {query for query, _, _ in engine.asked} == {"cats", "dogs"}
-    assert {client for _, _, client in engine.asked} == {"client"}
+    assert {query for query, _, _ in engine.searches} == {"cats", "dogs"}
+    assert {client for _, _, client in engine.searches} == {"client"}
 
 
 def test_queries_and_settings_become_options(run: Any, engine: Engine) -> None:
@@ -100,7 +100,7 @@ def test_queries_and_settings_become_options(run: Any, engine: Engine) -> None:
     domains = ["https://Example.org/x", "two words", "a." * 1000 + "org"]
     query = {"q": "cats", "recency": 7, "domains": domains}
     run({"search_query": [query], "response_length": "short"}, settings=settings)
-    assert engine.asked[0][1] == SearchOptions(
+    assert engine.searches[0][1] == SearchOptions(
         4, 300, "DE", "Berlin", ("example.org",), ("bad.example",), 7
     )
 
@@ -110,7 +110,7 @@ def test_domains_of_a_query_cannot_widen_the_settings(run: Any, engine: Engine) 
     queries = [{"q": "a", "domains": ["sub.example.org", "other.example"]},
                {"q": "b", "domains": ["other.example"]}]  # fmt: skip
     output = run({"search_query": queries}, settings=settings)
-    assert [options.allowed for _, options, _ in engine.asked] == [("sub.example.org",)]
+    assert [options.allowed for _, options, _ in engine.searches] == [("sub.example.org",)]
     assert "search_query 'b'\nFailed: The settings of the search do not allow" in output
 
 
@@ -124,7 +124,7 @@ def test_page_is_opened_at_a_line_with_its_links(run: Any) -> None:
     assert "Links:\n0: Dogs https://example.org/dogs\n1: Lost" in output
 
 
-def test_line_after_the_end_shows_the_end(run: Any) -> None:
+def test_line_number_after_the_end_returns_the_end(run: Any) -> None:
     output = run({"open": [{"ref_id": URL, "lineno": 10**9}]})
     assert "Line 2999 about cats." in output
 
@@ -138,8 +138,8 @@ def test_link_is_opened_by_its_number(run: Any, reader: Reader) -> None:
 
 
 def test_text_is_found(run: Any) -> None:
-    finds = [{"ref_id": URL, "pattern": "LINE 77 "}, {"ref_id": URL, "pattern": "dogs"}]
-    output = run({"find": finds})
+    find_commands = [{"ref_id": URL, "pattern": "LINE 77 "}, {"ref_id": URL, "pattern": "dogs"}]
+    output = run({"find": find_commands})
     assert "Line 77 about cats." in output
     assert f"find 'dogs' in {URL}\nThe page does not contain this text." in output
 
@@ -159,7 +159,7 @@ def test_text_is_found(run: Any) -> None:
         ({"time": [{"utc_offset": "+24:00"}]}, "The offset must have the form +03:00."),
     ],
 )
-def test_failure_is_a_text_for_the_model(run: Any, commands: Json, reason: str) -> None:
+def test_failure_is_returned_as_text_for_the_model(run: Any, commands: Json, reason: str) -> None:
     assert f"\nFailed: {reason}" in run(commands)
 
 
@@ -171,26 +171,26 @@ def test_unexpected_failure_shows_no_details(run: Any, caplog: pytest.LogCapture
 
 
 def test_opened_pages_count_until_the_request_ends(engine: Any, reader: Any) -> None:
-    memory, counts = BodyMemory(10_000_000), list[int]()
+    memory, kept_bytes = BodyMemory(10_000_000), list[int]()
     request = read_search_request({"commands": {"find": [{"ref_id": URL, "pattern": "12"}]}})
-    search = StandaloneSearch(WebSearch(engine, reader), request, Token(), memory)
+    search = StandaloneSearch(WebSearch(engine, reader), request, FakeClient(), memory)
     keep = memory.keep
 
-    def count(data: KeptData, size: int) -> None:
+    def keep_and_record(data: KeptData, size: int) -> None:
         keep(data, size)
-        counts.append(memory.kept)
+        kept_bytes.append(memory.kept)
 
-    memory.keep = count  # type: ignore[method-assign]
+    memory.keep = keep_and_record  # type: ignore[method-assign]
     assert "Line 12 about cats." in search.run()
-    assert counts[0] > sum(map(len, LINES))
+    assert kept_bytes[0] > sum(map(len, LINES))
     assert memory.kept == 0
 
 
-def test_search_without_results_says_so(run: Any) -> None:
+def test_search_without_results_returns_a_note(run: Any) -> None:
     assert "The search has no results." in run({"search_query": [{"q": "nothing"}]})
 
 
-def test_time_is_told_in_an_offset(run: Any) -> None:
+def test_time_is_returned_for_an_offset(run: Any) -> None:
     output = run({"time": [{"utc_offset": "-03:30"}]})
     assert re.match(r"time -03:30\n\d{4}-\d\d-\d\d \d\d:\d\d:\d\d -0330\n", output)
 
@@ -204,20 +204,20 @@ def test_without_live_access_pages_are_not_opened(run: Any, reader: Reader, acce
     assert reader.opened == []
 
 
-def test_output_is_cut_to_the_tokens_that_are_left(run: Any) -> None:
+def test_output_is_cut_to_max_output_tokens(run: Any) -> None:
     output = run({"open": [{"ref_id": URL}]}, max_output_tokens=100)
     assert len(output) == 400 + len(codex_search.CUT_NOTE)
     assert output.endswith("Its end was left out.]")
 
 
-def test_too_many_operations_are_named(run: Any, engine: Engine) -> None:
+def test_operations_above_the_limit_are_reported(run: Any, engine: Engine) -> None:
     count = codex_search.MAX_OPERATIONS
     output = run({"search_query": [{"q": f"q{number}"} for number in range(count + 1)]})
-    assert len(engine.asked) == count
+    assert len(engine.searches) == count
     assert f"search_query 'q{count}'\nToo many commands" in output
 
 
-def test_operation_that_takes_too_long_is_left_behind(engine: Any, reader: Any) -> None:
+def test_slow_operation_is_abandoned(engine: Any, reader: Any) -> None:
     release = threading.Event()
 
     def read_slowly(url: str, client: str) -> Page:
@@ -228,7 +228,7 @@ def test_operation_that_takes_too_long_is_left_behind(engine: Any, reader: Any) 
     body = {"commands": {"open": [{"ref_id": URL}], "search_query": [{"q": "cats"}]}}
     search = WebSearch(engine, reader, "client", 0.2)
     try:
-        output = StandaloneSearch(search, read_search_request(body), Token()).run()
+        output = StandaloneSearch(search, read_search_request(body), FakeClient()).run()
     finally:
         release.set()
     assert "About cats." in output
@@ -239,39 +239,39 @@ class WaitingEngine:
     """An engine whose searches wait until they are cancelled."""
 
     def __init__(self) -> None:
-        self.begun, self.cancelled = threading.Event(), threading.Event()
+        self.started, self.cancelled = threading.Event(), threading.Event()
 
     def search(self, query: str, options: SearchOptions, client: str, call: Any) -> SearchAnswer:
         call.cancel_callbacks.add(self.cancelled.set)
-        self.begun.set()
+        self.started.set()
         assert self.cancelled.wait(10)
         raise ClientDisconnected
 
 
-def run_search(engine: Any, client: Token, seconds: float) -> str:
+def run_search(engine: Any, client: FakeClient, seconds: float) -> str:
     request = read_search_request({"commands": {"search_query": [{"q": "cats"}]}})
     return StandaloneSearch(WebSearch(engine, None, "client", seconds), request, client).run()
 
 
 def test_search_that_takes_too_long_is_cancelled() -> None:
-    engine, client = WaitingEngine(), Token()
+    engine, client = WaitingEngine(), FakeClient()
     assert "The call took too long." in run_search(engine, client, 0.1)
     assert engine.cancelled.wait(1)
     assert not client.is_cancelled
 
 
 def test_search_is_cancelled_when_the_client_leaves() -> None:
-    engine, client = WaitingEngine(), Token()
-    leaving = threading.Thread(target=lambda: engine.begun.wait(5) and client.cancel())
-    leaving.start()
+    engine, client = WaitingEngine(), FakeClient()
+    disconnecting = threading.Thread(target=lambda: engine.started.wait(5) and client.cancel())
+    disconnecting.start()
     with pytest.raises(ClientDisconnected):
         run_search(engine, client, 5.0)
     assert engine.cancelled.wait(1)
-    leaving.join()
+    disconnecting.join()
 
 
 @pytest.mark.parametrize("commands", [None, {}, {"search_query": []}, {"unknown": [{}]}])
-def test_call_without_commands_says_so(run: Any, commands: Any) -> None:
+def test_call_without_commands_returns_a_note(run: Any, commands: Any) -> None:
     assert run(commands) == "The call has no command that could be run."
 
 
@@ -309,9 +309,9 @@ def test_call_without_commands_says_so(run: Any, commands: Any) -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
     ],
 )
-def test_malformed_request_is_refused_by_name(
+def test_malformed_request_is_rejected_by_name(
     engine: Any, reader: Any, body: Json, param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        StandaloneSearch(WebSearch(engine, reader), read_search_request(body), Token()).run()
+        StandaloneSearch(WebSearch(engine, reader), read_search_request(body), FakeClient()).run()
     assert refused.value.param == param

@@ -1,4 +1,4 @@
-"""Hosted tools that run nowhere, over a Responses upstream."""
+"""Hosted tools that neither the upstream nor the forwarder runs, over a Responses upstream."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ CODE: Json = {"type": "code_interpreter"}
 REFERENCE: Json = {"type": "function", "name": "weather"}
 
 
-def send(request: Json, refuses: bool = False) -> tuple[Json, LossReport]:
+def send_request(request: Json, refuses: bool = False) -> tuple[Json, LossReport]:
     """The upstream's request, and the losses."""
-    upstream, report = ScriptedUpstream([make_text_item("Hi.")]), LossReport()
-    handler = with_dropped_tools(upstream, frozenset({"web_search"}), report, refuses)
+    upstream, loss_report = ScriptedUpstream([make_text_item("Hi.")]), LossReport()
+    handler = with_dropped_tools(upstream, frozenset({"web_search"}), loss_report, refuses)
     collect_events(handler(request))
-    return upstream.requests[0], report
+    return upstream.requests[0], loss_report
 
 
-def test_only_tools_that_run_there_are_sent() -> None:
-    own: Json = {"type": "x_search"}  # unknown here, so it may be the upstream's
-    tools = [CODE, {"type": "web_search"}, WEATHER, own]
-    sent, report = send({"tools": tools, "tool_choice": "auto"})
-    assert sent == {"tools": tools[1:], "tool_choice": "auto"}
-    assert [*report.losses] == ["tools.code_interpreter"]
+def test_only_tools_of_the_upstream_are_sent() -> None:
+    unknown_tool: Json = {"type": "x_search"}  # unknown here, so it may be the upstream's
+    tools = [CODE, {"type": "web_search"}, WEATHER, unknown_tool]
+    request, loss_report = send_request({"tools": tools, "tool_choice": "auto"})
+    assert request == {"tools": tools[1:], "tool_choice": "auto"}
+    assert [*loss_report.losses] == ["tools.code_interpreter"]
 
 
-def test_request_without_such_tools_is_unchanged() -> None:
+def test_request_without_unsupported_tools_is_unchanged() -> None:
     for request in ({"tools": [WEATHER]}, {"input": "hi"}):
-        assert send(request) == (request, LossReport())
+        assert send_request(request) == (request, LossReport())
 
 
 def test_tools_of_an_item_are_dropped_too() -> None:
     item: Json = {"type": "additional_tools", "tools": [CODE, WEATHER]}
-    sent, report = send({"input": ["x", item]})
-    assert sent["input"] == ["x", {**item, "tools": [WEATHER]}]
-    assert [*report.losses] == ["tools.code_interpreter"]
+    request, loss_report = send_request({"input": ["x", item]})
+    assert request["input"] == ["x", {**item, "tools": [WEATHER]}]
+    assert [*loss_report.losses] == ["tools.code_interpreter"]
     with pytest.raises(Unsupported) as refused:
-        send({"input": [item]}, refuses=True)
+        send_request({"input": [item]}, refuses=True)
     assert refused.value.param == "input[0].tools[0]"
 
 
-def test_choice_loses_the_dropped_tools() -> None:
+def test_dropped_tools_are_removed_from_tool_choice() -> None:
     choice = {"type": "allowed_tools", "mode": "auto", "tools": [CODE, REFERENCE]}
-    sent, _ = send({"tools": [CODE, WEATHER], "tool_choice": choice})
-    assert sent["tool_choice"]["tools"] == [REFERENCE]
-    assert send({"tools": [CODE], "tool_choice": "auto"})[0] == {}
+    request, _ = send_request({"tools": [CODE, WEATHER], "tool_choice": choice})
+    assert request["tool_choice"]["tools"] == [REFERENCE]
+    assert send_request({"tools": [CODE], "tool_choice": "auto"})[0] == {}
 
 
 @check_each(
@@ -62,11 +62,11 @@ def test_choice_loses_the_dropped_tools() -> None:
 )
 def test_choice_of_only_dropped_tools_is_refused(choice: Any) -> None:
     with pytest.raises(Unsupported) as refused:
-        send({"tools": [CODE], "tool_choice": choice})
+        send_request({"tools": [CODE], "tool_choice": choice})
     assert refused.value.param == "tool_choice"
 
 
-def test_tools_are_refused_by_setting() -> None:
+def test_tools_are_rejected_in_strict_mode() -> None:
     with pytest.raises(Unsupported) as refused:
-        send({"tools": [WEATHER, CODE]}, refuses=True)
+        send_request({"tools": [WEATHER, CODE]}, refuses=True)
     assert refused.value.param == "tools[1]"

@@ -15,7 +15,7 @@ from tests.helpers.translating import make_counting_id_source
 
 
 @check_each("call_id", ["call_1", "toolu_01AB-cd", "x" * 48])
-def test_item_id_holds_round_and_call_id(call_id: str) -> None:
+def test_item_id_contains_round_and_call_id(call_id: str) -> None:
     token = make_token(generate_id)
     item_id = make_item_id("mcp", token, call_id, generate_id)
     assert parse_item_id(item_id) == (token, call_id)
@@ -29,7 +29,7 @@ def test_other_call_ids_are_replaced_by_the_item_id(call_id: str) -> None:
     assert parse_item_id(item_id) == (None, item_id)
 
 
-def test_foreign_item_ids_are_their_call_ids() -> None:
+def test_foreign_item_ids_are_used_as_call_ids() -> None:
     assert parse_item_id("mcp_682d4379df088191") == (None, "mcp_682d4379df088191")
 
 

@@ -23,37 +23,37 @@ from forwarder.hosted_tools.tool_context import GeneratedImage, ToolClient
 from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
-    call,
     check_stream,
+    make_call,
     make_text_item,
 )
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 Json = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n"
-MADE = base64.b64encode(PNG + b"made").decode()
-GIVEN = f"data:image/png;base64,{base64.b64encode(PNG + b'given').decode()}"
+GENERATED = base64.b64encode(PNG + b"made").decode()
+INPUT_URL = f"data:image/png;base64,{base64.b64encode(PNG + b'given').decode()}"
 TOOL: Json = {"type": "image_generation"}
-CAT = '{"prompt":"a cat"}'
-EDIT = '{"prompt":"darker","action":"edit"}'
+PROMPT_ARGUMENTS = '{"prompt":"a cat"}'
+EDIT_ARGUMENTS = '{"prompt":"darker","action":"edit"}'
 
 
 class Maker:
     def __init__(self) -> None:
-        self.asked: list[ImageRequest] = []
+        self.requests: list[ImageRequest] = []
         self.clients: set[str] = set()
         self.drafts = 0
         self.error: Exception | None = None
 
     def make_image(self, request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
-        self.asked.append(request)
+        self.requests.append(request)
         self.clients.add(client)
         for number in range(self.drafts):
             fields = {"quality": "low", "revised_prompt": "?"}
             progress.add_partial_image(f"draft{number}", fields)
         if self.error is not None:
             raise self.error
-        return GeneratedImage(MADE, {"output_format": "png", "size": "1x1"})
+        return GeneratedImage(GENERATED, {"output_format": "png", "size": "1x1"})
 
 
 @pytest.fixture
@@ -71,20 +71,20 @@ def context(maker: Any) -> LoopContext:
     kinds = build_kinds(
         ToolResources(client, McpPolicy(), images=maker, fetch_image=fetch, call_seconds=1)
     )
-    return LoopContext(kinds, Token(), ToolClient("client"), heartbeat=0.02)
+    return LoopContext(kinds, FakeClient(), ToolClient("client"), heartbeat=0.02)
 
 
-def ask(*items: Json, tool: Json = TOOL, **more: Any) -> Json:
+def make_request(*items: Json, tool: Json = TOOL, **more: Any) -> Json:
     question = {"type": "message", "role": "user", "content": "a cat, please"}
     request = {"model": "m", "input": [*(items or (question,))], "tools": [tool], "stream": True}
     return {**request, **more}
 
 
-def image_call(arguments: str = CAT, call_id: str = "call_1") -> Json:
-    return call("image_generation", arguments, call_id)
+def make_image_call(arguments: str = PROMPT_ARGUMENTS, call_id: str = "call_1") -> Json:
+    return make_call("image_generation", arguments, call_id)
 
 
-def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+def run_loop(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
     return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
@@ -93,14 +93,14 @@ def make_user_message(*parts: Json) -> Json:
 
 
 def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
-    upstream = ScriptedUpstream([image_call()], [make_text_item("Here it is.")])
-    events = collect_events(with_hosted_tools(upstream, context)(ask()))
+    upstream = ScriptedUpstream([make_image_call()], [make_text_item("Here it is.")])
+    events = collect_events(with_hosted_tools(upstream, context)(make_request()))
     image, _ = check_stream(events)["output"]
     assert image == {
         "id": image["id"],
         "type": "image_generation_call",
         "status": "completed",
-        "result": MADE,
+        "result": GENERATED,
         "action": "generate",
         "revised_prompt": "a cat",
         "output_format": "png",
@@ -115,14 +115,14 @@ def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
         "output_item.done",
     ]
     assert upstream.requests[1]["input"][-1]["output"] == image_generation.MADE_NOTE
-    assert MADE not in str(upstream.requests)
-    assert (maker.asked, maker.clients) == ([ImageRequest("a cat")], {"client"})
+    assert GENERATED not in str(upstream.requests)
+    assert (maker.requests, maker.clients) == ([ImageRequest("a cat")], {"client"})
 
 
 def test_whole_answer_has_the_image(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")], streamed=False)
-    (event,) = collect_events(with_hosted_tools(upstream, context)(ask(stream=False)))
-    assert event["response"]["output"][0]["result"] == MADE
+    upstream = ScriptedUpstream([make_image_call()], [make_text_item("Here.")], streamed=False)
+    (event,) = collect_events(with_hosted_tools(upstream, context)(make_request(stream=False)))
+    assert event["response"]["output"][0]["result"] == GENERATED
 
 
 def test_drafts_are_streamed_while_the_call_runs(context: LoopContext, maker: Any) -> None:
@@ -133,12 +133,14 @@ def test_drafts_are_streamed_while_the_call_runs(context: LoopContext, maker: An
         drafted.set()
         release.wait(5)
         progress.add_partial_image("draft1", {})
-        return GeneratedImage(MADE, {})
+        return GeneratedImage(GENERATED, {})
 
     maker.make_image = make_slowly
-    upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")])
+    upstream = ScriptedUpstream([make_image_call()], [make_text_item("Here.")])
     events: list[Json] = []
-    for batch in with_hosted_tools(upstream, context)(ask(tool={**TOOL, "partial_images": 2})):
+    for batch in with_hosted_tools(upstream, context)(
+        make_request(tool={**TOOL, "partial_images": 2})
+    ):
         events += batch
         if any("partial_image_index" in event for event in batch):
             release.set()  # so the first draft came while the call ran
@@ -161,25 +163,35 @@ def test_options_of_the_tool_reach_the_maker(context: LoopContext, maker: Maker)
         "moderation": "low",
     }
     tool = {**TOOL, **options, "partial_images": 1, "input_fidelity": None, "model": "gpt-image-2"}
-    run(ScriptedUpstream([image_call()], [make_text_item("Here.")]), context, ask(tool=tool))
-    assert maker.asked == [ImageRequest("a cat", options=options, partial_images=1)]
+    run_loop(
+        ScriptedUpstream([make_image_call()], [make_text_item("Here.")]),
+        context,
+        make_request(tool=tool),
+    )
+    assert maker.requests == [ImageRequest("a cat", options=options, partial_images=1)]
     automatic = {**TOOL, "size": "auto", "quality": "auto", "background": "auto"}
-    run(ScriptedUpstream([image_call()], [make_text_item("Here.")]), context, ask(tool=automatic))
-    assert maker.asked[1].options == {}
+    run_loop(
+        ScriptedUpstream([make_image_call()], [make_text_item("Here.")]),
+        context,
+        make_request(tool=automatic),
+    )
+    assert maker.requests[1].options == {}
 
 
 # -- edits ----------------------------------------------------------------------------------------
 
 
 def test_images_of_the_user_are_edited(context: LoopContext, maker: Maker) -> None:
-    parts = [{"type": "input_text", "text": "darker"}, {"type": "input_image", "image_url": GIVEN},
+    parts = [{"type": "input_text", "text": "darker"}, {"type": "input_image", "image_url": INPUT_URL},
              {"type": "input_image", "image_url": "https://example.org/a.png"}]  # fmt: skip
-    mask = {"image_url": GIVEN}
-    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Here.")])
-    response = run(
-        upstream, context, ask(make_user_message(*parts), tool={**TOOL, "input_image_mask": mask})
+    mask = {"image_url": INPUT_URL}
+    upstream = ScriptedUpstream([make_image_call(EDIT_ARGUMENTS)], [make_text_item("Here.")])
+    response = run_loop(
+        upstream,
+        context,
+        make_request(make_user_message(*parts), tool={**TOOL, "input_image_mask": mask}),
     )
-    (request,) = maker.asked
+    (request,) = maker.requests
     assert [image.data for image in request.images] == [
         PNG + b"given", PNG + b"https://example.org/a.png"
     ]  # fmt: skip
@@ -188,27 +200,36 @@ def test_images_of_the_user_are_edited(context: LoopContext, maker: Maker) -> No
 
 
 def test_earlier_image_is_edited_in_the_next_turn(context: LoopContext, maker: Maker) -> None:
-    first = run(ScriptedUpstream([image_call()], [make_text_item("Here.")]), context, ask())
-    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Darker.")])
+    first_response = run_loop(
+        ScriptedUpstream([make_image_call()], [make_text_item("Here.")]), context, make_request()
+    )
+    upstream = ScriptedUpstream([make_image_call(EDIT_ARGUMENTS)], [make_text_item("Darker.")])
     question = {"type": "message", "role": "user", "content": "a cat, please"}
-    again = {"type": "message", "role": "user", "content": "darker"}
-    run(upstream, context, ask(question, *first["output"], again))
-    assert [image.data for image in maker.asked[1].images] == [PNG + b"made"]
-    sent = upstream.requests[0]["input"]
-    assert [item["type"] for item in sent] == [
+    edit_message = {"type": "message", "role": "user", "content": "darker"}
+    run_loop(upstream, context, make_request(question, *first_response["output"], edit_message))
+    assert [image.data for image in maker.requests[1].images] == [PNG + b"made"]
+    sent_input = upstream.requests[0]["input"]
+    assert [item["type"] for item in sent_input] == [
         "message", "function_call", "function_call_output", "message", "message"
     ]  # fmt: skip
-    assert (sent[1]["call_id"], sent[1]["arguments"]) == ("call_1", '{"prompt":"a cat"}')
-    assert sent[2]["output"] == image_generation.EARLIER_NOTE
+    assert (sent_input[1]["call_id"], sent_input[1]["arguments"]) == (
+        "call_1",
+        '{"prompt":"a cat"}',
+    )
+    assert sent_input[2]["output"] == image_generation.EARLIER_NOTE
 
 
 def test_image_of_the_same_response_is_edited(context: LoopContext, maker: Maker) -> None:
-    run(
-        ScriptedUpstream([image_call()], [image_call(EDIT, "call_2")], [make_text_item("Here.")]),
+    run_loop(
+        ScriptedUpstream(
+            [make_image_call()],
+            [make_image_call(EDIT_ARGUMENTS, "call_2")],
+            [make_text_item("Here.")],
+        ),
         context,
-        ask(),
+        make_request(),
     )
-    assert [image.data for image in maker.asked[1].images] == [PNG + b"made"]
+    assert [image.data for image in maker.requests[1].images] == [PNG + b"made"]
 
 
 @pytest.mark.parametrize(
@@ -222,11 +243,11 @@ def test_image_of_the_same_response_is_edited(context: LoopContext, maker: Maker
 def test_image_that_cannot_be_edited_is_a_failed_item(
     context: LoopContext, maker: Maker, parts: list[Json], reason: str
 ) -> None:
-    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Oh.")])
-    response = run(upstream, context, ask(make_user_message(*parts)))
+    upstream = ScriptedUpstream([make_image_call(EDIT_ARGUMENTS)], [make_text_item("Oh.")])
+    response = run_loop(upstream, context, make_request(make_user_message(*parts)))
     assert response["output"][0]["status"] == "failed"
     assert reason in response["output"][0]["error"]["message"]
-    assert maker.asked == []
+    assert maker.requests == []
 
 
 def test_images_to_edit_are_limited_together(
@@ -235,29 +256,29 @@ def test_images_to_edit_are_limited_together(
     monkeypatch.setattr(image_generation, "MAX_EDITED_BYTES", 2 * len(PNG))
     urls = [f"https://example.org/{number}" for number in range(3)]
     parts = [{"type": "input_image", "image_url": url} for url in urls]
-    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("No.")])
-    response = run(upstream, context, ask(make_user_message(*parts)))
+    upstream = ScriptedUpstream([make_image_call(EDIT_ARGUMENTS)], [make_text_item("No.")])
+    response = run_loop(upstream, context, make_request(make_user_message(*parts)))
     assert "too large together" in response["output"][0]["error"]["message"]
-    assert not maker.asked
+    assert not maker.requests
 
 
-def test_edits_at_once_fetch_an_image_once_and_count_its_memory(
+def test_concurrent_edits_fetch_an_image_once_and_count_its_memory(
     context: LoopContext, maker: Any
 ) -> None:
     fetched: list[str] = []
-    memory, size, used = BodyMemory(10 * 200_000), 200_000, list[int]()
-    all_run, make_image = threading.Barrier(2), maker.make_image
+    memory, size, used_bytes = BodyMemory(10 * 200_000), 200_000, list[int]()
+    both_running, make_image = threading.Barrier(2), maker.make_image
 
     def fetch_large(url: str, client: str) -> Blob:
         fetched.append(url)
         return Blob(PNG.ljust(size), "image/png")
 
     def make_slowly(request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
-        all_run.wait(5)
-        used.append(memory.used)
-        all_run.wait(5)
-        made: GeneratedImage = make_image(request, client, progress)
-        return made
+        both_running.wait(5)
+        used_bytes.append(memory.used)
+        both_running.wait(5)
+        image: GeneratedImage = make_image(request, client, progress)
+        return image
 
     maker.make_image = make_slowly
     resources = ToolResources(
@@ -267,41 +288,48 @@ def test_edits_at_once_fetch_an_image_once_and_count_its_memory(
         kinds=build_kinds(resources), client=ToolClient("client", body_memory=memory)
     )
     upstream = ScriptedUpstream(
-        [image_call(EDIT, "call_1"), image_call(EDIT, "call_2")], [make_text_item("Here.")]
+        [make_image_call(EDIT_ARGUMENTS, "call_1"), make_image_call(EDIT_ARGUMENTS, "call_2")],
+        [make_text_item("Here.")],
     )
     part = {"type": "input_image", "image_url": "https://example.org/a.png"}
-    response = run(upstream, context, ask(make_user_message(part)))
+    response = run_loop(upstream, context, make_request(make_user_message(part)))
     assert [item["status"] for item in response["output"]] == ["completed"] * 3
     assert fetched == ["https://example.org/a.png"]
-    assert used == [2 * 2 * size] * 2
+    assert used_bytes == [2 * 2 * size] * 2
     assert (memory.used, memory.kept) == (0, 0)
 
 
-def test_edit_without_memory_for_its_images_has_failed(context: LoopContext, maker: Maker) -> None:
+def test_edit_without_memory_for_its_images_fails(context: LoopContext, maker: Maker) -> None:
     data = base64.b64encode(PNG.ljust(100_000)).decode()
     client = ToolClient("client", body_memory=BodyMemory(200_000))
-    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Oh.")])
+    upstream = ScriptedUpstream([make_image_call(EDIT_ARGUMENTS)], [make_text_item("Oh.")])
     part = {"type": "input_image", "image_url": f"data:image/png;base64,{data}"}
-    response = run(upstream, context._replace(client=client), ask(make_user_message(part)))
+    response = run_loop(
+        upstream, context._replace(client=client), make_request(make_user_message(part))
+    )
     assert "FORWARDER_MAX_BODY_MEMORY" in response["output"][0]["error"]["message"]
     assert client.body_memory.used == 0
-    assert not maker.asked
+    assert not maker.requests
 
 
 def test_urls_are_not_fetched_without_a_fetcher(context: LoopContext, maker: Any) -> None:
     client = McpClient(AddressGuard())
     kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
     part = {"type": "input_image", "image_url": "https://example.org/a.png"}
-    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Oh.")])
-    response = run(upstream, context._replace(kinds=kinds), ask(make_user_message(part)))
+    upstream = ScriptedUpstream([make_image_call(EDIT_ARGUMENTS)], [make_text_item("Oh.")])
+    response = run_loop(
+        upstream, context._replace(kinds=kinds), make_request(make_user_message(part))
+    )
     assert "are not fetched here" in response["output"][0]["error"]["message"]
 
 
-def test_action_of_the_tool_holds(context: LoopContext, maker: Maker) -> None:
-    upstream = ScriptedUpstream([image_call(CAT)], [make_text_item("Here.")])
-    part = {"type": "input_image", "image_url": GIVEN}
-    run(upstream, context, ask(make_user_message(part), tool={**TOOL, "action": "edit"}))
-    assert len(maker.asked[0].images) == 1
+def test_action_of_the_tool_overrides_the_model(context: LoopContext, maker: Maker) -> None:
+    upstream = ScriptedUpstream([make_image_call(PROMPT_ARGUMENTS)], [make_text_item("Here.")])
+    part = {"type": "input_image", "image_url": INPUT_URL}
+    run_loop(
+        upstream, context, make_request(make_user_message(part), tool={**TOOL, "action": "edit"})
+    )
+    assert len(maker.requests[0].images) == 1
     (function,) = upstream.requests[0]["tools"]
     assert list(function["parameters"]["properties"]) == ["prompt"]
 
@@ -316,20 +344,20 @@ def test_action_of_the_tool_holds(context: LoopContext, maker: Maker) -> None:
         (UpstreamRefused(400, {"message": "no such size"}), "no such size"),
     ],
 )
-def test_failure_is_an_item_that_the_model_sees(
+def test_failure_is_reported_to_the_model(
     context: LoopContext, maker: Maker, error: Exception, reason: str
 ) -> None:
     maker.error = error
-    upstream = ScriptedUpstream([image_call()], [make_text_item("Oh.")])
-    item = run(upstream, context, ask())["output"][0]
+    upstream = ScriptedUpstream([make_image_call()], [make_text_item("Oh.")])
+    item = run_loop(upstream, context, make_request())["output"][0]
     assert (item["status"], item["result"]) == ("failed", None)
     assert reason in item["error"]["message"]
     assert reason in upstream.requests[1]["input"][-1]["output"]
 
 
-def test_call_without_prompt_has_failed(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([image_call("{}")], [make_text_item("Oh.")])
-    item = run(upstream, context, ask())["output"][0]
+def test_call_without_prompt_fails(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([make_image_call("{}")], [make_text_item("Oh.")])
+    item = run_loop(upstream, context, make_request())["output"][0]
     assert "lack 'prompt'" in item["error"]["message"]
 
 
@@ -338,61 +366,74 @@ def test_images_of_a_response_are_limited(
 ) -> None:
     monkeypatch.setattr(image_generation, "MAX_IMAGES", 1)
     upstream = ScriptedUpstream(
-        [image_call()], [image_call(CAT, "call_2")], [make_text_item("Here.")]
+        [make_image_call()],
+        [make_image_call(PROMPT_ARGUMENTS, "call_2")],
+        [make_text_item("Here.")],
     )
-    statuses = [item.get("status") for item in run(upstream, context, ask())["output"]]
+    statuses = [
+        item.get("status") for item in run_loop(upstream, context, make_request())["output"]
+    ]
     assert statuses == ["completed", "failed", "completed"]
-    assert len(maker.asked) == 1
+    assert len(maker.requests) == 1
 
 
 def test_size_of_the_images_of_a_response_is_limited(
     context: LoopContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_generation, "MAX_TOTAL_LENGTH", len(MADE))
+    monkeypatch.setattr(image_generation, "MAX_TOTAL_LENGTH", len(GENERATED))
     upstream = ScriptedUpstream(
-        [image_call()], [image_call(CAT, "call_2")], [make_text_item("Here.")]
+        [make_image_call()],
+        [make_image_call(PROMPT_ARGUMENTS, "call_2")],
+        [make_text_item("Here.")],
     )
-    first, second, _ = run(upstream, context, ask())["output"]
-    assert (first["result"], second["result"]) == (MADE, None)
+    first, second, _ = run_loop(upstream, context, make_request())["output"]
+    assert (first["result"], second["result"]) == (GENERATED, None)
     assert "too large together" in second["error"]["message"]
 
 
-def test_image_of_a_response_that_was_cut_has_failed(context: LoopContext, maker: Maker) -> None:
-    response = run(ScriptedUpstream(("incomplete", [image_call()])), context, ask())
+def test_image_call_of_a_cut_response_fails(context: LoopContext, maker: Maker) -> None:
+    response = run_loop(
+        ScriptedUpstream(("incomplete", [make_image_call()])), context, make_request()
+    )
     assert response["output"][0]["status"] == "failed"
-    assert maker.asked == []
+    assert maker.requests == []
 
 
-def test_images_of_other_origins_stay_images(context: LoopContext) -> None:
-    other = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": MADE}
+def test_foreign_images_are_passed_on(context: LoopContext) -> None:
+    foreign_item = {
+        "type": "image_generation_call",
+        "id": "ig_1",
+        "status": "completed",
+        "result": GENERATED,
+    }
     upstream = ScriptedUpstream([make_text_item("Nice.")])
     question = {"type": "message", "role": "user", "content": "?"}
-    run(upstream, context, ask(question, other, question))
-    assert upstream.requests[0]["input"][1] == other
+    run_loop(upstream, context, make_request(question, foreign_item, question))
+    assert upstream.requests[0]["input"][1] == foreign_item
 
 
-def test_failed_image_of_an_earlier_turn_tells_its_reason(
-    context: LoopContext, maker: Maker
-) -> None:
+def test_failed_image_of_an_earlier_turn_has_its_reason(context: LoopContext, maker: Maker) -> None:
     maker.error = ImageFailure("The image is too large.")
-    first = run(ScriptedUpstream([image_call()], [make_text_item("Oh.")]), context, ask())
+    first_response = run_loop(
+        ScriptedUpstream([make_image_call()], [make_text_item("Oh.")]), context, make_request()
+    )
     upstream = ScriptedUpstream([make_text_item("Sorry.")])
     question = {"type": "message", "role": "user", "content": "?"}
-    run(upstream, context, ask(question, *first["output"], question))
+    run_loop(upstream, context, make_request(question, *first_response["output"], question))
     assert upstream.requests[0]["input"][2]["output"] == "The image is too large."
 
 
 def test_forced_tool_is_a_forced_function(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")])
-    run(upstream, context, ask(tool_choice={"type": "image_generation"}))
+    upstream = ScriptedUpstream([make_image_call()], [make_text_item("Here.")])
+    run_loop(upstream, context, make_request(tool_choice={"type": "image_generation"}))
     assert upstream.requests[0]["tool_choice"] == {"type": "function", "name": "image_generation"}
 
 
-def test_without_a_maker_the_tool_and_its_items_pass(context: LoopContext) -> None:
+def test_tool_and_items_are_passed_on_without_a_maker(context: LoopContext) -> None:
     kinds = build_kinds(ToolResources(McpClient(AddressGuard()), McpPolicy()))
-    request = ask()
+    request = make_request()
     upstream = ScriptedUpstream([make_text_item("Hm.")])
-    run(upstream, context._replace(kinds=kinds), request)
+    run_loop(upstream, context._replace(kinds=kinds), request)
     assert upstream.requests == [request]
 
 
@@ -410,9 +451,9 @@ def test_without_a_maker_the_tool_and_its_items_pass(context: LoopContext) -> No
         ({"input_image_mask": {"image_url": "https://x/"}}, "input_image_mask.image_url"),
     ],
 )
-def test_bad_tool_is_refused_by_name(context: LoopContext, change: Json, param: str) -> None:
+def test_invalid_tool_is_rejected_by_name(context: LoopContext, change: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask(tool={**TOOL, **change}))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request(tool={**TOOL, **change}))
     assert refused.value.param == f"tools[0].{param}"
 
 
@@ -428,11 +469,11 @@ def test_cancelled_call_cancels_its_request(maker: Any) -> None:
     maker.make_image = make_slowly
     client = McpClient(AddressGuard())
     kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
-    token = Token()
+    token = FakeClient()
     stream = with_hosted_tools(
-        ScriptedUpstream([image_call()], [make_text_item("Here.")]),
+        ScriptedUpstream([make_image_call()], [make_text_item("Here.")]),
         LoopContext(kinds, token, ToolClient("client"), heartbeat=0.02),
-    )(ask())
+    )(make_request())
     for _ in stream:
         if started.is_set():
             break

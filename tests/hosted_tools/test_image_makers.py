@@ -41,30 +41,30 @@ class Upstreams:
     def __init__(self, answer: Any, kind: str = "application/json") -> None:
         self.answer = answer
         self.kind = kind
-        self.asked: list[Any] = []
+        self.requests: list[Any] = []
 
     def send_images(
         self, upstream: str, path: str, content: Any, client: str, call: Any, read: Any
     ) -> Any:
-        self.asked.append((upstream, path, content, client))
+        self.requests.append((upstream, path, content, client))
         chunks: Iterator[bytes] = iter(self.answer)
         return read(PassthroughResponse(200, {"content-type": self.kind}, chunks))
 
     def ask_chat(self, request: Json, client: str, call: Any) -> Json:
-        self.asked.append((request, client))
+        self.requests.append((request, client))
         answer: Json = self.answer
         return answer
 
 
-def encode(answer: Any) -> list[bytes]:
+def encode_in_chunks(answer: Any) -> list[bytes]:
     body = json.dumps(answer).encode()
     return [body[:7], body[7:]]
 
 
-def make_with_api(upstreams: Any, request: ImageRequest, model: str = "flux") -> Any:
+def make_image_with_api(upstreams: Any, request: ImageRequest, model: str = "flux") -> Any:
     progress = Progress()
-    made = ApiImageMaker("pics", model, lambda: upstreams).make_image(request, "client", progress)
-    return made, progress.drafts
+    image = ApiImageMaker("pics", model, lambda: upstreams).make_image(request, "client", progress)
+    return image, progress.drafts
 
 
 # -- the images API -------------------------------------------------------------------------------
@@ -73,10 +73,10 @@ def make_with_api(upstreams: Any, request: ImageRequest, model: str = "flux") ->
 def test_image_is_generated_with_the_options_of_the_tool() -> None:
     answer = {"data": [{"b64_json": PIXEL, "revised_prompt": "A cat."}], "size": "1x1",
               "quality": "hd", "background": "opaque", "usage": USAGE}  # fmt: skip
-    upstreams = Upstreams(encode(answer))
+    upstreams = Upstreams(encode_in_chunks(answer))
     options = {"size": "1024x1024", "quality": "low", "input_fidelity": "high"}
-    made, _ = make_with_api(upstreams, ImageRequest("a cat", options=options))
-    assert upstreams.asked == [
+    image, _ = make_image_with_api(upstreams, ImageRequest("a cat", options=options))
+    assert upstreams.requests == [
         (
             "pics",
             "/images/generations",
@@ -91,8 +91,8 @@ def test_image_is_generated_with_the_options_of_the_tool() -> None:
             "client",
         )
     ]
-    assert (made.data, made.usage) == (PIXEL, USAGE)
-    assert made.fields == {
+    assert (image.data, image.usage) == (PIXEL, USAGE)
+    assert image.fields == {
         "background": "opaque",
         "size": "1x1",
         "revised_prompt": "A cat.",
@@ -101,18 +101,18 @@ def test_image_is_generated_with_the_options_of_the_tool() -> None:
 
 
 def test_newer_models_get_no_response_format() -> None:
-    upstreams = Upstreams(encode({"data": [{"b64_json": PIXEL}]}))
-    make_with_api(upstreams, ImageRequest("a cat"), "gpt-image-2")
-    assert "response_format" not in upstreams.asked[0][2]
+    upstreams = Upstreams(encode_in_chunks({"data": [{"b64_json": PIXEL}]}))
+    make_image_with_api(upstreams, ImageRequest("a cat"), "gpt-image-2")
+    assert "response_format" not in upstreams.requests[0][2]
 
 
 @pytest.mark.parametrize(("count", "name"), [(1, "image"), (2, "image[]")])
-def test_images_are_edited_by_a_form(count: int, name: str) -> None:
-    upstreams = Upstreams(encode({"data": [{"b64_json": PIXEL}]}))
+def test_edited_images_are_sent_as_a_form(count: int, name: str) -> None:
+    upstreams = Upstreams(encode_in_chunks({"data": [{"b64_json": PIXEL}]}))
     options = {"input_fidelity": "high", "output_compression": 50}
     request = ImageRequest("darker", [INPUT] * count, INPUT, options)
-    make_with_api(upstreams, request, "gpt-image-2")
-    _, path, form, _ = upstreams.asked[0]
+    make_image_with_api(upstreams, request, "gpt-image-2")
+    _, path, form, _ = upstreams.requests[0]
     assert (path, type(form)) == ("/images/edits", MultipartForm)
     assert form.fields == {
         "model": "gpt-image-2",
@@ -130,16 +130,16 @@ def make_stream(*events: Json) -> list[bytes]:
     return [f"data: {json.dumps(event)}\n\n".encode() for event in events]
 
 
-def test_drafts_of_a_stream_are_progress() -> None:
+def test_drafts_of_a_stream_are_reported_as_progress() -> None:
     draft = {"type": "image_generation.partial_image", "b64_json": "iVBORdraft",
              "partial_image_index": 0, "quality": "low"}  # fmt: skip
     done = {"type": "image_generation.completed", "b64_json": PIXEL, "usage": USAGE}
     upstreams = Upstreams(make_stream(draft, done), "text/event-stream; charset=utf-8")
-    made, drafts = make_with_api(upstreams, ImageRequest("a cat", partial_images=2))
-    assert upstreams.asked[0][2]["stream"] is True
-    assert upstreams.asked[0][2]["partial_images"] == 2
+    image, drafts = make_image_with_api(upstreams, ImageRequest("a cat", partial_images=2))
+    assert upstreams.requests[0][2]["stream"] is True
+    assert upstreams.requests[0][2]["partial_images"] == 2
     assert drafts == [("iVBORdraft", {"quality": "low", "output_format": "png"})]
-    assert (made.data, made.usage) == (PIXEL, USAGE)
+    assert (image.data, image.usage) == (PIXEL, USAGE)
 
 
 @pytest.mark.parametrize(
@@ -147,45 +147,45 @@ def test_drafts_of_a_stream_are_progress() -> None:
     [
         ([b"{"], "application/json", "is not JSON"),
         ([b"[]"], "application/json", "is not JSON"),
-        (encode({"data": []}), "application/json", "has no image"),
-        (encode({"data": [{}]}), "application/json", "has no image"),
-        (encode({"data": [{"url": "https://x/"}]}), "application/json", "only as a URL"),
+        (encode_in_chunks({"data": []}), "application/json", "has no image"),
+        (encode_in_chunks({"data": [{}]}), "application/json", "has no image"),
+        (encode_in_chunks({"data": [{"url": "https://x/"}]}), "application/json", "only as a URL"),
         ([], "text/event-stream", "ended without an image"),
         (make_stream({"type": "error", "error": {"message": "no"}}), "text/event-stream", "no"),
     ],
 )
 def test_answer_without_an_image_is_a_failure(answer: Any, kind: str, reason: str) -> None:
     with pytest.raises(ImageFailure, match=reason):
-        make_with_api(Upstreams(answer, kind), ImageRequest("a cat"))
+        make_image_with_api(Upstreams(answer, kind), ImageRequest("a cat"))
 
 
 def test_large_answers_and_images_are_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = encode({"data": [{"b64_json": PIXEL}]})
+    answer = encode_in_chunks({"data": [{"b64_json": PIXEL}]})
     monkeypatch.setattr(image_makers, "MAX_IMAGE_LENGTH", 10)
     with pytest.raises(ImageFailure, match="image is too large"):
-        make_with_api(Upstreams(answer), ImageRequest("a cat"))
+        make_image_with_api(Upstreams(answer), ImageRequest("a cat"))
     monkeypatch.setattr(image_makers, "MAX_ANSWER_BYTES", 10)
     with pytest.raises(ImageFailure, match="answer is too large"):
-        make_with_api(Upstreams(answer), ImageRequest("a cat"))
+        make_image_with_api(Upstreams(answer), ImageRequest("a cat"))
 
 
 # -- models that make images ----------------------------------------------------------------------
 
 
-def make_with_model(message: Any, request: ImageRequest) -> Any:
+def make_image_with_model(message: Any, request: ImageRequest) -> Any:
     upstreams: Any = Upstreams({"choices": [{"message": message}] if message else []})
     maker = ChatImageMaker("pics/gemini-image", lambda: upstreams)
-    return maker.make_image(request, "client", Progress()), upstreams.asked[0]
+    return maker.make_image(request, "client", Progress()), upstreams.requests[0]
 
 
-def test_model_is_asked_for_an_image() -> None:
+def test_chat_model_is_requested_to_make_an_image() -> None:
     url = f"data:image/png;base64,{PIXEL}"
     message = {"content": "Here.", "images": [{"type": "image_url", "image_url": {"url": url}}]}
     options = {"size": "1024x1024", "quality": "low", "moderation": "low"}
-    made, (request, client) = make_with_model(
+    image, (request, client) = make_image_with_model(
         message, ImageRequest("darker", [INPUT], options=options)
     )
-    assert (made.data, made.fields) == (PIXEL, {"output_format": "png"})
+    assert (image.data, image.fields) == (PIXEL, {"output_format": "png"})
     assert (client, request["model"]) == ("client", "pics/gemini-image")
     assert request["modalities"] == ["image", "text"]
     assert request["messages"][0]["content"] == [
@@ -205,4 +205,4 @@ def test_model_is_asked_for_an_image() -> None:
 )
 def test_answer_of_a_model_without_an_image_is_a_failure(message: Any, reason: str) -> None:
     with pytest.raises(ImageFailure, match=reason):
-        make_with_model(message, ImageRequest("a cat"))
+        make_image_with_model(message, ImageRequest("a cat"))

@@ -53,11 +53,11 @@ def connections(client: McpClient) -> Iterator[McpConnections]:
     connections.close()
 
 
-def server_at(root: str, path: str = "/mcp", **headers: str) -> McpServer:
+def make_server(root: str, path: str = "/mcp", **headers: str) -> McpServer:
     return McpServer("tests", url=root + path, headers=headers)
 
 
-def failure_of(task: PendingTask[Any]) -> McpFailure:
+def get_failure(task: PendingTask[Any]) -> McpFailure:
     with pytest.raises(McpFailure) as raised:
         task.unwrap()
     return raised.value
@@ -74,7 +74,7 @@ def wait_for_event(connections: McpConnections, server: McpServer, event: str) -
 def test_tools_are_listed_with_schemas_and_annotations(
     root: str, connections: McpConnections
 ) -> None:
-    tools = {tool["name"]: tool for tool in connections.list_tools(server_at(root)).unwrap()}
+    tools = {tool["name"]: tool for tool in connections.list_tools(make_server(root)).unwrap()}
     assert tools["echo"]["description"] == "Say a text again."
     assert tools["echo"]["input_schema"]["properties"]["text"]["type"] == "string"
     assert tools["echo"]["annotations"] == {"readOnlyHint": True}
@@ -82,7 +82,7 @@ def test_tools_are_listed_with_schemas_and_annotations(
 
 
 def test_call_returns_texts_structures_and_images(root: str, connections: McpConnections) -> None:
-    server = server_at(root)
+    server = make_server(root)
     assert connections.call_tool(server, "echo", {"text": "höi"}).unwrap().output == "höi"
     assert connections.call_tool(server, "add", {"a": 1, "b": 2}).unwrap().output == "3"
     picture = connections.call_tool(server, "picture", {}).unwrap()
@@ -93,16 +93,16 @@ def test_call_returns_texts_structures_and_images(root: str, connections: McpCon
 
 
 def test_calls_of_one_response_run_at_the_same_time(root: str, connections: McpConnections) -> None:
-    server = server_at(root)
+    server = make_server(root)
     connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
-    before = time.monotonic()
+    started_at = time.monotonic()
     tasks = [connections.call_tool(server, "hang", {"seconds": 0.5}) for _ in range(5)]
     assert [task.unwrap().text for task in tasks] == ["slept"] * 5
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - started_at < 2
 
 
 def test_failing_tool_is_a_result_with_an_error(root: str, connections: McpConnections) -> None:
-    result = connections.call_tool(server_at(root), "fail", {}).unwrap()
+    result = connections.call_tool(make_server(root), "fail", {}).unwrap()
     assert result.is_error
     assert "the disk is full" in result.text
 
@@ -110,17 +110,17 @@ def test_failing_tool_is_a_result_with_an_error(root: str, connections: McpConne
 def test_invalid_arguments_are_a_result_with_an_error(
     root: str, connections: McpConnections
 ) -> None:
-    assert connections.call_tool(server_at(root), "add", {"a": "one"}).unwrap().is_error
+    assert connections.call_tool(make_server(root), "add", {"a": "one"}).unwrap().is_error
 
 
 def test_unknown_tool_is_a_result_with_an_error(root: str, connections: McpConnections) -> None:
-    result = connections.call_tool(server_at(root), "nosuch", {}).unwrap()
+    result = connections.call_tool(make_server(root), "nosuch", {}).unwrap()
     assert result.is_error
     assert "nosuch" in result.text
 
 
 def test_long_text_is_cut(root: str, connections: McpConnections) -> None:
-    task = connections.call_tool(server_at(root), "long_text", {"length": MAX_TEXT_LENGTH + 10})
+    task = connections.call_tool(make_server(root), "long_text", {"length": MAX_TEXT_LENGTH + 10})
     text = task.unwrap().text
     assert text == "x" * MAX_TEXT_LENGTH + CUT_NOTE
 
@@ -128,8 +128,8 @@ def test_long_text_is_cut(root: str, connections: McpConnections) -> None:
 def test_response_above_the_limit_fails(root: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=50_000)))
     connections = client.open_connections()
-    server = server_at(root)
-    failure = failure_of(connections.call_tool(server, "long_text", {"length": 100_000}))
+    server = make_server(root)
+    failure = get_failure(connections.call_tool(server, "long_text", {"length": 100_000}))
     assert "too large" in failure.message
     assert connections.call_tool(server, "echo", {"text": "a"}).unwrap().text == "a"
     connections.close()
@@ -139,10 +139,12 @@ def test_response_above_the_limit_fails(root: str) -> None:
 def test_bearer_token_is_sent_and_a_refusal_names_the_status(client: McpClient) -> None:
     with serving_mcp("--protected") as root:
         connections = client.open_connections()
-        good = server_at(root, Authorization=f"Bearer {TOKEN}")
-        assert connections.call_tool(good, "echo", {"text": "in"}).unwrap().text == "in"
-        for server in (server_at(root), server_at(root, Authorization="Bearer wrong-token")):
-            failure = failure_of(connections.list_tools(server))
+        authorized_server = make_server(root, Authorization=f"Bearer {TOKEN}")
+        assert (
+            connections.call_tool(authorized_server, "echo", {"text": "in"}).unwrap().text == "in"
+        )
+        for server in (make_server(root), make_server(root, Authorization="Bearer wrong-token")):
+            failure = get_failure(connections.list_tools(server))
             assert (failure.kind, failure.code) == ("http_error", 401)
             assert "401" in failure.message
             assert "wrong-token" not in failure.message
@@ -152,46 +154,46 @@ def test_bearer_token_is_sent_and_a_refusal_names_the_status(client: McpClient) 
 def test_hanging_call_ends_at_its_time_limit_and_notifies_the_server(root: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(call_seconds=1.0))
     connections = client.open_connections()
-    server = server_at(root)
+    server = make_server(root)
     connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
-    before = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(TimeoutError):
         connections.call_tool(server, "hang", {}).unwrap()
-    assert 0.9 < time.monotonic() - before < 3
+    assert 0.9 < time.monotonic() - started_at < 3
     wait_for_event(connections, server, "hang cancelled")
     connections.close()
     client.close()
 
 
 def test_cancelled_call_ends_at_once(root: str, connections: McpConnections) -> None:
-    server = server_at(root)
+    server = make_server(root)
     task = connections.call_tool(server, "hang", {})
     wait_for_event(connections, server, "hang started")
-    before = time.monotonic()
+    started_at = time.monotonic()
     task.cancel()
     with pytest.raises(TaskCancelled):
         task.unwrap()
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - started_at < 2
 
 
 def test_server_that_dies_in_a_call_fails_it(client: McpClient) -> None:
     with serving_mcp() as root:
         connections = client.open_connections()
-        server = server_at(root)
+        server = make_server(root)
         connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
-        failure = failure_of(connections.call_tool(server, "die", {}))
+        failure = get_failure(connections.call_tool(server, "die", {}))
         assert failure.code == -32000
         assert "127.0.0.1" not in failure.message
-        again = failure_of(connections.call_tool(server, "echo", {"text": "a"}))
-        assert "cannot be reached" in again.message
+        next_failure = get_failure(connections.call_tool(server, "echo", {"text": "a"}))
+        assert "cannot be reached" in next_failure.message
         connections.close()
 
 
 @pytest.mark.parametrize("options", [["--old"], ["--transport", "sse"]])
-def test_servers_of_earlier_protocols_work(client: McpClient, options: list[str]) -> None:
+def test_servers_of_earlier_protocols_are_supported(client: McpClient, options: list[str]) -> None:
     with serving_mcp(*options) as root:
         connections = client.open_connections()
-        server = server_at(root, "/sse" if "sse" in options else "/mcp")
+        server = make_server(root, "/sse" if "sse" in options else "/mcp")
         assert len(connections.list_tools(server).unwrap()) > 5
         assert connections.call_tool(server, "echo", {"text": "old"}).unwrap().text == "old"
         connections.close()
@@ -206,9 +208,9 @@ def test_command_of_the_operator_is_a_server(client: McpClient) -> None:
         assert connections.call_tool(server, "note", {}).unwrap().text == "noted"
         connections.close()
     connections = client.open_connections()
-    seen = connections.call_tool(server, "events", {}).unwrap().text
-    assert seen.count("note called") == 2
-    failure = failure_of(connections.call_tool(server, "die", {}))
+    notes = connections.call_tool(server, "events", {}).unwrap().text
+    assert notes.count("note called") == 2
+    failure = get_failure(connections.call_tool(server, "die", {}))
     assert failure.code == -32000
     assert connections.call_tool(server, "echo", {"text": "up"}).unwrap().text == "up"
     connections.close()
@@ -217,14 +219,14 @@ def test_command_of_the_operator_is_a_server(client: McpClient) -> None:
 def test_missing_command_fails(client: McpClient) -> None:
     server = McpServer("local", command=("/nonexistent/program",), is_trusted=True)
     connections = client.open_connections()
-    assert "cannot be started" in failure_of(connections.list_tools(server)).message
+    assert "cannot be started" in get_failure(connections.list_tools(server)).message
     connections.close()
 
 
 def test_guard_refuses_private_addresses_of_clients_but_not_of_the_operator(root: str) -> None:
     client = McpClient(AddressGuard())
     connections = client.open_connections()
-    failure = failure_of(connections.list_tools(server_at(root)))
+    failure = get_failure(connections.list_tools(make_server(root)))
     assert "no address that may be connected to" in failure.message
     trusted = McpServer("tests", url=f"{root}/mcp", is_trusted=True)
     assert connections.list_tools(trusted).unwrap()
@@ -234,24 +236,24 @@ def test_guard_refuses_private_addresses_of_clients_but_not_of_the_operator(root
 
 def test_name_is_looked_up_once_and_its_address_used(root: str) -> None:
     port = root.rpartition(":")[2]
-    asked: list[str] = []
+    looked_up_hosts: list[str] = []
 
     def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
-        asked.append(host)
+        looked_up_hosts.append(host)
         return [(2, 1, 6, "", ("127.0.0.1", port))]
 
     client = McpClient(AddressGuard(["localhost"], resolve))
     connections = client.open_connections()
     server = McpServer("tests", url=f"http://localhost:{port}/mcp")
     assert connections.list_tools(server).unwrap()
-    assert set(asked) == {"localhost"}
+    assert set(looked_up_hosts) == {"localhost"}
     connections.close()
     client.close()
 
 
 def test_unreachable_server_fails(connections: McpConnections) -> None:
-    server = server_at(f"http://127.0.0.1:{find_unused_port()}")
-    assert "cannot be reached" in failure_of(connections.list_tools(server)).message
+    server = make_server(f"http://127.0.0.1:{find_unused_port()}")
+    assert "cannot be reached" in get_failure(connections.list_tools(server)).message
 
 
 def test_redirect_to_another_host_is_not_followed(connections: McpConnections) -> None:
@@ -263,29 +265,33 @@ def test_redirect_to_another_host_is_not_followed(connections: McpConnections) -
             )
 
     with run_server(redirect) as server:
-        failure = failure_of(connections.list_tools(server_at(f"http://127.0.0.1:{server.port}")))
+        failure = get_failure(
+            connections.list_tools(make_server(f"http://127.0.0.1:{server.port}"))
+        )
     assert "169.254.169.254" not in failure.message or failure.kind == "mcp_protocol_error"
 
 
 def test_secrets_reach_no_log_and_no_error(
     connections: McpConnections, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(peer: Any) -> None:
+    def answer_with_error(peer: Any) -> None:
         while request := peer.request():
-            asked = json.loads(request.partition(b"\r\n\r\n")[2])
+            message_in = json.loads(request.partition(b"\r\n\r\n")[2])
             error = {"code": -1, "message": f"bad token {TOKEN}"}
-            reply = {"jsonrpc": "2.0", "id": asked["id"], "error": error}
+            reply = {"jsonrpc": "2.0", "id": message_in["id"], "error": error}
             peer.answer(json.dumps(reply).encode(), b"Content-Type: application/json")
 
-    with run_server(fail) as server, caplog.at_level("DEBUG"):
+    with run_server(answer_with_error) as server, caplog.at_level("DEBUG"):
         root = f"http://127.0.0.1:{server.port}"
-        remote = server_at(root, "/mcp?token=hunter2-hunter2", Authorization=f"Bearer {TOKEN}")
-        message = failure_of(connections.list_tools(remote)).message
-    seen = message + "".join(capfd.readouterr())
-    seen += "".join(r.getMessage() for r in caplog.records if not r.name.startswith("http"))
+        mcp_server = make_server(
+            root, "/mcp?token=hunter2-hunter2", Authorization=f"Bearer {TOKEN}"
+        )
+        message = get_failure(connections.list_tools(mcp_server)).message
+    output = message + "".join(capfd.readouterr())
+    output += "".join(r.getMessage() for r in caplog.records if not r.name.startswith("http"))
     assert message == "bad token ***"
-    assert "sesame" not in seen
-    assert "hunter2" not in seen
+    assert "sesame" not in output
+    assert "hunter2" not in output
 
 
 def test_secrets_of_the_server_are_hidden_in_all_parts_of_a_result() -> None:
@@ -311,7 +317,9 @@ def test_endless_response_is_bounded() -> None:
     client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=2**20)))
     connections = client.open_connections()
     with run_server(flood) as server:
-        failure = failure_of(connections.list_tools(server_at(f"http://127.0.0.1:{server.port}")))
+        failure = get_failure(
+            connections.list_tools(make_server(f"http://127.0.0.1:{server.port}"))
+        )
     assert "too large" in failure.message
     connections.close()
     client.close()
@@ -319,22 +327,22 @@ def test_endless_response_is_bounded() -> None:
 
 def test_lists_are_cached_by_credentials_and_expire(root: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(cache_seconds=0.5))
-    server = server_at(root)
+    server = make_server(root)
 
-    def list_tools(server: McpServer) -> float:
+    def measure_listing(server: McpServer) -> float:
         connections = client.open_connections()
-        before = time.monotonic()
+        started_at = time.monotonic()
         connections.list_tools(server).unwrap()
         connections.close()
-        return time.monotonic() - before
+        return time.monotonic() - started_at
 
-    list_tools(server)
-    gone = McpServer("tests", url=server.url, headers={"X-Key": "other-key"})
+    measure_listing(server)
+    other_server = McpServer("tests", url=server.url, headers={"X-Key": "other-key"})
     assert client._cache.get_tools(server) is not None
-    assert client._cache.get_tools(gone) is None
+    assert client._cache.get_tools(other_server) is None
     time.sleep(0.6)
     assert client._cache.get_tools(server) is None
-    list_tools(server)
+    measure_listing(server)
     client.close()
 
 
@@ -346,26 +354,28 @@ def test_cached_lists_are_bounded_even_if_they_are_empty() -> None:
     assert [cache.get_tools(server) for server in servers] == [None, None, [], []]
 
 
-def test_idle_commands_are_kept_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_sessions_of_commands_are_reused_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(mcp_client, "MAX_SHARED_SESSIONS", 4)
     client = McpClient(AddressGuard())
     servers = [McpServer("a", command=("run", str(number))) for number in range(5)]
 
-    async def use_all() -> list[bool]:
+    async def borrow_all() -> list[bool]:
         sessions = []
         for server in servers:
             sessions.append(client.borrow_session(server))
             client.return_session(server)
         return [client.borrow_session(servers[i]) is sessions[i] for i in (1, 2, 3, 4, 0)]
 
-    assert asyncio.run(use_all()) == [True, True, True, True, False]
+    assert asyncio.run(borrow_all()) == [True, True, True, True, False]
     client.close()
 
 
-def test_closed_client_ends_operations_and_starts_none(root: str) -> None:
+def test_closed_client_cancels_calls_and_starts_none(root: str) -> None:
     client = McpClient(LOOPBACK)
     connections = client.open_connections()
-    server = server_at(root)
+    server = make_server(root)
     connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
     task = connections.call_tool(server, "hang", {})
     time.sleep(0.1)

@@ -17,22 +17,22 @@ from forwarder.hosted_tools.mcp_content import (
 from tests.helpers.check_cases import check_each
 
 
-def block(kind: str, **fields: Any) -> dict[str, Any]:
+def make_block(kind: str, **fields: Any) -> dict[str, Any]:
     return {"type": kind, **fields}
 
 
 @check_each(
     ("content", "text"),
     [
-        ([block("text", text="a"), block("text", text="b")], "a\nb"),
-        ([block("resource", resource={"uri": "file:///x", "text": "body"})], "body"),
+        ([make_block("text", text="a"), make_block("text", text="b")], "a\nb"),
+        ([make_block("resource", resource={"uri": "file:///x", "text": "body"})], "body"),
         (
-            [block("resource", resource={"uri": "x:1", "mimeType": "a/b", "blob": "AAAA"})],
+            [make_block("resource", resource={"uri": "x:1", "mimeType": "a/b", "blob": "AAAA"})],
             "[a/b x:1, 3 bytes]",
         ),
-        ([block("resource_link", name="N", uri="https://h/")], "N: https://h/"),
-        ([block("audio", data="AAAA", mimeType="audio/wav")], "[audio/wav, 3 bytes]"),
-        ([block("new kind")], "[new kind, 0 bytes]"),
+        ([make_block("resource_link", name="N", uri="https://h/")], "N: https://h/"),
+        ([make_block("audio", data="AAAA", mimeType="audio/wav")], "[audio/wav, 3 bytes]"),
+        ([make_block("new kind")], "[new kind, 0 bytes]"),
         (["no object", None], ""),
         ([], ""),
     ],
@@ -42,7 +42,7 @@ def test_content_of_any_type_is_a_text(content: list[Any], text: str) -> None:
 
 
 def test_images_are_parts_for_the_model_and_named_for_the_client() -> None:
-    result = convert_result({"content": [block("image", data="AAAA", mimeType="image/gif")]})
+    result = convert_result({"content": [make_block("image", data="AAAA", mimeType="image/gif")]})
     assert result.text == "[image/gif, 3 bytes]"
     assert result.output == [
         {"type": "input_image", "image_url": "data:image/gif;base64,AAAA", "detail": "auto"}
@@ -50,21 +50,24 @@ def test_images_are_parts_for_the_model_and_named_for_the_client() -> None:
 
 
 def test_images_above_the_limit_are_only_named() -> None:
-    large = block("image", data="A" * (MAX_MEDIA_LENGTH - 4), mimeType="image/png")
+    large = make_block("image", data="A" * (MAX_MEDIA_LENGTH - 4), mimeType="image/png")
     result = convert_result({"content": [large, large]})
     assert [part["type"] for part in result.parts] == ["input_text", "input_text"]
 
 
 def test_structured_content_is_used_only_alone() -> None:
     assert convert_result({"content": [], "structuredContent": {"a": 1}}).text == '{"a":1}'
-    both = {"content": [block("text", text="a is 1")], "structuredContent": {"a": 1}}
-    assert convert_result(both).text == "a is 1"
+    content_and_structure = {
+        "content": [make_block("text", text="a is 1")],
+        "structuredContent": {"a": 1},
+    }
+    assert convert_result(content_and_structure).text == "a is 1"
 
 
 def test_texts_are_cut_together() -> None:
-    texts = [block("text", text="x" * MAX_TEXT_LENGTH), block("text", text="never seen")]
+    texts = [make_block("text", text="x" * MAX_TEXT_LENGTH), make_block("text", text="never seen")]
     assert convert_result({"content": texts}).text == "x" * MAX_TEXT_LENGTH
-    longer = [block("text", text="x"), block("text", text="y" * MAX_TEXT_LENGTH)]
+    longer = [make_block("text", text="x"), make_block("text", text="y" * MAX_TEXT_LENGTH)]
     assert convert_result({"content": longer}).text.endswith("y" + CUT_NOTE)
 
 

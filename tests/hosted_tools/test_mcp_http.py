@@ -24,13 +24,13 @@ from tests.helpers.loopback import Peer, encode_chunk, find_unused_port, run_ser
 LOOPBACK = [(2, ("127.0.0.1", 0))]
 
 
-def get(
+def send_get(
     script: Callable[[Peer], None] | None,
     lookup: Callable[[str, int], Any] = lambda host, port: LOOPBACK,
     seconds: float = 2.0,
     **headers: str,
 ) -> tuple[httpx2.Response | Exception, HttpOutcome, list[bytes]]:
-    """A request to a server with this script: its outcome and the server's requests."""
+    """Send a request to a server with this script; returns the outcome and the server's requests."""
 
     async def send(port: int) -> tuple[httpx2.Response | Exception, HttpOutcome]:
         resolver = AddressResolver(lookup)
@@ -48,7 +48,7 @@ def get(
     return (*result, server.requests)
 
 
-def answer(body: bytes, *headers: bytes) -> Callable[[Peer], None]:
+def make_answer_script(body: bytes, *headers: bytes) -> Callable[[Peer], None]:
     def serve(peer: Peer) -> None:
         peer.request()
         peer.answer(body, *headers)
@@ -57,7 +57,7 @@ def answer(body: bytes, *headers: bytes) -> Callable[[Peer], None]:
 
 
 def test_headers_are_sent_and_the_body_is_read() -> None:
-    response, outcome, requests = get(answer(b"body"), **{"X-Key": "k"})
+    response, outcome, requests = send_get(make_answer_script(b"body"), **{"X-Key": "k"})
     assert isinstance(response, httpx2.Response)
     assert response.content == b"body"
     assert outcome == HttpOutcome()
@@ -71,18 +71,18 @@ def test_refusal_is_recorded() -> None:
         peer.request()
         peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-    _, outcome, _ = get(refuse)
+    _, outcome, _ = send_get(refuse)
     assert outcome.status == 403
     assert outcome.message == "its server answered 403 (Forbidden)"
     assert describe_status(799) == "799"
 
 
-def silence(peer: Peer) -> None:
+def stay_silent(peer: Peer) -> None:
     peer.request()
     peer.server.wait()
 
 
-def flood(peer: Peer) -> None:
+def send_large_body(peer: Peer) -> None:
     peer.request()
     peer.start_chunked()
     for _ in range(5):
@@ -98,15 +98,15 @@ def hang_up(peer: Peer) -> None:
 @check_each(
     ("script", "reason"),
     [
-        (silence, "took too long"),
-        (flood, "too large"),
-        (answer(b"x", b"Content-Encoding: gzip"), "compressed"),
+        (stay_silent, "took too long"),
+        (send_large_body, "too large"),
+        (make_answer_script(b"x", b"Content-Encoding: gzip"), "compressed"),
         (None, "cannot be reached"),
         (hang_up, "connection to its server failed"),
     ],
 )
-def test_failure_is_recorded_in_words(script: Any, reason: str) -> None:
-    error, outcome, _ = get(script, seconds=0.15 if script is silence else 2.0)
+def test_failure_is_recorded_with_its_reason(script: Any, reason: str) -> None:
+    error, outcome, _ = send_get(script, seconds=0.15 if script is stay_silent else 2.0)
     assert isinstance(error, httpx2.HTTPError)
     assert reason in str(outcome.message)
 
@@ -118,29 +118,29 @@ def test_host_without_allowed_address_is_not_connected_to(error: Exception | Non
             raise error
         return []
 
-    _, outcome, requests = get(answer(b"never"), look_up)
+    _, outcome, requests = send_get(make_answer_script(b"never"), look_up)
     assert outcome.message == "its host has no address that may be connected to"
     assert not requests
 
 
 def test_next_address_is_tried() -> None:
     addresses = [(2, ("127.0.0.2", 0)), *LOOPBACK]
-    response, _, _ = get(answer(b"second"), lambda host, port: addresses)
+    response, _, _ = send_get(make_answer_script(b"second"), lambda host, port: addresses)
     assert isinstance(response, httpx2.Response)
 
 
 def test_look_ups_are_bounded_even_if_they_are_abandoned() -> None:
-    running = most = 0
+    running = max_running = 0
 
     def look_up(host: str, port: int) -> list[Any]:
-        nonlocal running, most
+        nonlocal running, max_running
         running += 1
-        most = max(most, running)
+        max_running = max(max_running, running)
         time.sleep(0.1)
         running -= 1
         return []
 
-    async def run() -> None:
+    async def start_and_cancel() -> None:
         resolver = AddressResolver(look_up)
         tasks = [asyncio.create_task(resolver.resolve("h", 80)) for _ in range(20)]
         await asyncio.sleep(0.05)
@@ -148,20 +148,20 @@ def test_look_ups_are_bounded_even_if_they_are_abandoned() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    asyncio.run(run())
-    assert most <= MAX_LOOKUPS
+    asyncio.run(start_and_cancel())
+    assert max_running <= MAX_LOOKUPS
 
 
-def test_a_client_with_slow_names_leaves_look_ups_to_others() -> None:
-    running, going_on = threading.Semaphore(0), threading.Event()
+def test_client_with_slow_names_leaves_look_ups_to_others() -> None:
+    started, release = threading.Semaphore(0), threading.Event()
 
     def look_up(host: str, port: int) -> Any:
         if host == "slow.test":
-            running.release()
-            going_on.wait(10)
+            started.release()
+            release.wait(10)
         return LOOPBACK
 
-    async def attack() -> None:
+    async def look_up_slow_names() -> None:
         resolver = AddressResolver(look_up)
         slow = [
             asyncio.create_task(resolver.limit_to_share("a").resolve("slow.test", 1))
@@ -170,15 +170,15 @@ def test_a_client_with_slow_names_leaves_look_ups_to_others() -> None:
         await asyncio.sleep(0.1)
         assert not any(task.done() for task in slow)
         for task in slow[: MAX_LOOKUPS // 2]:
-            task.cancel()  # the look-ups that have begun keep their slots
-        other = resolver.limit_to_share("b").resolve("tool.test", 1)
-        assert await asyncio.wait_for(other, 5) == LOOPBACK
-        begun = 0
-        while running.acquire(blocking=False):
-            begun += 1
-        assert begun == MAX_LOOKUPS // 4
-        going_on.set()
+            task.cancel()  # started look-ups keep their slots
+        other_lookup = resolver.limit_to_share("b").resolve("tool.test", 1)
+        assert await asyncio.wait_for(other_lookup, 5) == LOOPBACK
+        started_count = 0
+        while started.acquire(blocking=False):
+            started_count += 1
+        assert started_count == MAX_LOOKUPS // 4
+        release.set()
         answers = await asyncio.gather(*slow[MAX_LOOKUPS // 2 :])
         assert answers == [LOOPBACK] * len(answers)
 
-    asyncio.run(attack())
+    asyncio.run(look_up_slow_names())

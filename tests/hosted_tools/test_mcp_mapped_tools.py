@@ -1,4 +1,4 @@
-"""Hosted tools that stand for MCP tools, in the loop and through the whole forwarder."""
+"""Hosted tools that are mapped to MCP tools, in the loop and through the whole forwarder."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.helpers.translating import collect_events
 from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
-    call,
     check_stream,
+    make_call,
     make_text_item,
 )
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 
@@ -40,7 +40,7 @@ Json = dict[str, Any]
 QUESTION: Json = {"type": "message", "role": "user", "content": "go"}
 CODE: Json = {"type": "code_interpreter", "container": {"type": "auto"}}
 OUTPUTS = ["code_interpreter_call.outputs"]
-RUN = call("code_interpreter", '{"source":"1+1"}')
+CODE_CALL = make_call("code_interpreter", '{"source":"1+1"}')
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +68,23 @@ def context(client: McpClient, root: str) -> LoopContext:
     }
     mapped = tuple(MappedTool(name, server, tool) for name, tool in names.items())
     kinds = build_kinds(ToolResources(client, McpPolicy(), mapped=mapped))
-    return LoopContext(kinds, Token(), heartbeat=0.05)
+    return LoopContext(kinds, FakeClient(), heartbeat=0.05)
 
 
-def ask(tool: Json, *items: Json, **more: Any) -> Json:
-    given = [*(items or (QUESTION,))]
-    return {"model": "m", "input": given, "tools": [tool], "stream": True, **more}
+def make_request(tool: Json, *items: Json, **more: Any) -> Json:
+    input_items = [*(items or (QUESTION,))]
+    return {"model": "m", "input": input_items, "tools": [tool], "stream": True, **more}
 
 
-def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+def run_loop(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
     return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
 def test_code_is_shown_as_the_protocols_item(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([RUN], [make_text_item("2")])
-    events = collect_events(with_hosted_tools(upstream, context)(ask(CODE, include=OUTPUTS)))
+    upstream = ScriptedUpstream([CODE_CALL], [make_text_item("2")])
+    events = collect_events(
+        with_hosted_tools(upstream, context)(make_request(CODE, include=OUTPUTS))
+    )
     item, _ = check_stream(events)["output"]
     assert item == {
         "id": item["id"],
@@ -110,14 +112,18 @@ def test_code_is_shown_as_the_protocols_item(context: LoopContext) -> None:
 
 
 def test_outputs_are_shown_on_request_only(context: LoopContext) -> None:
-    response = run(ScriptedUpstream([RUN], [make_text_item("2")]), context, ask(CODE))
+    response = run_loop(
+        ScriptedUpstream([CODE_CALL], [make_text_item("2")]), context, make_request(CODE)
+    )
     assert response["output"][0]["outputs"] is None
 
 
 def test_pictures_of_code_are_outputs(context: LoopContext) -> None:
-    draw = call("code_interpreter", '{"source":"draw()"}')
-    response = run(
-        ScriptedUpstream([draw], [make_text_item("!")]), context, ask(CODE, include=OUTPUTS)
+    draw = make_call("code_interpreter", '{"source":"draw()"}')
+    response = run_loop(
+        ScriptedUpstream([draw], [make_text_item("!")]),
+        context,
+        make_request(CODE, include=OUTPUTS),
     )
     logs, image = response["output"][0]["outputs"]
     assert logs == {"type": "logs", "logs": "drawn"}
@@ -125,8 +131,8 @@ def test_pictures_of_code_are_outputs(context: LoopContext) -> None:
 
 
 def test_whole_answer_has_the_same_item(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([RUN], [make_text_item("2")], streamed=False)
-    request = {**ask(CODE, include=OUTPUTS), "stream": False}
+    upstream = ScriptedUpstream([CODE_CALL], [make_text_item("2")], streamed=False)
+    request = {**make_request(CODE, include=OUTPUTS), "stream": False}
     (event,) = collect_events(with_hosted_tools(upstream, context)(request))
     item = event["response"]["output"][0]
     assert (item["code"], item["status"]) == ("1+1", "completed")
@@ -136,27 +142,34 @@ def test_whole_answer_has_the_same_item(context: LoopContext) -> None:
 @pytest.mark.parametrize("included", [True, False])
 def test_next_turn_repeats_the_call(context: LoopContext, included: bool) -> None:
     include = OUTPUTS if included else []
-    response = run(
-        ScriptedUpstream([RUN], [make_text_item("2")]), context, ask(CODE, include=include)
+    response = run_loop(
+        ScriptedUpstream([CODE_CALL], [make_text_item("2")]),
+        context,
+        make_request(CODE, include=include),
     )
-    later = ScriptedUpstream([make_text_item("Yes.")])
-    run(later, context, ask(CODE, QUESTION, *response["output"], QUESTION))
-    _, made, output, _, _ = later.requests[0]["input"]
-    assert (made["name"], json.loads(made["arguments"])) == ("code_interpreter", {"source": "1+1"})
-    assert made["call_id"] == output["call_id"] == "call_1"
+    next_upstream = ScriptedUpstream([make_text_item("Yes.")])
+    run_loop(next_upstream, context, make_request(CODE, QUESTION, *response["output"], QUESTION))
+    _, sent_call, output, _, _ = next_upstream.requests[0]["input"]
+    assert (sent_call["name"], json.loads(sent_call["arguments"])) == (
+        "code_interpreter",
+        {"source": "1+1"},
+    )
+    assert sent_call["call_id"] == output["call_id"] == "call_1"
     assert ("ran 1+1" in output["output"]) is included
 
 
-def test_failed_code_is_an_item_that_the_model_sees(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([call("code_interpreter", "[")], [make_text_item("Oh.")])
-    response = run(upstream, context, ask(CODE))
+def test_failed_code_is_reported_to_the_model(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([make_call("code_interpreter", "[")], [make_text_item("Oh.")])
+    response = run_loop(upstream, context, make_request(CODE))
     assert (response["output"][0]["status"], response["status"]) == ("failed", "completed")
     assert "not a JSON object" in upstream.requests[1]["input"][-1]["output"]
 
 
 def test_image_is_shown_as_the_protocols_item(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([call("image_generation", "{}")], [make_text_item("Look.")])
-    events = collect_events(with_hosted_tools(upstream, context)(ask({"type": "image_generation"})))
+    upstream = ScriptedUpstream([make_call("image_generation", "{}")], [make_text_item("Look.")])
+    events = collect_events(
+        with_hosted_tools(upstream, context)(make_request({"type": "image_generation"}))
+    )
     item = check_stream(events)["output"][0]
     assert (item["type"], item["status"]) == ("image_generation_call", "completed")
     assert item["result"].startswith("iVBOR")
@@ -168,32 +181,32 @@ def test_image_is_shown_as_the_protocols_item(context: LoopContext) -> None:
 )
 def test_other_tools_are_shown_as_mcp_calls(context: LoopContext, tool: Json) -> None:
     upstream = ScriptedUpstream(
-        [call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")], [make_text_item("B")]
+        [make_call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")], [make_text_item("B")]
     )
-    response = run(upstream, context, ask(tool))
+    response = run_loop(upstream, context, make_request(tool))
     item = response["output"][0]
     assert (item["type"], item["name"], item["output"]) == ("mcp_call", "echo", "a")
-    run(upstream, context, ask(tool, QUESTION, *response["output"], QUESTION))
+    run_loop(upstream, context, make_request(tool, QUESTION, *response["output"], QUESTION))
     assert upstream.requests[2]["input"][1]["name"] == "tests__echo"
 
 
 def test_shell_of_the_client_is_not_mapped(context: LoopContext) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
-    request = ask({"type": "shell"})
-    run(upstream, context, request)
+    request = make_request({"type": "shell"})
+    run_loop(upstream, context, request)
     assert upstream.requests == [request]
 
 
 def test_forced_tool_is_a_forced_function(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([RUN], [make_text_item("2")])
-    run(upstream, context, ask(CODE, tool_choice={"type": "code_interpreter"}))
+    upstream = ScriptedUpstream([CODE_CALL], [make_text_item("2")])
+    run_loop(upstream, context, make_request(CODE, tool_choice={"type": "code_interpreter"}))
     choices = [request["tool_choice"] for request in upstream.requests]
     assert choices == [{"type": "function", "name": "code_interpreter"}, "auto"]
 
 
-def test_tool_that_its_server_lacks_is_named_to_the_model(context: LoopContext) -> None:
+def test_tool_missing_on_its_server_is_reported_to_the_model(context: LoopContext) -> None:
     upstream = ScriptedUpstream([make_text_item("No computer.")])
-    run(upstream, context, ask({"type": "computer"}))
+    run_loop(upstream, context, make_request({"type": "computer"}))
     note = upstream.requests[0]["input"][-1]
     assert "has no tool 'missing'" in note["content"]
 
@@ -214,12 +227,12 @@ def test_argument_with_the_code_is_found(properties: Any, name: str) -> None:
 
 
 @check_each("target", ["run", "mcp:run", "mcp:/run", "http:a/b"])
-def test_malformed_target_is_a_mistake(target: str) -> None:
+def test_malformed_target_is_a_config_error(target: str) -> None:
     with pytest.raises(ConfigError, match="FORWARDER_HOSTED_TOOL_SHELL must be mcp:LABEL/TOOL"):
         Settings.from_env({"FORWARDER_HOSTED_TOOL_SHELL": target})
 
 
-def test_target_on_an_unknown_server_is_a_mistake() -> None:
+def test_target_on_an_unknown_server_is_a_config_error() -> None:
     settings = Settings.from_env({"FORWARDER_HOSTED_TOOL_SHELL": "mcp:nowhere/run"})
     with pytest.raises(ConfigError, match="FORWARDER_HOSTED_TOOL_SHELL"):
         HostedToolServices(settings)

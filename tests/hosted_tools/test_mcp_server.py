@@ -62,11 +62,12 @@ def test_mistake_in_the_operators_file_is_named(content: Any, reason: str) -> No
 
 
 def test_identity_depends_on_the_credentials_but_not_on_the_label() -> None:
-    one = McpServer("a", url="http://h/", headers=HEADERS)
-    assert one.identity == McpServer("b", url="http://h/", headers=dict(HEADERS)).identity
-    assert one.identity != McpServer("a", url="http://h/").identity
+    server = McpServer("a", url="http://h/", headers=HEADERS)
+    assert server.identity == McpServer("b", url="http://h/", headers=dict(HEADERS)).identity
+    assert server.identity != McpServer("a", url="http://h/").identity
     assert (
-        one.identity != McpServer("a", url="http://h/", headers=HEADERS, is_trusted=True).identity
+        server.identity
+        != McpServer("a", url="http://h/", headers=HEADERS, is_trusted=True).identity
     )
 
 
@@ -82,7 +83,7 @@ def test_secrets_have_the_name_the_form_or_the_place_of_one() -> None:
     assert [*local.find_secrets()] == ["ghp-4711-abcd"]
 
 
-def test_secrets_are_hidden_and_not_shown() -> None:
+def test_secrets_are_redacted() -> None:
     server = McpServer(
         "a", url="http://h/mcp?api_key=hunter2-hunter2", headers={**HEADERS, "X": "on"}
     )

@@ -27,7 +27,7 @@ HTML = b"""<html><head><title>Cats</title></head><body><nav>Menu Home About</nav
 <script>alert('never')</script></article><footer>Imprint</footer></body></html>"""
 
 
-def answering(body: bytes, kind: bytes) -> Callable[[Peer], None]:
+def make_page_server(body: bytes, kind: bytes) -> Callable[[Peer], None]:
     def serve(peer: Peer) -> None:
         peer.request()
         peer.answer(body, b"Content-Type: " + kind, b"Connection: close")
@@ -44,19 +44,19 @@ def read_served_page(
 
 
 def test_page_is_read_as_its_text() -> None:
-    page = read_served_page(answering(HTML, b"text/html; charset=utf-8"))
+    page = read_served_page(make_page_server(HTML, b"text/html; charset=utf-8"))
     assert page.title == "Cats"
     assert "small carnivorous mammal" in page.text
     assert "never" not in page.text
     assert "<p>" not in page.text
 
 
-def test_plain_text_is_read_as_it_is() -> None:
-    assert read_served_page(answering("höi".encode(), b"text/plain")).text == "höi"
+def test_plain_text_is_read_unchanged() -> None:
+    assert read_served_page(make_page_server("höi".encode(), b"text/plain")).text == "höi"
 
 
 def test_pdf_is_read() -> None:
-    assert read_served_page(answering(make_pdf("Hello"), b"application/pdf")).text == "Hello"
+    assert read_served_page(make_page_server(make_pdf("Hello"), b"application/pdf")).text == "Hello"
 
 
 def refuse(peer: Peer) -> None:
@@ -68,9 +68,9 @@ def refuse(peer: Peer) -> None:
     ("script", "reason"),
     [
         (refuse, "its server answered 404"),
-        (answering(b"%PDF-1.7", b"application/pdf"), "could not be read: The PDF file"),
-        (answering(b"<html></html>", b"text/html"), "no readable text"),
-        (answering(b"x", b"video/mp4"), "could not be opened"),
+        (make_page_server(b"%PDF-1.7", b"application/pdf"), "could not be read: The PDF file"),
+        (make_page_server(b"<html></html>", b"text/html"), "no readable text"),
+        (make_page_server(b"x", b"video/mp4"), "could not be opened"),
     ],
 )
 def test_page_that_cannot_be_read_fails(script: Callable[[Peer], None], reason: str) -> None:
@@ -80,29 +80,27 @@ def test_page_that_cannot_be_read_fails(script: Callable[[Peer], None], reason: 
 
 def test_private_address_is_refused() -> None:
     with pytest.raises(PageFailure, match="no public address"):
-        read_served_page(answering(HTML, b"text/html"), AddressGuard())
+        read_served_page(make_page_server(HTML, b"text/html"), AddressGuard())
 
 
 def test_large_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGE_BYTES", 100)
     with pytest.raises(PageFailure, match="too large"):
-        read_served_page(answering(HTML, b"text/html"))
+        read_served_page(make_page_server(HTML, b"text/html"))
 
 
 def test_page_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction_process, "PAGE_SECONDS", 0.0)
     with pytest.raises(PageFailure, match="could not be read: .* limits of time and memory"):
-        read_served_page(answering(HTML, b"text/html"))
+        read_served_page(make_page_server(HTML, b"text/html"))
 
 
 @pytest.mark.parametrize("limit", ["MAX_READERS", "MAX_PARSERS"])
-def test_page_waits_for_others_only_for_a_while(
-    monkeypatch: pytest.MonkeyPatch, limit: str
-) -> None:
+def test_page_fails_after_waiting_for_a_slot(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setattr(page_reader, limit, 0)
     monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
     with pytest.raises(PageFailure, match="too many pages"):
-        read_served_page(answering(HTML, b"text/html"))
+        read_served_page(make_page_server(HTML, b"text/html"))
 
 
 @pytest.mark.parametrize("limit", ["MAX_READERS", "MAX_PARSERS"])
@@ -111,27 +109,27 @@ def test_client_with_slow_pages_leaves_slots_for_others(
 ) -> None:
     monkeypatch.setattr(page_reader, limit, 4)
     monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
-    begun, release = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def extract(blob: Blob, url: str) -> page_reader.Page:
         if url.endswith("slow"):
-            begun.set()
+            started.set()
             assert release.wait(10)
         return page_reader.Page("Cats", "text")
 
     monkeypatch.setattr(page_reader, "extract_document", extract)
     reader = PageReader(Fetcher(AddressGuard(["127.0.0.1"]), 2**22, 5))
-    with run_server(answering(HTML, b"text/html")) as server, ThreadPoolExecutor(1) as pool:
+    with run_server(make_page_server(HTML, b"text/html")) as server, ThreadPoolExecutor(1) as pool:
         url = f"http://127.0.0.1:{server.port}/"
-        slow = pool.submit(reader.read_page, f"{url}slow", "a")
+        slow_page = pool.submit(reader.read_page, f"{url}slow", "a")
         try:
-            assert begun.wait(5)
+            assert started.wait(5)
             with pytest.raises(PageFailure, match="too many pages"):
                 reader.read_page(url, "a")
             assert reader.read_page(url, "b").text == "text"
         finally:
             release.set()
-        assert slow.result().text == "text"
+        assert slow_page.result().text == "text"
 
 
 def test_passages_around_matches_are_found() -> None:
@@ -143,16 +141,16 @@ def test_passages_around_matches_are_found() -> None:
     assert len(find_in_text(("x" + "y" * 700) * 50, "x")) == page_reader.MAX_MATCHES
 
 
-def test_case_is_ignored_where_small_letters_are_longer() -> None:
+def test_case_is_ignored_if_lower_case_is_longer() -> None:
     (passage,) = find_in_text("\u0130stanbul, \u0130ZM\u0130R", "izmir")
     assert passage.endswith("\u0130ZM\u0130R")
 
 
-def test_final_sigma_is_a_sigma() -> None:
+def test_final_sigma_matches_sigma() -> None:
     capitals = "\u03a3\u039f\u03a6\u039f\u03a3"
-    small = capitals.lower()
-    assert small[-1] != small[0]
-    assert find_in_text(capitals, small) == [capitals]
+    lower = capitals.lower()
+    assert lower[-1] != lower[0]
+    assert find_in_text(capitals, lower) == [capitals]
     assert find_in_text(f"{capitals}\u03a4", capitals) == [f"{capitals}\u03a4"]
 
 
@@ -162,24 +160,24 @@ def test_pattern_that_is_longer_than_the_text_is_not_searched_for() -> None:
     fold.assert_not_called()
 
 
-def test_title_is_looked_for_at_the_beginning() -> None:
+def test_title_is_searched_for_at_the_beginning() -> None:
     html = b"<title>Cats</title>"
     assert page_reader.find_title(b" " * 1000 + html) == "Cats"
     assert page_reader.find_title(b" " * page_reader.MAX_TITLE_BYTES + html) == ""
 
 
-def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:
-    begin = time.process_time()
+def test_search_for_a_near_match_takes_linear_time() -> None:
+    started_at = time.process_time()
     assert find_in_text("a" * 500_000, "a" * 5_000 + "b") == []
-    assert time.process_time() - begin < 2  # an expression that ignores case takes a minute
+    assert time.process_time() - started_at < 2  # an expression that ignores case takes a minute
 
 
-def test_only_the_beginning_of_a_long_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_page_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGE_CHARACTERS", 4)
-    assert read_served_page(answering(b"purring", b"text/plain")).text == "purr"
+    assert read_served_page(make_page_server(b"purring", b"text/plain")).text == "purr"
 
 
-def test_pages_are_kept_as_utf_8_and_counted() -> None:
+def test_pages_are_cached_as_utf_8_and_counted() -> None:
     memory = BodyMemory(10_000_000)
     cache = PageCache(memory)
     page = page_reader.Page("Cats \ud800", "x" * 100_000 + "\U0001f600", [("Dogs", "http://a/")])
@@ -191,7 +189,7 @@ def test_pages_are_kept_as_utf_8_and_counted() -> None:
     assert (memory.kept, cache.get_page("http://b/")) == (0, None)
 
 
-def test_pages_are_forgotten_when_bodies_need_their_memory() -> None:
+def test_pages_are_evicted_when_bodies_need_their_memory() -> None:
     memory = BodyMemory(1_000_000)
     cache = PageCache(memory)
     cache.add_page("http://a/", page_reader.Page("Cats", "x" * 500_000))
@@ -199,7 +197,7 @@ def test_pages_are_forgotten_when_bodies_need_their_memory() -> None:
     assert (memory.kept, cache.get_page("http://a/")) == (0, None)
 
 
-def test_number_of_kept_pages_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_cached_pages_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGES", 1)
     cache = PageCache(BodyMemory(1_000_000))
     for url in ("http://a/", "http://b/"):

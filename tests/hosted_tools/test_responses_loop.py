@@ -33,8 +33,8 @@ from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.scripted_upstream import (
     USAGE,
     ScriptedUpstream,
-    call,
     check_stream,
+    make_call,
     make_reasoning_item,
     make_text_item,
 )
@@ -45,8 +45,8 @@ Json = dict[str, Any]
 QUESTION: Json = {"type": "message", "role": "user", "content": "go"}
 
 
-class Token:
-    """A client that waits until ``cancel``."""
+class FakeClient:
+    """A client that stays connected until ``cancel``."""
 
     def __init__(self) -> None:
         self.cancel_callbacks: set[Callable[[], None]] = set()
@@ -77,7 +77,7 @@ def context(client: McpClient) -> LoopContext:
 
 
 def make_context(client: McpClient, policy: McpPolicy) -> LoopContext:
-    return LoopContext(build_kinds(ToolResources(client, policy)), Token(), heartbeat=0.05)
+    return LoopContext(build_kinds(ToolResources(client, policy)), FakeClient(), heartbeat=0.05)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def mcp(root: str) -> Json:
     }
 
 
-def ask(tools: list[Json], *items: Json, **more: Any) -> Json:
+def make_request(tools: list[Json], *items: Json, **more: Any) -> Json:
     return {
         "model": "m",
         "input": [*(items or (QUESTION,))],
@@ -100,8 +100,8 @@ def ask(tools: list[Json], *items: Json, **more: Any) -> Json:
     }
 
 
-def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
-    """The final response of a legal stream."""
+def run_loop(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+    """The final response of a stream, which must be valid."""
     events = collect_events(with_hosted_tools(upstream, context)(request))
     assert upstream.open == 0
     response = check_stream(events)
@@ -109,32 +109,38 @@ def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json
     return response
 
 
-def items_of(response: Json, kind: str) -> list[Json]:
+def list_items(response: Json, kind: str) -> list[Json]:
     return [item for item in response["output"] if item["type"] == kind]
 
 
 # -- the loop -----------------------------------------------------------------------------------
 
 
-def test_call_is_run_and_the_model_is_asked_again(context: LoopContext, mcp: Json) -> None:
+def test_call_is_run_and_its_result_sent_to_the_model(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream(
-        [call("tests__echo", '{"text":"hi"}')], [make_text_item("It said hi.")]
+        [make_call("tests__echo", '{"text":"hi"}')], [make_text_item("It said hi.")]
     )
-    ended: list[Json] = []
-    response = run(upstream, context._replace(on_call_end=ended.append), ask([mcp]))
+    ended_items: list[Json] = []
+    response = run_loop(
+        upstream, context._replace(on_call_end=ended_items.append), make_request([mcp])
+    )
     assert [item["type"] for item in response["output"]] == [
         "mcp_list_tools",
         "mcp_call",
         "message",
     ]
-    done = response["output"][1]
-    assert ended == [done]
-    assert (done["name"], done["server_label"], done["arguments"]) == (
+    call_item = response["output"][1]
+    assert ended_items == [call_item]
+    assert (call_item["name"], call_item["server_label"], call_item["arguments"]) == (
         "echo",
         "tests",
         '{"text":"hi"}',
     )
-    assert (done["status"], done["output"], done["error"]) == ("completed", "hi", None)
+    assert (call_item["status"], call_item["output"], call_item["error"]) == (
+        "completed",
+        "hi",
+        None,
+    )
     assert response["usage"]["input_tokens"] == 2 * USAGE["input_tokens"]
     assert response["usage"]["output_tokens_details"]["reasoning_tokens"] == 4
     first, second = upstream.requests
@@ -144,14 +150,16 @@ def test_call_is_run_and_the_model_is_asked_again(context: LoopContext, mcp: Jso
     assert first["tools"] == second["tools"]
     assert second["input"] == [
         QUESTION,
-        call("tests__echo", '{"text":"hi"}'),
+        make_call("tests__echo", '{"text":"hi"}'),
         {"type": "function_call_output", "call_id": "call_1", "output": "hi"},
     ]
 
 
 def test_events_of_a_call_are_in_openais_order(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"hi"}')], [make_text_item("Hi.")])
-    events = collect_events(with_hosted_tools(upstream, context)(ask([mcp])))
+    upstream = ScriptedUpstream(
+        [make_call("tests__echo", '{"text":"hi"}')], [make_text_item("Hi.")]
+    )
+    events = collect_events(with_hosted_tools(upstream, context)(make_request([mcp])))
     kinds = [e["type"].removeprefix("response.") for e in events if e.get("output_index") in (0, 1)]
     assert kinds == [
         "output_item.added",
@@ -171,18 +179,20 @@ def test_events_of_a_call_are_in_openais_order(context: LoopContext, mcp: Json) 
 
 def test_whole_answer_equals_the_fold_of_the_stream(context: LoopContext, mcp: Json) -> None:
     rounds = (
-        [make_text_item("Let me see."), call("tests__add", '{"a":1,"b":2}')],
+        [make_text_item("Let me see."), make_call("tests__add", '{"a":1,"b":2}')],
         [make_text_item("3", "msg_2")],
     )
-    whole = fold_responses(
+    response = fold_responses(
         with_hosted_tools(ScriptedUpstream(*rounds, streamed=False), context)(
-            {**ask([mcp]), "stream": False}
+            {**make_request([mcp]), "stream": False}
         )
     )
-    streamed = run(ScriptedUpstream(*rounds), context, ask([mcp]))
-    assert not response_mistakes(whole)
-    assert [without_id(i) for i in whole["output"]] == [without_id(i) for i in streamed["output"]]
-    assert {**whole, "output": 0} == {**streamed, "output": 0}
+    streamed = run_loop(ScriptedUpstream(*rounds), context, make_request([mcp]))
+    assert not response_mistakes(response)
+    assert [without_id(i) for i in response["output"]] == [
+        without_id(i) for i in streamed["output"]
+    ]
+    assert {**response, "output": 0} == {**streamed, "output": 0}
 
 
 def without_id(item: Json) -> Json:
@@ -191,11 +201,15 @@ def without_id(item: Json) -> Json:
 
 def test_text_before_between_and_after_calls_is_streamed(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream(
-        [make_reasoning_item("Hm"), make_text_item("First."), call("tests__echo", '{"text":"a"}')],
-        [make_text_item("Then.", "msg_2"), call("tests__echo", '{"text":"b"}', "call_2")],
+        [
+            make_reasoning_item("Hm"),
+            make_text_item("First."),
+            make_call("tests__echo", '{"text":"a"}'),
+        ],
+        [make_text_item("Then.", "msg_2"), make_call("tests__echo", '{"text":"b"}', "call_2")],
         [make_text_item("Done.", "msg_3")],
     )
-    response = run(upstream, context, ask([mcp]))
+    response = run_loop(upstream, context, make_request([mcp]))
     kinds = [item["type"] for item in response["output"]]
     assert kinds == [
         "mcp_list_tools", "reasoning", "message", "mcp_call", "message", "mcp_call", "message"
@@ -205,9 +219,11 @@ def test_text_before_between_and_after_calls_is_streamed(context: LoopContext, m
     assert "reasoning.encrypted_content" in upstream.requests[0]["include"]
 
 
-def test_requested_encrypted_reasoning_is_shown(context: LoopContext, mcp: Json) -> None:
+def test_requested_encrypted_reasoning_is_returned(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_reasoning_item("Hm"), make_text_item("Done.")])
-    response = run(upstream, context, ask([mcp], include=["reasoning.encrypted_content"]))
+    response = run_loop(
+        upstream, context, make_request([mcp], include=["reasoning.encrypted_content"])
+    )
     assert response["output"][1]["encrypted_content"] == "sealed Hm"
 
 
@@ -215,16 +231,17 @@ def test_parallel_calls_run_at_the_same_time_and_are_shown_in_order(
     context: LoopContext, mcp: Json
 ) -> None:
     arguments = '{"seconds":0.6}'
-    run(
-        ScriptedUpstream([make_text_item("Hi.")]), context, ask([mcp])
+    run_loop(
+        ScriptedUpstream([make_text_item("Hi.")]), context, make_request([mcp])
     )  # imports the SDK, which takes long
     upstream = ScriptedUpstream(
-        [call("tests__hang", arguments, f"call_{i}") for i in range(4)], [make_text_item("Done.")]
+        [make_call("tests__hang", arguments, f"call_{i}") for i in range(4)],
+        [make_text_item("Done.")],
     )
-    before = time.monotonic()
-    response = run(upstream, context, ask([mcp]))
-    assert time.monotonic() - before < 2
-    assert [item["output"] for item in items_of(response, "mcp_call")] == ["slept"] * 4
+    started_at = time.monotonic()
+    response = run_loop(upstream, context, make_request([mcp]))
+    assert time.monotonic() - started_at < 2
+    assert [item["output"] for item in list_items(response, "mcp_call")] == ["slept"] * 4
     kinds = [item["type"] for item in upstream.requests[1]["input"]]
     assert kinds == [
         "message", *["function_call"] * 4, *["function_call_output"] * 4
@@ -232,16 +249,18 @@ def test_parallel_calls_run_at_the_same_time_and_are_shown_in_order(
 
 
 def test_heartbeats_are_sent_while_a_tool_runs(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__hang", '{"seconds":0.5}')], [make_text_item("Done.")])
-    batches = list(with_hosted_tools(upstream, context)(ask([mcp])))
+    upstream = ScriptedUpstream(
+        [make_call("tests__hang", '{"seconds":0.5}')], [make_text_item("Done.")]
+    )
+    batches = list(with_hosted_tools(upstream, context)(make_request([mcp])))
     events: list[Event] = [event for batch in batches for event in batch]
-    running = [e["type"] for e in events].index("response.mcp_call_arguments.done")
-    started = next(i for i, batch in enumerate(batches) if events[running] in batch)
-    empty = list(iter_empty(batches[started + 1 :]))
-    assert len(empty) >= 5
+    call_index = [e["type"] for e in events].index("response.mcp_call_arguments.done")
+    batch_index = next(i for i, batch in enumerate(batches) if events[call_index] in batch)
+    heartbeats = list(iterate_heartbeats(batches[batch_index + 1 :]))
+    assert len(heartbeats) >= 5
 
 
-def iter_empty(batches: list[Batch]) -> Iterator[Batch]:
+def iterate_heartbeats(batches: list[Batch]) -> Iterator[Batch]:
     for batch in batches:
         if any(event["type"] == "response.mcp_call.completed" for event in batch):
             return
@@ -260,40 +279,46 @@ def iter_empty(batches: list[Batch]) -> Iterator[Batch]:
         ("hang", "{}", "mcp_protocol_error", "did not answer in time"),
     ],
 )
-def test_failed_call_is_an_item_that_the_model_sees(
+def test_failed_call_is_reported_to_the_model(
     context: LoopContext, mcp: Json, name: str, arguments: str, kind: str, reason: str
 ) -> None:
-    upstream = ScriptedUpstream([call(f"tests__{name}", arguments)], [make_text_item("Sorry.")])
-    events = collect_events(with_hosted_tools(upstream, context)(ask([mcp])))
+    upstream = ScriptedUpstream(
+        [make_call(f"tests__{name}", arguments)], [make_text_item("Sorry.")]
+    )
+    events = collect_events(with_hosted_tools(upstream, context)(make_request([mcp])))
     response = check_stream(events)
-    failed = response["output"][1]
-    assert (failed["status"], failed["output"], failed["error"]["type"]) == ("failed", None, kind)
-    assert reason in json.dumps(failed["error"])
+    call_item = response["output"][1]
+    assert (call_item["status"], call_item["output"], call_item["error"]["type"]) == (
+        "failed",
+        None,
+        kind,
+    )
+    assert reason in json.dumps(call_item["error"])
     assert reason in upstream.requests[1]["input"][-1]["output"]
     assert "response.mcp_call.failed" in [event["type"] for event in events]
     assert response["status"] == "completed"
 
 
-def test_server_that_dies_in_a_call_breaks_no_stream(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__die", "{}")], [make_text_item("It died.")])
+def test_server_crash_in_a_call_fails_only_the_call(context: LoopContext, mcp: Json) -> None:
+    upstream = ScriptedUpstream([make_call("tests__die", "{}")], [make_text_item("It died.")])
     with serving_mcp() as root:
-        response = run(upstream, context, ask([{**mcp, "server_url": f"{root}/mcp"}]))
+        response = run_loop(upstream, context, make_request([{**mcp, "server_url": f"{root}/mcp"}]))
     assert response["output"][1]["status"] == "failed"
     assert response["output"][2]["content"][0]["text"] == "It died."
 
 
-def test_server_that_cannot_be_listed_is_told_to_client_and_model(
+def test_unreachable_server_is_reported_to_client_and_model(
     context: LoopContext, mcp: Json
 ) -> None:
-    gone = {
+    unreachable = {
         **mcp,
         "server_label": "gone",
         "server_url": f"http://127.0.0.1:{find_unused_port()}/mcp",
     }
     upstream = ScriptedUpstream([make_text_item("No tools.")])
-    events = collect_events(with_hosted_tools(upstream, context)(ask([mcp, gone])))
+    events = collect_events(with_hosted_tools(upstream, context)(make_request([mcp, unreachable])))
     response = check_stream(events)
-    lists = {item["server_label"]: item for item in items_of(response, "mcp_list_tools")}
+    lists = {item["server_label"]: item for item in list_items(response, "mcp_list_tools")}
     assert lists["tests"]["error"] is None
     assert "cannot be reached" in lists["gone"]["error"]
     assert "response.mcp_list_tools.failed" in [event["type"] for event in events]
@@ -308,12 +333,12 @@ def test_refused_credentials_are_named_without_showing_them(
     with serving_mcp("--protected") as root:
         tool = {**mcp, "server_url": f"{root}/mcp", "authorization": "wrong-token-1"}
         upstream = ScriptedUpstream([make_text_item("No.")], [make_text_item("Yes.")])
-        response = run(upstream, context, ask([tool]))
+        response = run_loop(upstream, context, make_request([tool]))
         assert "401" in response["output"][0]["error"]
-        response = run(upstream, context, ask([{**tool, "authorization": TOKEN}]))
+        response = run_loop(upstream, context, make_request([{**tool, "authorization": TOKEN}]))
     assert response["output"][0]["error"] is None
-    shown = json.dumps(response)
-    assert TOKEN not in shown
+    response_json = json.dumps(response)
+    assert TOKEN not in response_json
     assert "authorization" not in response["tools"][0]
     assert response["tools"][0]["server_label"] == "tests"
     assert TOKEN not in json.dumps(upstream.requests)
@@ -322,14 +347,16 @@ def test_refused_credentials_are_named_without_showing_them(
 def test_upstreams_refusal_of_the_first_round_is_raised(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream(UpstreamProtocolError("no"))
     with pytest.raises(UpstreamProtocolError):
-        with_hosted_tools(upstream, context)(ask([mcp]))
+        with_hosted_tools(upstream, context)(make_request([mcp]))
 
 
 def test_upstreams_failure_in_a_later_round_ends_the_stream(
     context: LoopContext, mcp: Json
 ) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], UpstreamProtocolError("no"))
-    stream = with_hosted_tools(upstream, context)(ask([mcp]))
+    upstream = ScriptedUpstream(
+        [make_call("tests__echo", '{"text":"a"}')], UpstreamProtocolError("no")
+    )
+    stream = with_hosted_tools(upstream, context)(make_request([mcp]))
     with pytest.raises(UpstreamProtocolError):
         collect_events(stream)
 
@@ -339,24 +366,24 @@ def test_calls_of_a_response_that_was_cut_are_not_run(
     context: LoopContext, mcp: Json, status: str
 ) -> None:
     upstream = ScriptedUpstream(
-        (status, [call("tests__echo", '{"text":"a"}'), make_text_item("and")])
+        (status, [make_call("tests__echo", '{"text":"a"}'), make_text_item("and")])
     )
-    response = run(upstream, context, ask([mcp]))
+    response = run_loop(upstream, context, make_request([mcp]))
     assert response["status"] == status
     assert response["output"][1]["status"] == "incomplete"
     assert response["output"][2]["content"][0]["text"] == "and"
 
 
 def test_disconnected_client_cancels_the_call(context: LoopContext, mcp: Json) -> None:
-    token = Token()
-    upstream = ScriptedUpstream([call("tests__hang", "{}")], [make_text_item("late")])
-    stream = with_hosted_tools(upstream, context._replace(token=token))(ask([mcp]))
+    token = FakeClient()
+    upstream = ScriptedUpstream([make_call("tests__hang", "{}")], [make_text_item("late")])
+    stream = with_hosted_tools(upstream, context._replace(token=token))(make_request([mcp]))
     timer = threading.Timer(0.5, token.cancel)
     timer.start()
-    before = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(ClientDisconnected):
         collect_events(stream)
-    assert time.monotonic() - before < 1.8  # the call's own limit is 2 seconds
+    assert time.monotonic() - started_at < 1.8  # the call's own limit is 2 seconds
     timer.join()
     assert len(upstream.requests) == 1
     assert not token.cancel_callbacks
@@ -374,16 +401,20 @@ def test_sessions_are_closed_before_the_terminal_event(
         close(connections)
 
     monkeypatch.setattr(McpConnections, "close", record_close)
-    rounds = [call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
-    stream = with_hosted_tools(ScriptedUpstream(*rounds, streamed=streamed), context)(ask([mcp]))
+    rounds = [make_call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
+    stream = with_hosted_tools(ScriptedUpstream(*rounds, streamed=streamed), context)(
+        make_request([mcp])
+    )
     events = (event for batch in stream for event in batch)
-    assert any(event["type"] == "response.completed" for event in events)  # reads no further
+    assert any(
+        event["type"] == "response.completed" for event in events
+    )  # stops reading at this event
     assert len(closed) == 1
 
 
 def test_closed_stream_closes_the_upstreams(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_text_item("a long text")])
-    stream: Any = with_hosted_tools(upstream, context)(ask([mcp]))
+    stream: Any = with_hosted_tools(upstream, context)(make_request([mcp]))
     next(stream)
     assert upstream.open == 1
     stream.close()
@@ -395,44 +426,54 @@ def test_closed_stream_closes_the_upstreams(context: LoopContext, mcp: Json) -> 
 WEATHER: Json = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 
 
-def test_hosted_calls_are_run_and_client_calls_handed_over(context: LoopContext, mcp: Json) -> None:
-    both = [call("tests__echo", '{"text":"a"}', "call_1"), call("weather", "{}", "call_2")]
-    upstream = ScriptedUpstream(both)
-    response = run(upstream, context, ask([mcp, WEATHER]))
+def test_hosted_calls_are_run_and_client_calls_returned(context: LoopContext, mcp: Json) -> None:
+    calls = [
+        make_call("tests__echo", '{"text":"a"}', "call_1"),
+        make_call("weather", "{}", "call_2"),
+    ]
+    upstream = ScriptedUpstream(calls)
+    response = run_loop(upstream, context, make_request([mcp, WEATHER]))
     kinds = [item["type"] for item in response["output"]]
     assert kinds == ["mcp_list_tools", "mcp_call", "function_call"]
     assert response["output"][2]["call_id"] == "call_2"
     assert len(upstream.requests) == 1
     # The next turn, stateless: the client carries all items and its own output.
     result = {"type": "function_call_output", "call_id": "call_2", "output": "sunny"}
-    following = ScriptedUpstream([make_text_item("Nice.")])
-    run(following, context, ask([mcp, WEATHER], QUESTION, *response["output"], result))
-    sent = following.requests[0]["input"]
-    assert [item["type"] for item in sent] == [
+    next_upstream = ScriptedUpstream([make_text_item("Nice.")])
+    run_loop(
+        next_upstream, context, make_request([mcp, WEATHER], QUESTION, *response["output"], result)
+    )
+    sent_input = next_upstream.requests[0]["input"]
+    assert [item["type"] for item in sent_input] == [
         "message", "function_call", "function_call",
         "function_call_output", "function_call_output",
     ]  # fmt: skip
-    assert [item["call_id"] for item in sent[1:]] == ["call_1", "call_2", "call_1", "call_2"]
-    assert sent[3]["output"] == "a"
+    assert [item["call_id"] for item in sent_input[1:]] == ["call_1", "call_2", "call_1", "call_2"]
+    assert sent_input[3]["output"] == "a"
 
 
-def test_next_turn_repeats_the_calls_as_the_upstream_saw_them(
-    context: LoopContext, mcp: Json
-) -> None:
+def test_next_turn_sends_the_same_calls_to_the_upstream(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream(
-        [call("tests__echo", '{"text":"a"}', "call_1"), call("tests__fail", "{}", "call_2")],
-        [call("tests__echo", '{"text":"c"}', "call_3")],
+        [
+            make_call("tests__echo", '{"text":"a"}', "call_1"),
+            make_call("tests__fail", "{}", "call_2"),
+        ],
+        [make_call("tests__echo", '{"text":"c"}', "call_3")],
         [make_text_item("Done.")],
         [make_text_item("Again.")],
     )
-    response = run(upstream, context, ask([mcp]))
-    again = {**QUESTION, "content": "and now?"}
-    second = run(upstream, context, ask([mcp], QUESTION, *response["output"], again))
-    assert [item["type"] for item in second["output"]] == ["message"]  # the list is carried
-    live, history = upstream.requests[2]["input"], upstream.requests[3]["input"]
+    response = run_loop(upstream, context, make_request([mcp]))
+    next_question = {**QUESTION, "content": "and now?"}
+    second = run_loop(
+        upstream, context, make_request([mcp], QUESTION, *response["output"], next_question)
+    )
+    assert [item["type"] for item in second["output"]] == [
+        "message"
+    ]  # the request contains the list already
+    last_round_input, history = upstream.requests[2]["input"], upstream.requests[3]["input"]
     fields = ("type", "call_id", "name", "arguments", "output")
-    assert [[i.get(f) for f in fields] for i in history[: len(live)]] == [
-        [i.get(f) for f in fields] for i in live
+    assert [[i.get(f) for f in fields] for i in history[: len(last_round_input)]] == [
+        [i.get(f) for f in fields] for i in last_round_input
     ]
     assert upstream.requests[3]["tools"] == upstream.requests[2]["tools"]
 
@@ -441,9 +482,9 @@ def test_history_of_a_server_that_is_no_longer_offered_is_converted(
     context: LoopContext, mcp: Json
 ) -> None:
     upstream = ScriptedUpstream(
-        [call("tests__echo", '{"text":"a"}')], [make_text_item("A.")], [make_text_item("B.")]
+        [make_call("tests__echo", '{"text":"a"}')], [make_text_item("A.")], [make_text_item("B.")]
     )
-    response = run(upstream, context, ask([mcp]))
+    response = run_loop(upstream, context, make_request([mcp]))
     events = collect_events(
         with_hosted_tools(upstream, context)(
             {"model": "m", "input": [QUESTION, *response["output"], QUESTION]}
@@ -456,17 +497,17 @@ def test_history_of_a_server_that_is_no_longer_offered_is_converted(
 
 def test_request_without_hosted_tools_passes_unchanged(context: LoopContext) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
-    request = ask([WEATHER])
+    request = make_request([WEATHER])
     collect_events(with_hosted_tools(upstream, context)(request))
     assert upstream.requests == [request]
 
 
-def test_name_of_a_client_tool_is_not_taken(context: LoopContext, mcp: Json) -> None:
-    own = {**WEATHER, "name": "tests__echo"}
+def test_client_tool_keeps_its_name_on_a_collision(context: LoopContext, mcp: Json) -> None:
+    client_tool = {**WEATHER, "name": "tests__echo"}
     upstream = ScriptedUpstream(
-        [call("mcp__tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
+        [make_call("mcp__tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
     )
-    response = run(upstream, context, ask([own, mcp]))
+    response = run_loop(upstream, context, make_request([client_tool, mcp]))
     assert response["output"][1]["name"] == "echo"
 
 
@@ -474,10 +515,10 @@ def test_name_of_a_client_tool_is_not_taken(context: LoopContext, mcp: Json) -> 
 
 
 def test_calls_above_max_tool_calls_are_not_run(context: LoopContext, mcp: Json) -> None:
-    calls = [call("tests__echo", f'{{"text":"{i}"}}', f"call_{i}") for i in range(3)]
+    calls = [make_call("tests__echo", f'{{"text":"{i}"}}', f"call_{i}") for i in range(3)]
     upstream = ScriptedUpstream(calls, [make_text_item("Done.")])
-    response = run(upstream, context, ask([mcp], max_tool_calls=2))
-    assert [item["output"] for item in items_of(response, "mcp_call")] == ["0", "1"]
+    response = run_loop(upstream, context, make_request([mcp], max_tool_calls=2))
+    assert [item["output"] for item in list_items(response, "mcp_call")] == ["0", "1"]
     assert response["max_tool_calls"] == 2
     assert "max_tool_calls" not in upstream.requests[0]
     outputs = [item["output"] for item in upstream.requests[1]["input"] if "output" in item]
@@ -485,27 +526,27 @@ def test_calls_above_max_tool_calls_are_not_run(context: LoopContext, mcp: Json)
     assert upstream.requests[1]["tool_choice"] == "none"
 
 
-@pytest.mark.parametrize("asked", [None, 100])
+@pytest.mark.parametrize("max_tool_calls", [None, 100])
 def test_calls_are_limited_without_max_tool_calls(
-    context: LoopContext, mcp: Json, asked: int | None, monkeypatch: pytest.MonkeyPatch
+    context: LoopContext, mcp: Json, max_tool_calls: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.hosted_tools.responses_loop.MAX_CALLS", 2)
-    many = [call("tests__echo", '{"text":"a"}', f"call_{n}") for n in range(5)]
-    upstream = ScriptedUpstream(many, [make_text_item("Enough.")])
-    response = run(upstream, context, ask([mcp], max_tool_calls=asked))
-    assert len(items_of(response, "mcp_call")) == 2
+    calls = [make_call("tests__echo", '{"text":"a"}', f"call_{n}") for n in range(5)]
+    upstream = ScriptedUpstream(calls, [make_text_item("Enough.")])
+    response = run_loop(upstream, context, make_request([mcp], max_tool_calls=max_tool_calls))
+    assert len(list_items(response, "mcp_call")) == 2
     outputs = [i for i in upstream.requests[1]["input"] if i["type"] == "function_call_output"]
-    assert [each["output"] for each in outputs] == ["a", "a", *[LIMIT_NOTE] * 3]
+    assert [output["output"] for output in outputs] == ["a", "a", *[LIMIT_NOTE] * 3]
 
 
 def test_results_of_one_response_are_limited_together(context: LoopContext, mcp: Json) -> None:
     calls = [
-        call("tests__echo", json.dumps({"text": mark * 400}), f"call_{mark}") for mark in "abc"
+        make_call("tests__echo", json.dumps({"text": mark * 400}), f"call_{mark}") for mark in "abc"
     ]
     upstream = ScriptedUpstream(calls[:2], calls[2:], [make_text_item("Done.")])
-    response = run(upstream, context._replace(max_output_bytes=900), ask([mcp]))
+    response = run_loop(upstream, context._replace(max_output_bytes=900), make_request([mcp]))
 
-    assert [len(item["output"]) for item in items_of(response, "mcp_call")] == [400] * 3
+    assert [len(item["output"]) for item in list_items(response, "mcp_call")] == [400] * 3
     outputs = [
         item["output"]
         for item in upstream.requests[-1]["input"]
@@ -515,33 +556,37 @@ def test_results_of_one_response_are_limited_together(context: LoopContext, mcp:
 
 
 def test_last_round_allows_only_the_clients_tools(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")])
-    run(upstream, context._replace(max_rounds=2), ask([mcp, WEATHER]))
+    upstream = ScriptedUpstream(
+        [make_call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
+    )
+    run_loop(upstream, context._replace(max_rounds=2), make_request([mcp, WEATHER]))
     assert upstream.requests[1]["tools"] == [WEATHER]
     assert "tool_choice" not in upstream.requests[1]
 
 
-def test_model_that_never_stops_calling_is_stopped(context: LoopContext, mcp: Json) -> None:
-    rounds = [[call("tests__echo", '{"text":"a"}', f"call_{i}")] for i in range(3)]
-    response = run(ScriptedUpstream(*rounds), context._replace(max_rounds=3), ask([mcp]))
-    assert len(items_of(response, "mcp_call")) == 3
+def test_number_of_rounds_is_limited(context: LoopContext, mcp: Json) -> None:
+    rounds = [[make_call("tests__echo", '{"text":"a"}', f"call_{i}")] for i in range(3)]
+    response = run_loop(
+        ScriptedUpstream(*rounds), context._replace(max_rounds=3), make_request([mcp])
+    )
+    assert len(list_items(response, "mcp_call")) == 3
 
 
 def test_rounds_share_max_output_tokens(context: LoopContext, mcp: Json) -> None:
-    rounds = [[call("tests__echo", '{"text":"a"}', f"call_{i}")] for i in range(3)]
+    rounds = [[make_call("tests__echo", '{"text":"a"}', f"call_{i}")] for i in range(3)]
     upstream = ScriptedUpstream(*rounds)
-    response = run(upstream, context, ask([mcp], max_output_tokens=25))
+    response = run_loop(upstream, context, make_request([mcp], max_output_tokens=25))
     assert [r["max_output_tokens"] for r in upstream.requests] == [25, 20]
     assert response["status"] == "incomplete"
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-def test_response_shows_the_limit_and_the_choice_of_the_request(
+def test_response_has_the_limit_and_tool_choice_of_the_request(
     context: LoopContext, mcp: Json
 ) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [make_text_item("Hi.")])
-    request = ask([mcp], max_output_tokens=100, max_tool_calls=1)
-    response = run(upstream, context, request)
+    upstream = ScriptedUpstream([make_call("tests__echo", '{"text":"a"}')], [make_text_item("Hi.")])
+    request = make_request([mcp], max_output_tokens=100, max_tool_calls=1)
+    response = run_loop(upstream, context, request)
     assert upstream.requests[1]["max_output_tokens"] < 100
     assert upstream.requests[1]["tool_choice"] == "none"
     assert (response["max_output_tokens"], response["tool_choice"]) == (100, "auto")
@@ -588,8 +633,10 @@ def test_response_shows_the_limit_and_the_choice_of_the_request(
 def test_tool_choice_holds_for_the_first_round(
     context: LoopContext, mcp: Json, choice: Any, first: Any, second: Any
 ) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")])
-    response = run(upstream, context, ask([mcp, WEATHER], tool_choice=choice))
+    upstream = ScriptedUpstream(
+        [make_call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
+    )
+    response = run_loop(upstream, context, make_request([mcp, WEATHER], tool_choice=choice))
     assert [request["tool_choice"] for request in upstream.requests] == [first, second]
     assert response["tool_choice"] == choice
 
@@ -597,7 +644,11 @@ def test_tool_choice_holds_for_the_first_round(
 def test_choice_of_a_server_allows_its_tools(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_text_item("Done.")])
     tool = {**mcp, "allowed_tools": ["echo", "add"]}
-    run(upstream, context, ask([tool], tool_choice={"type": "mcp", "server_label": "tests"}))
+    run_loop(
+        upstream,
+        context,
+        make_request([tool], tool_choice={"type": "mcp", "server_label": "tests"}),
+    )
     choice = upstream.requests[0]["tool_choice"]
     assert choice["mode"] == "required"
     assert {ref["name"] for ref in choice["tools"]} == {"tests__echo", "tests__add"}
@@ -606,16 +657,18 @@ def test_choice_of_a_server_allows_its_tools(context: LoopContext, mcp: Json) ->
 # -- approvals ----------------------------------------------------------------------------------
 
 
-def test_call_that_needs_approval_is_asked_for(context: LoopContext, mcp: Json) -> None:
+def test_call_that_needs_approval_becomes_an_approval_request(
+    context: LoopContext, mcp: Json
+) -> None:
     tool = {**mcp, "require_approval": {"never": {"tool_names": ["add"]}}}
     upstream = ScriptedUpstream(
         [
-            call("tests__echo", '{"text":"a"}', "call_1"),
-            call("tests__add", '{"a":1,"b":1}', "call_2"),
+            make_call("tests__echo", '{"text":"a"}', "call_1"),
+            make_call("tests__add", '{"a":1,"b":1}', "call_2"),
         ]
     )
-    response = run(upstream, context, ask([tool]))
-    request, done = response["output"][1:]
+    response = run_loop(upstream, context, make_request([tool]))
+    request, call_item = response["output"][1:]
     assert request == {
         "id": request["id"],
         "type": "mcp_approval_request",
@@ -623,7 +676,7 @@ def test_call_that_needs_approval_is_asked_for(context: LoopContext, mcp: Json) 
         "name": "echo",
         "server_label": "tests",
     }
-    assert (done["type"], done["output"]) == ("mcp_call", "2")
+    assert (call_item["type"], call_item["output"]) == ("mcp_call", "2")
     assert len(upstream.requests) == 1
 
 
@@ -632,12 +685,12 @@ def approval_turn(context: LoopContext, mcp: Json) -> tuple[Json, list[Json]]:
     """A tool that needs approval, and the items of a turn that ended with the request for it."""
     tool = {**mcp, "require_approval": "always"}
     upstream = ScriptedUpstream(
-        [make_reasoning_item("Hm"), call("tests__echo", '{"text":"a"}', "call_7")]
+        [make_reasoning_item("Hm"), make_call("tests__echo", '{"text":"a"}', "call_7")]
     )
-    return tool, [QUESTION, *run(upstream, context, ask([tool]))["output"]]
+    return tool, [QUESTION, *run_loop(upstream, context, make_request([tool]))["output"]]
 
 
-def answer(items: list[Json], approve: bool, **more: Any) -> Json:
+def make_approval(items: list[Json], approve: bool, **more: Any) -> Json:
     name = items[-1]["id"]
     return {
         "type": "mcp_approval_response",
@@ -647,70 +700,78 @@ def answer(items: list[Json], approve: bool, **more: Any) -> Json:
     }
 
 
-def test_approved_call_is_run_before_the_model_is_asked(
+def test_approved_call_is_run_before_the_upstream_request(
     context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
     tool, items = approval_turn
     upstream = ScriptedUpstream([make_text_item("It said a.")], [make_text_item("Bye.")])
-    response = run(upstream, context, ask([tool], *items, answer(items, True)))
-    done = response["output"][0]
-    assert (done["type"], done["output"]) == ("mcp_call", "a")
-    assert done["approval_request_id"] == items[-1]["id"]
-    sent = upstream.requests[0]["input"]
-    assert [item["type"] for item in sent] == [
+    response = run_loop(upstream, context, make_request([tool], *items, make_approval(items, True)))
+    call_item = response["output"][0]
+    assert (call_item["type"], call_item["output"]) == ("mcp_call", "a")
+    assert call_item["approval_request_id"] == items[-1]["id"]
+    sent_input = upstream.requests[0]["input"]
+    assert [item["type"] for item in sent_input] == [
         "message", "reasoning", "function_call", "function_call_output"
     ]  # fmt: skip
-    assert [sent[2]["call_id"], sent[3]["call_id"], sent[3]["output"]] == ["call_7", "call_7", "a"]
+    assert [sent_input[2]["call_id"], sent_input[3]["call_id"], sent_input[3]["output"]] == [
+        "call_7",
+        "call_7",
+        "a",
+    ]
     # A third turn repeats the same history.
-    carried = [*items, answer(items, True), *response["output"], QUESTION]
-    run(upstream, context, ask([tool], *carried))
-    assert upstream.requests[1]["input"][:4] == sent
+    history = [*items, make_approval(items, True), *response["output"], QUESTION]
+    run_loop(upstream, context, make_request([tool], *history))
+    assert upstream.requests[1]["input"][:4] == sent_input
 
 
-def test_approved_call_is_run_once_although_the_first_upstream_fails(
+def test_approved_call_is_run_once_if_the_first_upstream_fails(
     context: LoopContext, mcp: Json
 ) -> None:
     tool = {**mcp, "require_approval": {"always": {"tool_names": ["note"]}, "never": {}}}
-    ended: list[Json] = []
-    context = context._replace(memory={}, on_call_end=ended.append)
-    asking = run(ScriptedUpstream([call("tests__note", "{}")]), context, ask([tool]))
-    (asked,) = items_of(asking, "mcp_approval_request")
-    before = count_notes(context, mcp)
-    request = ask([tool], QUESTION, *asking["output"], answer([asked], True))
+    ended_items: list[Json] = []
+    context = context._replace(memory={}, on_call_end=ended_items.append)
+    first_response = run_loop(
+        ScriptedUpstream([make_call("tests__note", "{}")]), context, make_request([tool])
+    )
+    (approval_request,) = list_items(first_response, "mcp_approval_request")
+    count_before = count_notes(context, mcp)
+    request = make_request(
+        [tool], QUESTION, *first_response["output"], make_approval([approval_request], True)
+    )
     upstream = ScriptedUpstream(UpstreamProtocolError("no"), [make_text_item("Noted.")])
     with pytest.raises(UpstreamProtocolError):
         with_hosted_tools(upstream, context)(request)
-    response = run(upstream, context, request)
-    assert items_of(response, "mcp_call")[0]["output"] == "noted"
-    assert [item["name"] for item in ended].count("note") == 1
+    response = run_loop(upstream, context, request)
+    assert list_items(response, "mcp_call")[0]["output"] == "noted"
+    assert [item["name"] for item in ended_items].count("note") == 1
     assert upstream.requests[0]["input"] == upstream.requests[1]["input"]
-    assert count_notes(context, mcp) == before + 1
+    assert count_notes(context, mcp) == count_before + 1
 
 
 def count_notes(context: LoopContext, mcp: Json) -> int:
-    upstream = ScriptedUpstream([call("tests__events", "{}")], [make_text_item("Done.")])
-    (item,) = items_of(run(upstream, context, ask([mcp])), "mcp_call")
+    upstream = ScriptedUpstream([make_call("tests__events", "{}")], [make_text_item("Done.")])
+    (item,) = list_items(run_loop(upstream, context, make_request([mcp])), "mcp_call")
     return str(item["output"]).count("note called")
 
 
-def test_refused_call_is_told_to_the_model(
+def test_refused_call_is_reported_to_the_model(
     context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
     tool, items = approval_turn
     upstream = ScriptedUpstream([make_text_item("As you like.")])
-    refused = answer(items, False, reason="too dear")
-    response = run(upstream, context, ask([tool], *items, refused))
+    refusal = make_approval(items, False, reason="too dear")
+    response = run_loop(upstream, context, make_request([tool], *items, refusal))
     assert [item["type"] for item in response["output"]] == ["message"]
     output = upstream.requests[0]["input"][-1]["output"]
     assert output == "The user did not approve this call. Reason: too dear"
 
 
-def test_unanswered_request_for_approval_stays_legal(
+def test_unanswered_approval_request_gets_an_output(
     context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
     tool, items = approval_turn
     upstream = ScriptedUpstream([make_text_item("Waiting.")])
-    run(upstream, context, ask([tool], *items, QUESTION))
+    run_loop(upstream, context, make_request([tool], *items, QUESTION))
     assert upstream.requests[0]["input"][-2]["output"] == NOT_ANSWERED
 
 
@@ -719,14 +780,14 @@ def test_approval_for_another_call_is_refused(
 ) -> None:
     tool, items = approval_turn
     upstream = ScriptedUpstream()
-    other = {**answer(items, True), "approval_request_id": "mcpr_other"}
-    twice = [answer(items, True), answer(items, True)]
-    for answers, place in (([other], 0), (twice, 1)):
+    other_approval = {**make_approval(items, True), "approval_request_id": "mcpr_other"}
+    duplicates = [make_approval(items, True), make_approval(items, True)]
+    for answers, offset in (([other_approval], 0), (duplicates, 1)):
         with pytest.raises(InvalidRequest) as refused:
-            with_hosted_tools(upstream, context)(ask([tool], *items, *answers))
-        assert refused.value.param == f"input[{len(items) + place}].approval_request_id"
+            with_hosted_tools(upstream, context)(make_request([tool], *items, *answers))
+        assert refused.value.param == f"input[{len(items) + offset}].approval_request_id"
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(upstream, context)(ask([], *items, answer(items, True)))
+        with_hosted_tools(upstream, context)(make_request([], *items, make_approval(items, True)))
     assert refused.value.param == f"input[{len(items)}].approval_request_id"
 
 
@@ -735,8 +796,10 @@ def test_approved_tool_that_is_not_allowed_fails(
 ) -> None:
     tool, items = approval_turn
     upstream = ScriptedUpstream([make_text_item("Oh.")])
-    narrow = {**tool, "allowed_tools": ["add"]}
-    response = run(upstream, context, ask([narrow], *items, answer(items, True)))
+    restricted_tool = {**tool, "allowed_tools": ["add"]}
+    response = run_loop(
+        upstream, context, make_request([restricted_tool], *items, make_approval(items, True))
+    )
     assert response["output"][0]["status"] == "failed"
 
 
@@ -761,11 +824,11 @@ def test_approved_tool_that_is_not_allowed_fails(
         ({"tunnel_id": "t"}, "tools[0].tunnel_id"),
     ],
 )
-def test_bad_mcp_tool_is_refused_by_name(
+def test_invalid_mcp_tool_is_rejected_by_name(
     context: LoopContext, mcp: Json, change: Json, param: str
 ) -> None:
     with pytest.raises((InvalidRequest, Unsupported)) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask([{**mcp, **change}]))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request([{**mcp, **change}]))
     assert refused.value.param == param
 
 
@@ -784,18 +847,18 @@ ITEM: Json = {"name": "echo", "server_label": "tests", "arguments": "{}"}
         ({**ITEM, "type": "mcp_approval_request", "id": []}, "input[0].id"),
     ],
 )
-def test_bad_item_is_refused_by_name(
+def test_invalid_item_is_rejected_by_name(
     context: LoopContext, mcp: Json, item: Json, param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask([mcp], item))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request([mcp], item))
     assert refused.value.param == param
 
 
 def test_malformed_types_and_names_are_left_to_translation(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_text_item("a")])
     tools = [{"type": "function", "name": []}, {"type": {}}, mcp]
-    collect_events(with_hosted_tools(upstream, context)(ask(tools, {"type": []})))
+    collect_events(with_hosted_tools(upstream, context)(make_request(tools, {"type": []})))
     assert upstream.requests[0]["tools"][:2] == tools[:2]
     assert upstream.requests[0]["input"] == [{"type": []}]
     policy = McpPolicy({})
@@ -803,30 +866,32 @@ def test_malformed_types_and_names_are_left_to_translation(context: LoopContext,
 
 
 def test_preview_offers_only_the_tools_of_carried_lists(context: LoopContext) -> None:
-    listed = {"name": "echo", "input_schema": {"type": "object"}}
-    carried = {"type": "mcp_list_tools", "server_label": "old", "tools": [listed]}
+    tool_entry = {"name": "echo", "input_schema": {"type": "object"}}
+    list_item = {"type": "mcp_list_tools", "server_label": "old", "tools": [tool_entry]}
     tools = [
         {"type": "mcp", "server_label": label, "server_url": "http://127.0.0.1:1/"}
         for label in ("old", "new")
     ]
     upstream = ScriptedUpstream([make_text_item("Hi.")])
-    preview = context._replace(is_preview=True)
-    collect_events(with_hosted_tools(upstream, preview)(ask(tools, carried, QUESTION)))
+    preview_context = context._replace(is_preview=True)
+    collect_events(
+        with_hosted_tools(upstream, preview_context)(make_request(tools, list_item, QUESTION))
+    )
     assert [tool["name"] for tool in upstream.requests[0]["tools"]] == ["old__echo"]
 
 
-def test_error_of_the_translation_names_the_clients_places(context: LoopContext, mcp: Json) -> None:
-    listed = {"type": "mcp_list_tools", "server_label": "other", "tools": []}
+def test_translation_error_names_the_clients_parameters(context: LoopContext, mcp: Json) -> None:
+    list_item = {"type": "mcp_list_tools", "server_label": "other", "tools": []}
     items = [
-        listed,
-        listed,
+        list_item,
+        list_item,
         {**ITEM, "type": "mcp_call", "id": "mcp_1", "output": "a"},
         QUESTION,
     ]
     error = InvalidRequest("'tools[1].name' and 'input[2].role' are bad.", param="tools[1].name")
     upstream = ScriptedUpstream(error)
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(upstream, context)(ask([WEATHER, mcp, WEATHER], *items))
+        with_hosted_tools(upstream, context)(make_request([WEATHER, mcp, WEATHER], *items))
     assert upstream.requests[0]["input"][2] == QUESTION  # after the call and its output
     assert refused.value.message == "'tools[2].name' and 'input[3].role' are bad."
     assert refused.value.param == "tools[2].name"
@@ -834,14 +899,14 @@ def test_error_of_the_translation_names_the_clients_places(context: LoopContext,
 
 def test_two_servers_of_one_label_are_refused(context: LoopContext, mcp: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask([mcp, mcp]))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request([mcp, mcp]))
     assert refused.value.param == "tools[1].server_label"
 
 
 def test_choice_of_an_unknown_server_is_refused(context: LoopContext, mcp: Json) -> None:
     choice = {"type": "mcp", "server_label": "other"}
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask([mcp], tool_choice=choice))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request([mcp], tool_choice=choice))
     assert refused.value.param == "tool_choice.server_label"
 
 
@@ -849,13 +914,15 @@ def test_server_of_the_operator_is_used_by_its_label(client: McpClient, root: st
     servers = {"house": McpServer("house", url=f"{root}/mcp", is_trusted=True)}
     policy = McpPolicy(servers)
     tool = {"type": "mcp", "server_label": "house", "require_approval": "never"}
-    upstream = ScriptedUpstream([call("house__echo", '{"text":"a"}')], [make_text_item("Done.")])
-    response = run(upstream, make_context(client, policy), ask([tool]))
+    upstream = ScriptedUpstream(
+        [make_call("house__echo", '{"text":"a"}')], [make_text_item("Done.")]
+    )
+    response = run_loop(upstream, make_context(client, policy), make_request([tool]))
     assert response["output"][1]["output"] == "a"
 
 
 def test_server_by_url_is_left_to_the_upstream_if_not_allowed(client: McpClient, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
-    request = ask([mcp])
+    request = make_request([mcp])
     collect_events(with_hosted_tools(upstream, make_context(client, McpPolicy()))(request))
     assert upstream.requests == [request]

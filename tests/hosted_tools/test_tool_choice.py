@@ -13,11 +13,11 @@ from tests.helpers.check_cases import check_each
 Json = dict[str, Any]
 
 
-def find(reference: Json, path: str) -> list[str]:
+def find_functions(reference: Json, path: str) -> list[str]:
     return [name for name in ("a__x", "a__y") if reference.get("name") in (None, name[3:])]
 
 
-CONVERTERS = {"mcp": find}
+CONVERTERS = {"mcp": find_functions}
 X, Y = ({"type": "function", "name": f"a__{letter}"} for letter in "xy")
 
 
@@ -55,13 +55,13 @@ def test_references_to_hosted_tools_become_functions(choice: Any, expected: Any)
         {"name": "x"},
     ],
 )
-def test_choice_that_cannot_be_met_is_refused(choice: Any) -> None:
+def test_impossible_choice_is_rejected(choice: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         convert_choice(choice, CONVERTERS)
     assert str(refused.value.param).startswith("tool_choice")
 
 
-def test_demand_for_a_call_is_met_by_the_first_round() -> None:
+def test_required_choice_is_relaxed_after_the_first_round() -> None:
     assert relax_choice("required") == "auto"
     assert relax_choice("none") == "none"
     assert relax_choice(X) == "auto"
@@ -70,22 +70,25 @@ def test_demand_for_a_call_is_met_by_the_first_round() -> None:
 
 
 def test_last_round_has_only_tools_of_the_client() -> None:
-    client = [{"type": "shell"}, {"type": "namespace", "name": "n", "tools": []}]
-    request = {"tools": [*client, {**X, "parameters": {}}], "tool_choice": "auto"}
-    assert end_hosted_calls(request, client, {"a__x"}) == {"tools": client, "tool_choice": "auto"}
+    client_tools = [{"type": "shell"}, {"type": "namespace", "name": "n", "tools": []}]
+    request = {"tools": [*client_tools, {**X, "parameters": {}}], "tool_choice": "auto"}
+    assert end_hosted_calls(request, client_tools, {"a__x"}) == {
+        "tools": client_tools,
+        "tool_choice": "auto",
+    }
     allowed = {"type": "allowed_tools", "mode": "auto", "tools": [X, {"type": "shell"}]}
-    ended = end_hosted_calls({**request, "tool_choice": allowed}, client, {"a__x"})
-    assert ended["tool_choice"]["tools"] == [{"type": "shell"}]
+    last_request = end_hosted_calls({**request, "tool_choice": allowed}, client_tools, {"a__x"})
+    assert last_request["tool_choice"]["tools"] == [{"type": "shell"}]
 
 
 @check_each(
-    ("choice", "client"),
+    ("choice", "client_tools"),
     [
         ("auto", []),
         ("none", [{"type": "shell"}]),
         ({"type": "allowed_tools", "mode": "auto", "tools": [X]}, [{"type": "shell"}]),
     ],
 )
-def test_last_round_without_allowed_tools_calls_none(choice: Any, client: list[Json]) -> None:
-    request = {"tools": [*client, X], "tool_choice": choice}
-    assert end_hosted_calls(request, client, {"a__x"}) == {**request, "tool_choice": "none"}
+def test_last_round_without_allowed_tools_calls_none(choice: Any, client_tools: list[Json]) -> None:
+    request = {"tools": [*client_tools, X], "tool_choice": choice}
+    assert end_hosted_calls(request, client_tools, {"a__x"}) == {**request, "tool_choice": "none"}

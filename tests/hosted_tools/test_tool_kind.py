@@ -1,4 +1,4 @@
-"""The watch over the client while tools run."""
+"""Cancellation of tasks when the client disconnects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.core.errors import ClientDisconnected
 from forwarder.hosted_tools.tool_kind import ClientWatch
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 
 class Task:
@@ -17,7 +17,7 @@ class Task:
 
 
 def test_tasks_are_cancelled_when_the_client_leaves() -> None:
-    client, task = Token(), Task()
+    client, task = FakeClient(), Task()
     with ClientWatch(client).cancel_on_disconnect(task):
         client.cancel()
         assert task.is_cancelled
@@ -25,7 +25,7 @@ def test_tasks_are_cancelled_when_the_client_leaves() -> None:
 
 
 def test_tasks_are_cancelled_if_the_client_has_left_already() -> None:
-    client, task = Token(), Task()
+    client, task = FakeClient(), Task()
     client.cancel()
     with pytest.raises(ClientDisconnected), ClientWatch(client).cancel_on_disconnect(task):
         pytest.fail("The block must not run.")
@@ -33,7 +33,7 @@ def test_tasks_are_cancelled_if_the_client_has_left_already() -> None:
 
 
 def test_tasks_are_cancelled_if_the_block_fails() -> None:
-    client, task = Token(), Task()
+    client, task = FakeClient(), Task()
     with pytest.raises(KeyError), ClientWatch(client).cancel_on_disconnect(task):
         raise KeyError
     assert task.is_cancelled
@@ -41,7 +41,7 @@ def test_tasks_are_cancelled_if_the_block_fails() -> None:
 
 
 def test_tasks_that_have_ended_are_not_cancelled() -> None:
-    client, task = Token(), Task()
+    client, task = FakeClient(), Task()
     with ClientWatch(client).cancel_on_disconnect(task):
         pass
     assert not task.is_cancelled

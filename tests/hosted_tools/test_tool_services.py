@@ -20,7 +20,7 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import host_forwarder
 from tests.helpers.loopback import Peer, find_unused_port, run_server
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 
@@ -30,9 +30,9 @@ SEARCH: Json = {"type": "web_search"}
 SEARXNG = {"FORWARDER_WEB_SEARCH": "searxng", "FORWARDER_WEB_SEARCH_URL": "http://searxng.test"}
 
 
-def context_of(environment: dict[str, str], **options: Any) -> Any:
+def build_context(environment: dict[str, str], **options: Any) -> Any:
     services = HostedToolServices(Settings.from_env(environment))
-    return services.make_context(Token(), ToolClient("account"), **options)
+    return services.make_context(FakeClient(), ToolClient("account"), **options)
 
 
 def can_open_pages(environment: dict[str, str]) -> bool:
@@ -42,33 +42,33 @@ def can_open_pages(environment: dict[str, str]) -> bool:
 
 def test_urls_of_clients_need_keys_and_the_setting() -> None:
     keys = {"FORWARDER_API_KEYS": "k"}
-    assert context_of(keys).find_kind(MCP)
-    assert not context_of({}).find_kind(MCP)
-    assert not context_of({**keys, "FORWARDER_MCP_URLS": "off"}).find_kind(MCP)
+    assert build_context(keys).find_kind(MCP)
+    assert not build_context({}).find_kind(MCP)
+    assert not build_context({**keys, "FORWARDER_MCP_URLS": "off"}).find_kind(MCP)
 
 
 def test_servers_of_the_operator_need_no_keys(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"s": {"command": "true"}}}))
-    context = context_of({"FORWARDER_MCP_SERVERS": str(path)})
+    context = build_context({"FORWARDER_MCP_SERVERS": str(path)})
     assert context.find_kind({"type": "mcp", "server_label": "s"})
     assert not context.find_kind({"type": "mcp", "server_label": "other"})
     assert not context.find_kind(MCP)
 
 
-def test_wrong_file_of_servers_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+def test_invalid_server_file_is_a_config_error(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     for content in (None, "{}"):
         if content is not None:
             path.write_text(content)
         with pytest.raises(ConfigError, match="FORWARDER_MCP_SERVERS"):
-            context_of({"FORWARDER_MCP_SERVERS": str(path)})
+            build_context({"FORWARDER_MCP_SERVERS": str(path)})
 
 
 def test_web_search_is_off_unless_an_engine_is_set() -> None:
-    assert not context_of({}).find_kind(SEARCH)
-    assert context_of(SEARXNG).find_kind(SEARCH)
-    assert not context_of(SEARXNG, native=frozenset({"web_search"})).find_kind(SEARCH)
+    assert not build_context({}).find_kind(SEARCH)
+    assert build_context(SEARXNG).find_kind(SEARCH)
+    assert not build_context(SEARXNG, native=frozenset({"web_search"})).find_kind(SEARCH)
 
 
 def test_pages_are_opened_only_for_clients_with_keys() -> None:
@@ -78,7 +78,7 @@ def test_pages_are_opened_only_for_clients_with_keys() -> None:
     assert not can_open_pages(SEARXNG)
 
 
-def test_pages_are_fetched_only_as_far_as_they_can_be_parsed(
+def test_fetched_pages_have_the_size_limit_of_the_parser(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("forwarder.hosted_tools.tool_services.MAX_PAGE_BYTES", 100)
@@ -98,7 +98,7 @@ def test_pages_are_fetched_only_as_far_as_they_can_be_parsed(
     ("engine", "missing"),
     [("searxng", "FORWARDER_WEB_SEARCH_URL"), ("exa", "FORWARDER_WEB_SEARCH_KEY")],
 )
-def test_engine_without_address_or_key_is_a_mistake(engine: str, missing: str) -> None:
+def test_engine_without_address_or_key_is_a_config_error(engine: str, missing: str) -> None:
     with pytest.raises(ConfigError, match=missing):
         Settings.from_env({"FORWARDER_WEB_SEARCH": engine})
 
@@ -107,7 +107,7 @@ UPSTREAM = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": "sk"}
 
 
 @check_each(
-    ("source", "more", "reason"),
+    ("source", "settings", "reason"),
     [
         ("upstream:chat", UPSTREAM, "must be off, searxng, .* upstream:NAME/MODEL"),
         ("bing", UPSTREAM, "must be off, searxng"),
@@ -117,11 +117,11 @@ UPSTREAM = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": "sk"}
         ("mcp:web", UPSTREAM, "mcp:LABEL/TOOL"),
     ],
 )
-def test_wrong_source_of_searches_is_a_mistake(
-    source: str, more: dict[str, str], reason: str
+def test_invalid_search_source_is_a_config_error(
+    source: str, settings: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        Settings.from_env({**more, "FORWARDER_WEB_SEARCH": source})
+        Settings.from_env({**settings, "FORWARDER_WEB_SEARCH": source})
 
 
 @pytest.mark.parametrize(
@@ -133,26 +133,26 @@ def test_wrong_source_of_searches_is_a_mistake(
         ("model:other/m", "must name an upstream with a key of its own"),
     ],
 )
-def test_wrong_maker_of_images_is_a_mistake(source: str, reason: str) -> None:
+def test_invalid_image_maker_is_a_config_error(source: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         Settings.from_env({**UPSTREAM, "FORWARDER_IMAGE_GENERATION": source})
 
 
 def test_images_are_off_unless_a_maker_is_set() -> None:
     tool = {"type": "image_generation"}
-    assert not context_of(UPSTREAM).find_kind(tool)
+    assert not build_context(UPSTREAM).find_kind(tool)
     for source in ("images:chat/m", "model:chat/m"):
-        context = context_of({**UPSTREAM, "FORWARDER_IMAGE_GENERATION": source})
+        context = build_context({**UPSTREAM, "FORWARDER_IMAGE_GENERATION": source})
         assert context.find_kind(tool)
 
 
-def test_search_by_an_unknown_server_is_a_mistake(tmp_path: Path) -> None:
+def test_search_by_an_unknown_server_is_a_config_error(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"web": {"command": "true"}}}))
     servers = {"FORWARDER_MCP_SERVERS": str(path)}
-    assert context_of({**servers, "FORWARDER_WEB_SEARCH": "mcp:web/search"}).find_kind(SEARCH)
+    assert build_context({**servers, "FORWARDER_WEB_SEARCH": "mcp:web/search"}).find_kind(SEARCH)
     with pytest.raises(ConfigError, match="must name a server in FORWARDER_MCP_SERVERS"):
-        context_of({**servers, "FORWARDER_WEB_SEARCH": "mcp:other/search"})
+        build_context({**servers, "FORWARDER_WEB_SEARCH": "mcp:other/search"})
 
 
 # -- through the forwarder ----------------------------------------------------------------------
@@ -185,7 +185,7 @@ def client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[openai.OpenAI
         yield client
 
 
-def mcp_tool(root: str, **more: Any) -> Any:
+def make_mcp_tool(root: str, **more: Any) -> Any:
     return {
         "type": "mcp",
         "server_label": "tests",
@@ -204,7 +204,7 @@ def test_sdk_streams_a_response_with_an_mcp_call(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."))
-    with client.responses.stream(model="m", input="go", tools=[mcp_tool(root)]) as stream:
+    with client.responses.stream(model="m", input="go", tools=[make_mcp_tool(root)]) as stream:
         kinds = [event.type for event in stream]
         response = stream.get_final_response()
     assert "response.mcp_call.completed" in kinds
@@ -224,7 +224,7 @@ def test_next_turn_continues_from_the_stored_response(
     upstream.script(
         make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
     )
-    tools = [mcp_tool(root)]
+    tools = [make_mcp_tool(root)]
     first = client.responses.create(model="m", input="go", tools=tools)
     stored = client.responses.retrieve(first.id)
     assert [item.type for item in stored.output] == ["mcp_list_tools", "mcp_call", "message"]
@@ -240,7 +240,7 @@ def test_approval_works_with_stored_responses(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(make_call_answer("tests__add", a=2, b=3), Answer(text="5."))
-    tools = [mcp_tool(root, require_approval="always")]
+    tools = [make_mcp_tool(root, require_approval="always")]
     first = client.responses.create(model="m", input="go", tools=tools)
     request: Any = first.output[-1]
     assert request.type == "mcp_approval_request"
@@ -261,10 +261,10 @@ def test_background_response_runs_tools(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="Done."))
-    started = client.responses.create(
-        model="m", input="go", tools=[mcp_tool(root)], background=True, stream=True
+    stream = client.responses.create(
+        model="m", input="go", tools=[make_mcp_tool(root)], background=True, stream=True
     )
-    last: Any = list(started)[-1]
+    last: Any = list(stream)[-1]
     assert last.type == "response.completed"
     assert [item.type for item in last.response.output] == [
         "mcp_list_tools", "mcp_call", "message"
@@ -272,16 +272,16 @@ def test_background_response_runs_tools(
     assert len(upstream.requests) == 2
 
 
-def test_bad_server_is_a_400_that_names_it(client: openai.OpenAI, root: str) -> None:
+def test_invalid_server_is_rejected_by_name(client: openai.OpenAI, root: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(
-            model="m", input="go", tools=[mcp_tool(root, server_url="file:///etc/passwd")]
+            model="m", input="go", tools=[make_mcp_tool(root, server_url="file:///etc/passwd")]
         )
     assert refused.value.param == "tools[0].server_url"
 
 
 def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:
-    approved: list[Any] = [
+    input_items: list[Any] = [
         {
             "type": "mcp_approval_request",
             "id": "mcpr_1",
@@ -291,7 +291,11 @@ def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:
         },
         {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
     ]
-    body: Json = {"model": "m", "input": approved, "tools": [mcp_tool("http://127.0.0.1:1")]}
+    body: Json = {
+        "model": "m",
+        "input": input_items,
+        "tools": [make_mcp_tool("http://127.0.0.1:1")],
+    }
     address = str(client.base_url).removesuffix("/v1/")
     report: Any = client.post(f"{address}/forwarder/translate", body=body, cast_to=object)
     messages = report["request"]["messages"]
@@ -311,31 +315,29 @@ def test_fallback_does_not_repeat_an_approved_call(
         "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
     }
     rule = {"always": {"tool_names": ["note"]}, "never": {"tool_names": ["events"]}}
-    tools = [mcp_tool(root, require_approval=rule)]
+    tools = [make_mcp_tool(root, require_approval=rule)]
     with (
         host_forwarder(environment) as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
     ):
         upstream.script(make_call_answer("tests__note"), Answer(text="Noted."))
         first = client.responses.create(model="m", input="go", tools=tools)
-        approved: Any = {
+        approval: Any = {
             "type": "mcp_approval_response",
             "approval_request_id": first.output[-1].id,
             "approve": True,
         }
         second = client.responses.create(
-            model="m", input=[approved], tools=tools, previous_response_id=first.id
+            model="m", input=[approval], tools=tools, previous_response_id=first.id
         )
         assert second.output_text == "Noted."
         upstream.script(make_call_answer("tests__events"), Answer(text="Done."))
         third = client.responses.create(model="m", input="go", tools=tools)
-    seen: Any = third.output[1]
-    assert seen.output.count("note called") == 1
+    note_call: Any = third.output[1]
+    assert note_call.output.count("note called") == 1
 
 
-def test_upstream_searches_for_the_model_of_another(
-    upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
+def test_other_upstream_searches_for_the_model(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     citation = {
         "type": "url_citation",
         "start_index": 0,
@@ -351,11 +353,16 @@ def test_upstream_searches_for_the_model_of_another(
         "status": "completed",
         "content": [part],
     }
-    found = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
+    search_response = {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "output": [message],
+    }
 
     def search(peer: Peer) -> None:
         peer.request()
-        body = json.dumps({**found, "created_at": 1, "model": "searcher"}).encode()
+        body = json.dumps({**search_response, "created_at": 1, "model": "searcher"}).encode()
         peer.answer(body, b"Content-Type: application/json", b"Connection: close")
 
     text = "They sleep ([Cats](https://example.org/cats))."
@@ -377,19 +384,19 @@ def test_upstream_searches_for_the_model_of_another(
     assert response.output[1].content[0].annotations[0].url == "https://example.org/cats"
     result = upstream.requests[1].body["messages"][-1]["content"]
     assert result.startswith("Cats sleep.\n\n1. Cats\nURL: https://example.org/cats")
-    asked = json.loads(searcher.requests[0].partition(b"\r\n\r\n")[2])
-    assert (asked["model"], asked["input"]) == ("searcher", "cats")
-    assert asked["tools"] == [{"type": "web_search", "search_context_size": "medium"}]
+    search_request = json.loads(searcher.requests[0].partition(b"\r\n\r\n")[2])
+    assert (search_request["model"], search_request["input"]) == ("searcher", "cats")
+    assert search_request["tools"] == [{"type": "web_search", "search_context_size": "medium"}]
 
 
 @pytest.fixture
 def searching_client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[openai.OpenAI]:
     """A client of a forwarder with a search engine of SearXNG's shape and stored files."""
-    found = {"title": "Cats", "url": "https://example.org/cats", "content": "Cats sleep."}
+    page = {"title": "Cats", "url": "https://example.org/cats", "content": "Cats sleep."}
 
     def answer(peer: Peer) -> None:
         peer.request()
-        peer.answer(json.dumps({"results": [found]}).encode(), b"Connection: close")
+        peer.answer(json.dumps({"results": [page]}).encode(), b"Connection: close")
 
     with run_server(answer) as searxng:
         environment = {
@@ -407,7 +414,7 @@ def searching_client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[ope
 
 
 @pytest.mark.parametrize("kind", ["web_search", "web_search_2025_08_26"])
-def test_next_turn_has_the_search_but_needs_no_tools(
+def test_next_turn_includes_the_search_without_tools(
     searching_client: openai.OpenAI, upstream: ScriptedUpstream, kind: Any
 ) -> None:
     upstream.script(
@@ -483,7 +490,7 @@ def test_filters_of_the_tool_select_files(
     assert search.results[0].attributes == {"region": "us", "quarter": 1}
 
 
-def test_calls_one_by_one_are_asked_for_in_each_round(
+def test_parallel_tool_calls_false_is_sent_in_each_round(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(
@@ -492,26 +499,26 @@ def test_calls_one_by_one_are_asked_for_in_each_round(
         Answer(text="Done."),
     )
     response = client.responses.create(
-        model="m", input="go", tools=[mcp_tool(root)], parallel_tool_calls=False
+        model="m", input="go", tools=[make_mcp_tool(root)], parallel_tool_calls=False
     )
     assert [item.type for item in response.output] == [
         "mcp_list_tools", "mcp_call", "mcp_call", "message"
     ]  # fmt: skip
     assert response.parallel_tool_calls is False
-    sent = [request.body.get("parallel_tool_calls") for request in upstream.requests]
-    assert sent == [False, False, False]
+    parallel_parameters = [request.body.get("parallel_tool_calls") for request in upstream.requests]
+    assert parallel_parameters == [False, False, False]
 
 
-def test_max_tool_calls_limits_no_functions_of_the_client(
+def test_max_tool_calls_does_not_limit_client_functions(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
-    wanted = [Call("get_weather", "{}"), Call("get_time", "{}")]
+    calls = [Call("get_weather", "{}"), Call("get_time", "{}")]
     functions: Any = [
         {"type": "function", "name": call.name, "parameters": {"type": "object", "properties": {}}}
-        for call in wanted
+        for call in calls
     ]
-    for tools in (functions, [*functions, mcp_tool(root)]):
-        upstream.script(Answer(calls=wanted))
+    for tools in (functions, [*functions, make_mcp_tool(root)]):
+        upstream.script(Answer(calls=calls))
         response: Any = client.responses.create(
             model="m", input="go", tools=tools, max_tool_calls=1
         )
@@ -559,8 +566,10 @@ def test_model_makes_images_and_edits_those_of_stored_turns(
     image: Any = first.output[0]
     assert (image.status, image.result) == ("completed", "iVBORw0KGgoA")
     assert (second.output[0].action, second.output[0].result) == ("edit", "iVBORw0KGgoB")
-    asked = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in artist.requests]
-    assert asked[1]["messages"][0]["content"] == [
+    image_requests = [
+        json.loads(raw_request.partition(b"\r\n\r\n")[2]) for raw_request in artist.requests
+    ]
+    assert image_requests[1]["messages"][0]["content"] == [
         {"type": "text", "text": "darker"},
         {"type": "image_url", "image_url": {"url": urls[0]}},
     ]

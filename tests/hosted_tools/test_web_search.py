@@ -29,11 +29,11 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
-    call,
     check_stream,
+    make_call,
     make_text_item,
 )
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 Json = dict[str, Any]
 QUESTION: Json = {"type": "message", "role": "user", "content": "cats?"}
@@ -41,15 +41,17 @@ TOOL: Json = {"type": "web_search"}
 
 
 class Engine:
-    """A search engine that knows two pages."""
+    """A search engine with two pages."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, SearchOptions]] = []
+        self.searches: list[tuple[str, SearchOptions]] = []
         self.text = ""
 
-    def search(self, query: str, options: SearchOptions, client: str, call: Any) -> SearchAnswer:
+    def search(
+        self, query: str, options: SearchOptions, client: str, make_call: Any
+    ) -> SearchAnswer:
         assert client == "client"
-        self.asked.append((query, options))
+        self.searches.append((query, options))
         if query == "broken":
             raise SearchFailure("The search engine answered 500.")
         results = [
@@ -88,10 +90,10 @@ def context(engine: Any, reader: Any) -> LoopContext:
 def make_context(search: WebSearch) -> LoopContext:
     client = McpClient(AddressGuard())  # never used, so it starts no thread
     kinds = build_kinds(ToolResources(client, McpPolicy(), search))
-    return LoopContext(kinds, Token(), ToolClient("client"), heartbeat=0.02)
+    return LoopContext(kinds, FakeClient(), ToolClient("client"), heartbeat=0.02)
 
 
-def ask(tool: Json, *items: Json, **more: Any) -> Json:
+def make_request(tool: Json, *items: Json, **more: Any) -> Json:
     return {
         "model": "m",
         "input": [*(items or (QUESTION,))],
@@ -101,21 +103,21 @@ def ask(tool: Json, *items: Json, **more: Any) -> Json:
     }
 
 
-def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+def run_loop(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
     return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
 @pytest.mark.parametrize("name", ["queries", "sources"])
-def test_malformed_earlier_search_is_refused_by_name(context: LoopContext, name: str) -> None:
+def test_malformed_earlier_search_is_rejected_by_name(context: LoopContext, name: str) -> None:
     item = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", name: 5}}
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask(TOOL, item))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request(TOOL, item))
     assert refused.value.param == f"input[0].action.{name}"
 
 
-def test_include_that_is_no_list_is_refused(context: LoopContext) -> None:
+def test_include_must_be_a_list(context: LoopContext) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        with_hosted_tools(ScriptedUpstream(), context)(ask(TOOL, include=5))
+        with_hosted_tools(ScriptedUpstream(), context)(make_request(TOOL, include=5))
     assert refused.value.param == "include"
 
 
@@ -128,28 +130,30 @@ def test_call_that_takes_too_long_fails(engine: Any, reader: Any) -> None:
 
     reader.read_page = read_slowly
     context = make_context(WebSearch(engine, reader, seconds=0.1))
-    page = call("web_open_page", '{"url":"https://example.org/cats"}')
-    upstream = ScriptedUpstream([page], [make_text_item("Oh.")])
+    page_call = make_call("web_open_page", '{"url":"https://example.org/cats"}')
+    upstream = ScriptedUpstream([page_call], [make_text_item("Oh.")])
     try:
-        response = run(upstream, context, ask(TOOL))
+        response = run_loop(upstream, context, make_request(TOOL))
     finally:
         release.set()
     assert response["output"][0]["status"] == "failed"
     assert upstream.requests[1]["input"][-1]["output"] == "The call took too long."
 
 
-def test_search_of_a_response_that_was_cut_has_failed(context: LoopContext) -> None:
-    response = run(ScriptedUpstream(("incomplete", [SEARCH])), context, ask(TOOL))
+def test_search_of_a_cut_response_fails(context: LoopContext) -> None:
+    response = run_loop(
+        ScriptedUpstream(("incomplete", [SEARCH_CALL])), context, make_request(TOOL)
+    )
     assert response["output"][0]["status"] == "failed"
 
 
-CITED = "Cats sleep ([Cats](https://example.org/cats))."
-SEARCH = call("web_search", '{"query":"cats"}')
+CITED_TEXT = "Cats sleep ([Cats](https://example.org/cats))."
+SEARCH_CALL = make_call("web_search", '{"query":"cats"}')
 
 
 def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> None:
-    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)])
-    events = collect_events(with_hosted_tools(upstream, context)(ask(TOOL)))
+    upstream = ScriptedUpstream([SEARCH_CALL], [make_text_item(CITED_TEXT)])
+    events = collect_events(with_hosted_tools(upstream, context)(make_request(TOOL)))
     response = check_stream(events)
     search, message = response["output"]
     assert search == {
@@ -168,7 +172,7 @@ def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> 
     ]
     (citation,) = message["content"][0]["annotations"]
     begin, end = citation["start_index"], citation["end_index"]
-    assert CITED[begin:end] == "[Cats](https://example.org/cats)"
+    assert CITED_TEXT[begin:end] == "[Cats](https://example.org/cats)"
     assert (citation["title"], citation["url"]) == ("Cats", "https://example.org/cats")
     added = [e for e in events if e["type"] == "response.output_text.annotation.added"]
     assert [event["annotation"] for event in added] == [citation]
@@ -182,8 +186,10 @@ def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> 
 
 
 def test_sources_are_shown_on_request(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
-    response = run(upstream, context, ask(TOOL, include=["web_search_call.action.sources"]))
+    upstream = ScriptedUpstream([SEARCH_CALL], [make_text_item("Done.")])
+    response = run_loop(
+        upstream, context, make_request(TOOL, include=["web_search_call.action.sources"])
+    )
     assert response["output"][0]["action"]["sources"] == [
         {"type": "url", "url": "https://example.org/cats"},
         {"type": "url", "url": "https://example.org/dogs"},
@@ -195,26 +201,29 @@ def test_text_of_the_searcher_comes_before_the_results(
     context: LoopContext, engine: Engine
 ) -> None:
     engine.text = "Cats sleep a lot."
-    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
-    run(upstream, context, ask(TOOL))
+    upstream = ScriptedUpstream([SEARCH_CALL], [make_text_item("Done.")])
+    run_loop(upstream, context, make_request(TOOL))
     output = upstream.requests[1]["input"][-1]["output"]
     assert output.startswith("Cats sleep a lot.\n\n1. Cats\nURL: https://example.org/cats\n")
 
 
-def test_whole_answer_is_cited_too(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)], streamed=False)
-    (event,) = collect_events(with_hosted_tools(upstream, context)({**ask(TOOL), "stream": False}))
+def test_whole_answer_is_cited(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH_CALL], [make_text_item(CITED_TEXT)], streamed=False)
+    (event,) = collect_events(
+        with_hosted_tools(upstream, context)({**make_request(TOOL), "stream": False})
+    )
     assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
 
 
 def test_opened_pages_count_until_the_response_ends(context: LoopContext) -> None:
     memory = BodyMemory(10_000_000)
     upstream = ScriptedUpstream(
-        [call("web_open_page", '{"url":"https://example.org/cats"}')], [make_text_item("Done.")]
+        [make_call("web_open_page", '{"url":"https://example.org/cats"}')],
+        [make_text_item("Done.")],
     )
     stream = with_hosted_tools(
         upstream, context._replace(client=ToolClient("client", body_memory=memory))
-    )(ask(TOOL))
+    )(make_request(TOOL))
     assert max([memory.kept for _ in stream]) > len("Cats sleep a lot. ") * 2000
     assert memory.kept == 0
 
@@ -222,12 +231,12 @@ def test_opened_pages_count_until_the_response_ends(context: LoopContext) -> Non
 def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader) -> None:
     url = "https://example.org/cats"
     upstream = ScriptedUpstream(
-        [call("web_open_page", json.dumps({"url": url}), "call_1")],
-        [call("web_find_in_page", json.dumps({"url": url, "pattern": "SLEEP"}), "call_2")],
-        [call("web_find_in_page", json.dumps({"url": url, "pattern": "bark"}), "call_3")],
-        [make_text_item(CITED)],
+        [make_call("web_open_page", json.dumps({"url": url}), "call_1")],
+        [make_call("web_find_in_page", json.dumps({"url": url, "pattern": "SLEEP"}), "call_2")],
+        [make_call("web_find_in_page", json.dumps({"url": url, "pattern": "bark"}), "call_3")],
+        [make_text_item(CITED_TEXT)],
     )
-    response = run(upstream, context, ask(TOOL))
+    response = run_loop(upstream, context, make_request(TOOL))
     actions = [item["action"] for item in response["output"][:3]]
     assert actions[0] == {"type": "open_page", "url": url}
     assert actions[1] == {"type": "find_in_page", "url": url, "pattern": "SLEEP"}
@@ -251,12 +260,12 @@ def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader
         ("web_find_in_page", '{"url":"http://[docs","pattern":"a"}', "not valid"),
     ],
 )
-def test_failed_search_is_an_item_that_the_model_sees(
+def test_failed_search_is_reported_to_the_model(
     context: LoopContext, name: str, arguments: str, reason: str
 ) -> None:
-    upstream = ScriptedUpstream([call(name, arguments)], [make_text_item("Sorry.")])
+    upstream = ScriptedUpstream([make_call(name, arguments)], [make_text_item("Sorry.")])
     tool = {**TOOL, "filters": {"allowed_domains": ["example.org"]}}
-    response = run(upstream, context, ask(tool))
+    response = run_loop(upstream, context, make_request(tool))
     assert response["output"][0]["status"] == "failed"
     assert reason in upstream.requests[1]["input"][-1]["output"]
     assert response["status"] == "completed"
@@ -269,27 +278,27 @@ def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Eng
         "user_location": {"type": "approximate", "country": "de", "city": "Berlin"},
         "filters": {"allowed_domains": ["Example.org."], "blocked_domains": ["bad.org"]},
     }
-    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
-    collect_events(with_hosted_tools(upstream, context)(ask(tool)))
-    ((_, options),) = engine.asked
+    upstream = ScriptedUpstream([SEARCH_CALL], [make_text_item("Done.")])
+    collect_events(with_hosted_tools(upstream, context)(make_request(tool)))
+    ((_, options),) = engine.searches
     assert options == SearchOptions(12, 1200, "DE", "Berlin", ("example.org",), ("bad.org",))
 
 
 @pytest.mark.parametrize("kind", ["web_search", "web_search_preview"])
 def test_forced_search_is_a_forced_function(context: LoopContext, kind: str) -> None:
-    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
-    request = ask({"type": kind}, tool_choice={"type": kind})
+    upstream = ScriptedUpstream([SEARCH_CALL], [make_text_item("Done.")])
+    request = make_request({"type": kind}, tool_choice={"type": kind})
     collect_events(with_hosted_tools(upstream, context)(request))
     choices = [request["tool_choice"] for request in upstream.requests]
     assert choices == [{"type": "function", "name": "web_search"}, "auto"]
 
 
 def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH, call("web_open_page", '{"url":"https://example.org/a"}', "call_2")],
-                                [make_text_item(CITED)], [make_text_item("More.")])  # fmt: skip
+    upstream = ScriptedUpstream([SEARCH_CALL, make_call("web_open_page", '{"url":"https://example.org/a"}', "call_2")],
+                                [make_text_item(CITED_TEXT)], [make_text_item("More.")])  # fmt: skip
     sources = ["web_search_call.action.sources"]
-    response = run(upstream, context, ask(TOOL, include=sources))
-    run(upstream, context, ask(TOOL, QUESTION, *response["output"], QUESTION))
+    response = run_loop(upstream, context, make_request(TOOL, include=sources))
+    run_loop(upstream, context, make_request(TOOL, QUESTION, *response["output"], QUESTION))
     history = upstream.requests[2]["input"]
     assert [item["type"] for item in history[1:5]] == [
         *["function_call"] * 2, *["function_call_output"] * 2
@@ -299,10 +308,10 @@ def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -
     assert "https://example.org/cats" in history[3]["output"]
 
 
-def test_search_without_id_as_codex_carries_it_is_converted(context: LoopContext) -> None:
+def test_search_without_id_from_codex_is_converted(context: LoopContext) -> None:
     item = {"type": "web_search_call", "status": "completed", "action": {"type": "search"}}
     upstream = ScriptedUpstream([make_text_item("Done.")])
-    run(upstream, context, ask(TOOL, QUESTION, item, dict(item), QUESTION))
+    run_loop(upstream, context, make_request(TOOL, QUESTION, item, dict(item), QUESTION))
     calls = [i["call_id"] for i in upstream.requests[0]["input"] if i["type"] == "function_call"]
     assert len(set(calls)) == 2
 
@@ -322,7 +331,7 @@ def test_search_without_id_as_codex_carries_it_is_converted(context: LoopContext
         ({"external_web_access": "no"}, "external_web_access"),
     ],
 )
-def test_bad_search_tool_is_refused_by_name(change: Json, param: str) -> None:
+def test_invalid_search_tool_is_rejected_by_name(change: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read_search_tool({**TOOL, **change}, "tools[0]")
     assert refused.value.param == f"tools[0].{param}"
@@ -330,23 +339,23 @@ def test_bad_search_tool_is_refused_by_name(change: Json, param: str) -> None:
 
 def test_search_without_web_access_is_left_to_the_upstream(context: LoopContext) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
-    request = ask({**TOOL, "external_web_access": False})
+    request = make_request({**TOOL, "external_web_access": False})
     collect_events(with_hosted_tools(upstream, context)(request))
     assert upstream.requests == [request]
 
 
-def test_functions_for_pages_give_way_to_the_clients(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([call("web_open_page", '{"path":"a"}')])
-    own = {"type": "function", "name": "web_open_page", "parameters": {}}
-    response = run(upstream, context, {**ask(TOOL), "tools": [TOOL, own]})
+def test_page_functions_are_omitted_if_the_client_has_them(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([make_call("web_open_page", '{"path":"a"}')])
+    client_tool = {"type": "function", "name": "web_open_page", "parameters": {}}
+    response = run_loop(upstream, context, {**make_request(TOOL), "tools": [TOOL, client_tool]})
     assert [item["type"] for item in response["output"]] == ["function_call"]
     names = [tool["name"] for tool in upstream.requests[0]["tools"]]
     assert names == ["web_open_page", "web_search", "web_find_in_page"]
 
 
 def test_client_function_of_the_same_name_is_refused(context: LoopContext) -> None:
-    own = {"type": "function", "name": "web_search", "parameters": {}}
-    request = {**ask(TOOL), "tools": [TOOL, own]}
+    client_tool = {"type": "function", "name": "web_search", "parameters": {}}
+    request = {**make_request(TOOL), "tools": [TOOL, client_tool]}
     with pytest.raises(InvalidRequest) as refused:
         with_hosted_tools(ScriptedUpstream(), context)(request)
     assert refused.value.code == "tool_name_collision"

@@ -1,4 +1,4 @@
-"""Search engines: each is asked in its own words, and its results are read."""
+"""Search engines: the request in each engine's own format, and the results read from its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from forwarder.hosted_tools.web_search_backends import (
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, encode_chunk, find_unused_port, run_server
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, "DE", "Berlin", ("example.org",), ("bad.example.org",))
@@ -72,7 +72,7 @@ KEYS = {
 }
 
 
-def answering(answer: object, head: bytes = b"HTTP/1.1 200 OK") -> Callable[[Peer], None]:
+def make_engine_script(answer: object, head: bytes = b"HTTP/1.1 200 OK") -> Callable[[Peer], None]:
     def serve(peer: Peer) -> None:
         peer.request()
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -81,7 +81,7 @@ def answering(answer: object, head: bytes = b"HTTP/1.1 200 OK") -> Callable[[Pee
     return serve
 
 
-def search(
+def run_search(
     name: str,
     script: Callable[[Peer], None],
     options: SearchOptions = OPTIONS,
@@ -94,18 +94,18 @@ def search(
 
 
 @check_each("name", BACKENDS)
-def test_engine_is_asked_in_its_words_and_its_results_are_read(name: str) -> None:
-    results, request = search(name, answering(ANSWERS[name]))
+def test_engine_gets_its_own_parameters_and_its_results_are_read(name: str) -> None:
+    results, request = run_search(name, make_engine_script(ANSWERS[name]))
     assert results == [WebSearchResult("T", URL, "A & B", "2026")]
     head, _, body = request.partition("\r\n\r\n")
     method, target, _ = head.splitlines()[0].split(" ")
     url = urlsplit(target)
-    words = json.loads(body) if body else {k: v[0] for k, v in parse_qs(url.query).items()}
-    assert (method, url.path, words) == REQUESTS[name]
+    parameters = json.loads(body) if body else {k: v[0] for k, v in parse_qs(url.query).items()}
+    assert (method, url.path, parameters) == REQUESTS[name]
     assert KEYS[name] in head.lower()
 
 
-def results_of(*urls: str) -> Json:
+def make_results(*urls: str) -> Json:
     return {"results": [{"title": u, "url": u, "content": "x" * 100} for u in urls]}
 
 
@@ -113,7 +113,7 @@ def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
     urls = ["https://example.org/1", "https://sub.example.org/2", "https://evilexample.org/3",
             "https://bad.example.org/4", "ftp://example.org/5", "https://example.org/1",
             "https://example.org/6", "https://example.org/7"]  # fmt: skip
-    results, _ = search("searxng", answering(results_of(*urls)))
+    results, _ = run_search("searxng", make_engine_script(make_results(*urls)))
     assert [result.url for result in results] == [urls[0], urls[1], urls[6]]
     assert results[0].snippet == "x" * 39 + "…"
 
@@ -121,21 +121,21 @@ def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
 @check_each(
     ("script", "reason"),
     [
-        (answering({}, b"HTTP/1.1 401 Unauthorized"), "answered 401"),
-        (answering(b"<html>"), "not JSON"),
-        (answering([]), "without results"),
-        (answering({"error": "key-1 is wrong"}), "without results"),
+        (make_engine_script({}, b"HTTP/1.1 401 Unauthorized"), "answered 401"),
+        (make_engine_script(b"<html>"), "not JSON"),
+        (make_engine_script([]), "without results"),
+        (make_engine_script({"error": "key-1 is wrong"}), "without results"),
         (lambda peer: (peer.request(), peer.server.wait()), "in time"),
         (lambda peer: (peer.request(), peer.close()), "cannot be reached"),
     ],
 )
 def test_failure_is_named_without_the_key(script: Any, reason: str) -> None:
-    with pytest.raises(SearchFailure, match=reason) as failed:
-        search("tavily", script, seconds=0.2 if reason == "in time" else 2.0)
-    assert "key-1" not in str(failed.value)
+    with pytest.raises(SearchFailure, match=reason) as raised:
+        run_search("tavily", script, seconds=0.2 if reason == "in time" else 2.0)
+    assert "key-1" not in str(raised.value)
 
 
-def test_engine_that_is_not_there_fails() -> None:
+def test_unreachable_engine_fails() -> None:
     engine = SearchEngine("searxng", f"http://127.0.0.1:{find_unused_port()}")
     with pytest.raises(SearchFailure, match="cannot be reached"):
         engine.search("cats", SearchOptions())
@@ -146,7 +146,7 @@ def test_engine_that_is_not_there_fails() -> None:
 )
 def test_results_with_invalid_urls_are_left_out(url: str) -> None:
     results = [WebSearchResult("Bad", url, ""), WebSearchResult("Good", URL, "")]
-    assert [each.url for each in select_results(results, SearchOptions())] == [URL]
+    assert [result.url for result in select_results(results, SearchOptions())] == [URL]
 
 
 def test_texts_of_an_engine_are_cut_before_they_are_cleaned() -> None:
@@ -154,7 +154,7 @@ def test_texts_of_an_engine_are_cut_before_they_are_cleaned() -> None:
 
 
 def test_cancelled_search_sends_no_request() -> None:
-    engine, call = SearchEngine("searxng", f"http://127.0.0.1:{find_unused_port()}"), Token()
+    engine, call = SearchEngine("searxng", f"http://127.0.0.1:{find_unused_port()}"), FakeClient()
     call.cancel()
     with pytest.raises(SearchFailure, match="cancelled"):
         engine.search("cats", OPTIONS, "", call)
@@ -172,13 +172,13 @@ def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyP
 
     with run_server(answer) as server:
         engine = SearchEngine("searxng", f"http://127.0.0.1:{server.port}", seconds=0.5)
-        running = threading.Thread(target=lambda: engine.search("cats", SearchOptions()))
-        running.start()
+        first_search = threading.Thread(target=lambda: engine.search("cats", SearchOptions()))
+        first_search.start()
         assert arrived.wait(5)
-        timer = threading.Timer(0.1, release.set)  # in time for the one that waits
+        timer = threading.Timer(0.1, release.set)  # before the waiting search times out
         timer.start()
         assert engine.search("cats", SearchOptions()).results
-        running.join()
+        first_search.join()
         with engine._slots.hold("", 0, KeyError()), pytest.raises(SearchFailure, match="Too many"):
             engine.search("cats", SearchOptions())
 
@@ -193,4 +193,4 @@ def test_endless_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             peer.send(encode_chunk(b" " * 1000))
 
     with pytest.raises(SearchFailure, match="too large"):
-        search("searxng", flood)
+        run_search("searxng", flood)

@@ -24,7 +24,7 @@ from forwarder.hosted_tools.web_search_mcp import McpSearch, await_task, make_ar
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import find_unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, None, None, ("example.org",), ("bad.example.org",))
@@ -37,7 +37,7 @@ def make_schema(*required: str, **types: str) -> Json:
 
 
 @check_each(
-    ("given", "arguments"),
+    ("schema", "arguments"),
     [
         (
             make_schema(query="string"),
@@ -63,29 +63,29 @@ def make_schema(*required: str, **types: str) -> Json:
         ),
     ],
 )
-def test_arguments_follow_the_schema_of_the_tool(given: Json, arguments: Json) -> None:
-    assert make_arguments(given, "cats", OPTIONS) == arguments
+def test_arguments_follow_the_schema_of_the_tool(schema: Json, arguments: Json) -> None:
+    assert make_arguments(schema, "cats", OPTIONS) == arguments
 
 
-def test_optional_types_count() -> None:
-    given = {"properties": {"query": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}
-    assert make_arguments(given, "cats", SearchOptions()) == {"query": "cats"}
+def test_optional_parameter_types_are_recognized() -> None:
+    schema = {"properties": {"query": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}
+    assert make_arguments(schema, "cats", SearchOptions()) == {"query": "cats"}
 
 
-@check_each("given", [{}, {"properties": 5}, make_schema(n="integer", other="string")])
-def test_tool_without_a_query_is_a_failure(given: Json) -> None:
+@check_each("schema", [{}, {"properties": 5}, make_schema(n="integer", other="string")])
+def test_tool_without_a_query_is_a_failure(schema: Json) -> None:
     with pytest.raises(SearchFailure, match="no parameter for a query"):
-        make_arguments(given, "cats", SearchOptions())
+        make_arguments(schema, "cats", SearchOptions())
 
 
-FOUND = {"title": "<b>Cats</b>", "url": URL, "description": "They sleep."}
+ENTRY = {"title": "<b>Cats</b>", "url": URL, "description": "They sleep."}
 
 
 @check_each(
     "result",
     [
-        ToolResult([], "other text", structured={"web": {"results": [FOUND, FOUND]}}),
-        ToolResult([], json.dumps([FOUND])),
+        ToolResult([], "other text", structured={"web": {"results": [ENTRY, ENTRY]}}),
+        ToolResult([], json.dumps([ENTRY])),
         ToolResult([], f"Title: Cats\nURL: {URL}\nDescription: They sleep."),
         ToolResult([], f"## [Cats]({URL})\nThey sleep."),
         ToolResult([], f"**Cats**\n{URL}.\nThey sleep.\n\n---\nend of the results"),
@@ -93,8 +93,10 @@ FOUND = {"title": "<b>Cats</b>", "url": URL, "description": "They sleep."}
     ids=["structured", "json", "labels", "markdown", "plain"],
 )
 def test_results_are_read_from_any_form(result: ToolResult) -> None:
-    (found,) = read_answer(result, SearchOptions()).results
-    assert found._replace(snippet=found.snippet.rstrip(".")) == CATS._replace(snippet="They sleep")
+    (search_result,) = read_answer(result, SearchOptions()).results
+    assert search_result._replace(snippet=search_result.snippet.rstrip(".")) == CATS._replace(
+        snippet="They sleep"
+    )
 
 
 def test_results_of_other_domains_are_left_out() -> None:
@@ -104,15 +106,15 @@ def test_results_of_other_domains_are_left_out() -> None:
     ]
 
 
-def test_table_of_lines_without_words_takes_no_time() -> None:
+def test_table_of_empty_lines_is_read_in_linear_time() -> None:
     text = "| - |\n" * 20_000 + f"Title: Cats\nURL: {URL}"
-    begin = time.process_time()
-    (found,) = read_answer(ToolResult([], text), SearchOptions()).results
-    assert (found.title, found.url) == ("Cats", URL)
-    assert time.process_time() - begin < 2  # time that grows with the square is minutes
+    started_at = time.process_time()
+    (search_result,) = read_answer(ToolResult([], text), SearchOptions()).results
+    assert (search_result.title, search_result.url) == ("Cats", URL)
+    assert time.process_time() - started_at < 2  # quadratic time would be minutes
 
 
-def test_results_are_looked_for_at_the_beginning_of_a_text() -> None:
+def test_results_are_searched_for_at_the_beginning_of_a_text() -> None:
     text = "Cats sleep.\n\n" * 20_000 + URL
     answer = read_answer(ToolResult([], text), SearchOptions())
     assert answer.results == []
@@ -122,7 +124,7 @@ def test_results_are_looked_for_at_the_beginning_of_a_text() -> None:
 class Task:
     """A task that the call cancels while it is awaited."""
 
-    def __init__(self, call: Token) -> None:
+    def __init__(self, call: FakeClient) -> None:
         self.is_cancelled = False
         self._call = call
 
@@ -135,14 +137,14 @@ class Task:
 
 
 def test_task_is_cancelled_with_the_call() -> None:
-    call = Token()
+    call = FakeClient()
     task: Any = Task(call)
     await_task(task, call)
     assert task.is_cancelled
 
 
-def test_cancelled_call_begins_no_search() -> None:
-    call = Token()
+def test_cancelled_call_starts_no_search() -> None:
+    call = FakeClient()
     call.cancel()
     task: Any = Task(call)
     with pytest.raises(ClientDisconnected):
@@ -150,7 +152,7 @@ def test_cancelled_call_begins_no_search() -> None:
     assert task.is_cancelled
 
 
-def test_text_without_urls_is_passed_on_unless_filters_must_hold() -> None:
+def test_text_without_urls_is_passed_on_unless_domains_are_filtered() -> None:
     result = ToolResult([], "Cats sleep.")
     assert read_answer(result, SearchOptions()) == SearchAnswer([], "Cats sleep.")
     assert read_answer(result, OPTIONS) == SearchAnswer([])
@@ -175,12 +177,12 @@ def client() -> Iterator[McpClient]:
 def search(client: McpClient, url: str, tool: str, query: str) -> SearchAnswer:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     server = McpServer("web", url=url, headers=headers, is_trusted=True)
-    return McpSearch(client, server, tool).search(query, SearchOptions(), "client", Token())
+    return McpSearch(client, server, tool).search(query, SearchOptions(), "client", FakeClient())
 
 
 @pytest.mark.live
 def test_server_is_searched(client: McpClient, root: str) -> None:
-    query = json.dumps([{**FOUND, "description": f"They sleep. {TOKEN}"}])
+    query = json.dumps([{**ENTRY, "description": f"They sleep. {TOKEN}"}])
     answer = search(client, f"{root}/mcp", "echo", query)
     assert answer.results == [CATS._replace(snippet="They sleep. ***")]
 
@@ -197,6 +199,6 @@ def test_tool_that_cannot_search_is_a_failure(
         search(client, f"{root}/mcp", tool, "cats")
 
 
-def test_server_that_is_not_there_is_a_failure(client: McpClient) -> None:
+def test_unreachable_server_is_a_failure(client: McpClient) -> None:
     with pytest.raises(SearchFailure, match="'web'"):
         search(client, f"http://127.0.0.1:{find_unused_port()}/mcp", "echo", "cats")

@@ -10,7 +10,7 @@ from forwarder.hosted_tools import web_search_upstream
 from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, WebSearchResult
 from forwarder.hosted_tools.web_search_upstream import UpstreamSearch
 from tests.helpers.check_cases import check_each
-from tests.hosted_tools.test_responses_loop import Token
+from tests.hosted_tools.test_responses_loop import FakeClient
 
 Json = dict[str, Any]
 
@@ -42,24 +42,24 @@ MESSAGE = {
 }
 
 
-def search(options: SearchOptions, *output: Any, status: str = "completed") -> tuple[Any, Json]:
+def run_search(options: SearchOptions, *output: Any, status: str = "completed") -> tuple[Any, Json]:
     """The answer of a search, and the request that the upstream got."""
-    asked: list[Json] = []
-    token = Token()
+    requests: list[Json] = []
+    client_token = FakeClient()
 
     class Upstreams:
         def ask(self, request: Json, client: str, call: Any) -> Json:
-            assert (client, call) == ("client", token)
-            asked.append(request)
+            assert (client, call) == ("client", client_token)
+            requests.append(request)
             return {"status": status, "output": list(output)}
 
     get_upstreams: Any = Upstreams
     searcher = UpstreamSearch("responses/m", get_upstreams)
-    return searcher.search("cats", options, "client", token), asked[0]
+    return searcher.search("cats", options, "client", client_token), requests[0]
 
 
 def test_cited_pages_come_before_other_sources() -> None:
-    answer, _ = search(SearchOptions(), SEARCH, MESSAGE)
+    answer, _ = run_search(SearchOptions(), SEARCH, MESSAGE)
     assert answer.text == "Cats sleep."
     assert answer.results == [
         WebSearchResult("Cats", "https://example.org/cats", ""),
@@ -67,9 +67,9 @@ def test_cited_pages_come_before_other_sources() -> None:
     ]
 
 
-def test_search_is_demanded_with_the_options() -> None:
+def test_search_is_required_and_has_the_options() -> None:
     options = SearchOptions(4, 300, "DE", "Berlin", ("example.org",), ("bad.example.org",))
-    _, request = search(options, MESSAGE)
+    _, request = run_search(options, MESSAGE)
     assert request["tools"] == [
         {
             "type": "web_search",
@@ -83,15 +83,15 @@ def test_search_is_demanded_with_the_options() -> None:
     ]
     assert (request["model"], request["input"]) == ("responses/m", "cats")
     assert (request["tool_choice"], request["store"]) == ("required", False)
-    _, request = search(SearchOptions(max_results=12), MESSAGE)
+    _, request = run_search(SearchOptions(max_results=12), MESSAGE)
     assert request["tools"] == [{"type": "web_search", "search_context_size": "high"}]
 
 
 def test_pages_that_the_filters_forbid_are_left_out() -> None:
-    answer, _ = search(SearchOptions(blocked=("www.example.org",)), SEARCH)
+    answer, _ = run_search(SearchOptions(blocked=("www.example.org",)), SEARCH)
     assert len(answer.results) == 2
     with pytest.raises(SearchFailure, match="not searched"):
-        search(SearchOptions(allowed=("example.com",)), SEARCH, MESSAGE)
+        run_search(SearchOptions(allowed=("example.com",)), SEARCH, MESSAGE)
 
 
 @check_each(
@@ -105,11 +105,11 @@ def test_pages_that_the_filters_forbid_are_left_out() -> None:
 )
 def test_answer_without_pages_is_a_failure(output: list[Any], status: str, reason: str) -> None:
     with pytest.raises(SearchFailure, match=reason):
-        search(SearchOptions(), *output, status=status)
+        run_search(SearchOptions(), *output, status=status)
 
 
-def test_search_waits_for_others_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_fails_after_waiting_for_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_search_upstream, "MAX_PARALLEL_SEARCHES", 0)
     monkeypatch.setattr(web_search_upstream, "WAIT_SECONDS", 0.01)
     with pytest.raises(SearchFailure, match="Too many searches"):
-        search(SearchOptions(), SEARCH, MESSAGE)
+        run_search(SearchOptions(), SEARCH, MESSAGE)
