@@ -1,4 +1,4 @@
-"""Scripted remotes, and upstreams that use them."""
+"""Scripted remote providers, and upstreams that use them."""
 
 from __future__ import annotations
 

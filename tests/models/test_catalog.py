@@ -29,22 +29,22 @@ Json = dict[str, Any]
 class Listing:
     """An upstream with a scripted model list or error."""
 
-    def __init__(self, listed: list[Json] | ForwarderError, shared: bool = False) -> None:
-        self.listed = listed
-        self.settings = SimpleNamespace(passthrough_key=shared)
+    def __init__(self, models: list[Json] | ForwarderError, passthrough: bool = False) -> None:
+        self.models = models
+        self.settings = SimpleNamespace(passthrough_key=passthrough)
         self.key_refusal: str | None = None
-        self.asked = 0
+        self.request_count = 0
         self.keys: list[str | None] = []
 
     def list_models(self, timeout: float, client_key: str | None = None) -> list[Json]:
         assert 0 < timeout < 30
-        self.asked += 1
+        self.request_count += 1
         self.keys.append(client_key)
         if self.settings.passthrough_key:
             return [{"id": f"for-{client_key}"}] if client_key else []
-        if isinstance(self.listed, ForwarderError):
-            raise self.listed
-        return self.listed
+        if isinstance(self.models, ForwarderError):
+            raise self.models
+        return self.models
 
 
 def make_default_catalog(ttl: float = 60, models: str = "", **listing: Listing) -> Catalog:
@@ -59,17 +59,17 @@ def make_default_catalog(ttl: float = 60, models: str = "", **listing: Listing) 
 
 def make_catalog(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
     """A catalog of the upstreams in ``listing``."""
-    here = [u for u in settings.upstreams if u.name in listing]
-    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], here)
+    upstream_settings = [u for u in settings.upstreams if u.name in listing]
+    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], upstream_settings)
     return Catalog(Router(settings), upstreams, ttl)
 
 
-def test_models_have_names_that_lead_to_their_upstream() -> None:
-    found = make_default_catalog(
+def test_listed_names_resolve_to_their_upstream() -> None:
+    catalog = make_default_catalog(
         chat=Listing([{"id": "qwen", "context": 9}]), responses=Listing([{"id": "gpt"}])
     )
 
-    models = {model["id"]: model for model in found.list_models()}
+    models = {model["id"]: model for model in catalog.list_models()}
 
     assert models["chat/qwen"] == {
         "id": "chat/qwen",
@@ -91,7 +91,7 @@ def test_models_have_names_that_lead_to_their_upstream() -> None:
         (("chat", "responses"), {"qwen", "gpt", "both", "fast"}),
     ],
 )
-def test_plain_names_are_listed_where_they_lead_to_the_model(
+def test_plain_names_are_listed_if_they_resolve_to_the_model(
     clients: tuple[str, ...], plain: set[str]
 ) -> None:
     environment = {
@@ -104,19 +104,19 @@ def test_plain_names_are_listed_where_they_lead_to_the_model(
         "chat": Listing([{"id": "qwen"}, {"id": "both", "created": 1}]),
         "responses": Listing([{"id": "gpt"}, {"id": "both", "created": 2}, {"id": "other"}]),
     }
-    found = make_catalog(Settings.from_env(environment), listing, 60)
+    catalog = make_catalog(Settings.from_env(environment), listing, 60)
 
-    names = {model["id"] for model in found.list_models(clients=clients)}
+    names = {model["id"] for model in catalog.list_models(clients=clients)}
 
     prefixed = {"chat/qwen", "chat/both", "chat/fast", "responses/gpt", "responses/both"}
     prefixed |= {"responses/fast", "responses/other"}
-    assert names == prefixed | plain | {"other"}  # that is the alias
+    assert names == prefixed | plain | {"other"}  # the alias
     for name in plain:
-        routes = [found._router.resolve(name, client) for client in clients]
+        routes = [catalog._router.resolve(name, client) for client in clients]
         assert any(f"{r.upstream.name}/{name}" in names for r in routes)
 
 
-def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None:
+def test_codex_entries_have_plain_names_that_resolve_to_the_model() -> None:
     environment = {"CHAT_BASE_URL": "http://up.test/v1", "RESPONSES_BASE_URL": "http://up.test/v1"}
     settings = Settings.from_env(environment)
     listing: Any = {"chat": Listing([{"id": "qwen"}]), "responses": Listing([{"id": "gpt"}])}
@@ -130,22 +130,22 @@ def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None
     assert listed == ["chat/qwen", "qwen", "responses/gpt"]
 
 
-def test_configured_models_come_first_and_count_once() -> None:
-    found = make_default_catalog(
+def test_configured_models_are_listed_first_and_once() -> None:
+    catalog = make_default_catalog(
         models="fast=qwen-turbo,qwen-max,qwen-*",
         chat=Listing([{"id": "qwen-max"}, {"id": "qwen-x"}]),
         responses=Listing([]),
     )
 
-    assert [model["id"] for model in found.list_models()] == ["fast", "qwen-max", "qwen-x"]
+    assert [model["id"] for model in catalog.list_models()] == ["fast", "qwen-max", "qwen-x"]
 
 
 def test_failing_upstream_does_not_hide_other_lists() -> None:
-    found = make_default_catalog(
+    catalog = make_default_catalog(
         chat=Listing(UpstreamUnreachable("gone")), responses=Listing([{"id": "gpt"}])
     )
 
-    assert [model["id"] for model in found.list_models()] == ["responses/gpt", "gpt"]
+    assert [model["id"] for model in catalog.list_models()] == ["responses/gpt", "gpt"]
 
 
 @check_each(
@@ -165,7 +165,7 @@ def test_failing_upstream_does_not_hide_other_lists() -> None:
         ),
     ],
 )
-def test_an_upstream_is_reachable_when_it_answers(
+def test_upstream_is_reachable_if_it_answers(
     listed: list[Json] | ForwarderError, state: Json
 ) -> None:
     assert (
@@ -176,53 +176,53 @@ def test_an_upstream_is_reachable_when_it_answers(
 
 def test_state_reports_refused_key_beside_a_public_list() -> None:
     chat = Listing([{"id": "a"}])
-    found = make_default_catalog(chat=chat)
+    catalog = make_default_catalog(chat=chat)
     chat.key_refusal = "no key"
 
     expected = {"reachable": True, "models": 1, "error": "no key", "key_accepted": False}
-    assert found.describe_states()["chat"] == expected
+    assert catalog.describe_states()["chat"] == expected
 
     chat.key_refusal = None
-    assert found.describe_states()["chat"] == {"reachable": True, "models": 1}
+    assert catalog.describe_states()["chat"] == {"reachable": True, "models": 1}
 
 
 def test_model_lists_are_cached() -> None:
     chat = Listing([])
-    kept, fresh = make_default_catalog(chat=chat), make_default_catalog(ttl=0, chat=chat)
+    caching, uncached = make_default_catalog(chat=chat), make_default_catalog(ttl=0, chat=chat)
 
     for _ in range(3):
-        kept.list_models()
-        kept.describe_states()
-    assert chat.asked == 1
+        caching.list_models()
+        caching.describe_states()
+    assert chat.request_count == 1
     for _ in range(3):
-        fresh.describe_states()
-    assert chat.asked == 4
+        uncached.describe_states()
+    assert chat.request_count == 4
 
 
-def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
-    chat, responses = Listing([], shared=True), Listing([{"id": "gpt"}])
-    found = make_default_catalog(chat=chat, responses=responses)
+def test_client_key_is_used_for_passthrough_upstreams() -> None:
+    chat, responses = Listing([], passthrough=True), Listing([{"id": "gpt"}])
+    catalog = make_default_catalog(chat=chat, responses=responses)
 
-    def ids(key: str | None) -> list[str]:
-        return [model["id"] for model in found.list_models(key) if "/" in model["id"]]
+    def list_ids(key: str | None) -> list[str]:
+        return [model["id"] for model in catalog.list_models(key) if "/" in model["id"]]
 
-    assert ids("a") == ["chat/for-a", "responses/gpt"]
-    assert ids("b") == ["chat/for-b", "responses/gpt"]
-    assert ids(None) == ["responses/gpt"]
-    assert ids("a") == ["chat/for-a", "responses/gpt"]
+    assert list_ids("a") == ["chat/for-a", "responses/gpt"]
+    assert list_ids("b") == ["chat/for-b", "responses/gpt"]
+    assert list_ids(None) == ["responses/gpt"]
+    assert list_ids("a") == ["chat/for-a", "responses/gpt"]
     assert chat.keys == [None, "a", "b"]
     assert responses.keys == [None]
 
 
 def test_number_of_cached_lists_is_limited() -> None:
-    chat = Listing([], shared=True)
-    found = make_default_catalog(chat=chat, responses=Listing([]))
+    chat = Listing([], passthrough=True)
+    catalog = make_default_catalog(chat=chat, responses=Listing([]))
 
     for number in range(300):
-        found.list_models(f"key-{number}")
-    found.list_models("key-299")
+        catalog.list_models(f"key-{number}")
+    catalog.list_models("key-299")
     assert chat.keys.count("key-299") == 1
-    found.list_models("key-0")
+    catalog.list_models("key-0")
     assert chat.keys.count("key-0") == 2
 
 
@@ -235,7 +235,7 @@ def test_number_of_cached_lists_is_limited() -> None:
         ("listed", "chat"),
     ],
 )
-def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str) -> None:
+def test_unlisted_model_is_found_by_its_route(name: str, owner: str) -> None:
     listing = {"chat": Listing([{"id": "listed"}]), "responses": Listing([])}
     model = make_default_catalog(models="fast=qwen-turbo,qwen-*,listed", **listing).find_model(name)
 
@@ -243,14 +243,14 @@ def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str)
 
 
 @check_each("name", ["other", "chat/", "nobody/model"])
-def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None:
+def test_model_of_the_default_rule_is_not_found(name: str) -> None:
     listing = {"chat": Listing([]), "responses": Listing([])}
     assert make_default_catalog(models="qwen-*", **listing).find_model(name) is None
 
 
 @check_each("name", ["llama", "llama:latest", "chat/llama:latest"])
 @check_each("listed", ["llama", "llama:latest"])
-def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str) -> None:
+def test_listed_model_is_found_with_and_without_tag(name: str, listed: str) -> None:
     listing = {"chat": Listing([{"id": listed, "created": 7}]), "responses": Listing([])}
 
     model = make_default_catalog(**listing).find_model(name if "/" in name else f"chat/{name}")
@@ -260,7 +260,7 @@ def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str
 
 
 @check_each(
-    ("chat", "found"),
+    ("chat", "expected"),
     [
         ([{"id": "qwen", "created": 7}], {"id": "qwen", "created": 7, "owned_by": "chat"}),
         ([{"id": "qwen:latest"}], {"id": "qwen", "created": 0, "owned_by": "chat"}),
@@ -271,24 +271,24 @@ def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str
     ],
 )
 def test_default_rule_serves_names_unless_the_upstream_list_lacks_them(
-    chat: list[Json] | ForwarderError, found: Json | None
+    chat: list[Json] | ForwarderError, expected: Json | None
 ) -> None:
     listing = {"chat": Listing(chat), "responses": Listing([{"id": "gpt"}])}
 
     served = make_default_catalog(**listing).find_served_model("qwen", "ollama")
 
-    assert served == (found and {"object": "model", **found})
+    assert served == (expected and {"object": "model", **expected})
     assert make_default_catalog(models="fast=qwen", **listing).find_served_model("fast", "ollama")
 
 
 def test_served_model_uses_lists_of_passthrough_upstreams() -> None:
-    listing = {"chat": Listing([], shared=True), "responses": Listing([])}
+    listing = {"chat": Listing([], passthrough=True), "responses": Listing([])}
 
     assert make_default_catalog(**listing).find_served_model("for-k", "ollama", "k")
     assert make_default_catalog(**listing).find_served_model("for-x", "ollama", "k") is None
 
 
-def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
+def test_codex_entries_include_listed_and_configured_models() -> None:
     environment = {
         "CHAT_BASE_URL": "http://up.test/v1",
         "CHAT_MODEL_INFO": '{"told": {"context_window": 5}, "qwen-*": {"context_window": 6}}',
@@ -314,21 +314,26 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     assert [e["visibility"] for e in entries] == ["list"] * 4 + ["hide"] * 3
 
 
-def two_upstreams(
+def make_catalog_of_two_upstreams(
     lists: dict[str, list[str] | None], provider: str = "generic", ttl: float = 60, **variables: str
 ) -> tuple[Catalog, dict[str, Listing]]:
-    """A catalog over a Chat and a Responses upstream, of which the latter has the profile."""
-    both = {f"{name}_BASE_URL": "http://up.test/v1" for name in ("CHAT", "RESPONSES")}
-    settings = Settings.from_env({**both, **variables})
+    """A catalog over a Chat and a Responses upstream; ``provider`` is the profile of the latter."""
+    base_urls = {f"{name}_BASE_URL": "http://up.test/v1" for name in ("CHAT", "RESPONSES")}
+    settings = Settings.from_env({**base_urls, **variables})
     listing: Any = {}
     for upstream in settings.upstreams:
         names = lists.get(upstream.name, [])
-        refused = UpstreamRefused(404, {"message": "No list."})
-        found: Any = Listing(refused if names is None else [{"id": name} for name in names])
-        found.settings = upstream
+        refusal = UpstreamRefused(404, {"message": "No list."})
+        upstream_listing: Any = Listing(
+            refusal if names is None else [{"id": name} for name in names]
+        )
+        upstream_listing.settings = upstream
         profile = PROFILES[provider if upstream.name == "responses" else "generic"]
-        found.profile, found.get_profile = profile, lambda model, profile=profile: profile
-        listing[upstream.name] = found
+        upstream_listing.profile, upstream_listing.get_profile = (
+            profile,
+            lambda model, profile=profile: profile,
+        )
+        listing[upstream.name] = upstream_listing
     upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], settings.upstreams)
     router = Router(settings)
     catalog = Catalog(router, upstreams, ttl)
@@ -336,22 +341,34 @@ def two_upstreams(
     return catalog, listing
 
 
-USUAL = {"FORWARDER_DEFAULT_MODEL": "chat/usual"}
-SMALL = {"FORWARDER_CODEX_HELPER_MODEL": "chat/small"}
+DEFAULT_MODEL = {"FORWARDER_DEFAULT_MODEL": "chat/usual"}
+HELPER_MODEL = {"FORWARDER_CODEX_HELPER_MODEL": "chat/small"}
 
 
 @check_each(
     ("lists", "provider", "variables", "over_responses", "over_chat"),
     [
         ({"chat": ["qwen"]}, "generic", {}, "chat/*", "responses/*"),
-        ({"chat": ["qwen"], "responses": ["gpt"]}, "generic", USUAL, "chat/usual", "chat/usual"),
-        ({"chat": None, "responses": None}, "generic", USUAL, "chat/usual", "chat/usual"),
-        ({"chat": ["gpt-5.6-luna"]}, "generic", USUAL, "chat/*", "chat/usual"),
-        ({"chat": ["gpt-5.6-luna:latest"]}, "generic", USUAL, "chat/*", "chat/usual"),
-        ({"responses": ["gpt-5.6-luna"]}, "generic", USUAL, "chat/usual", "responses/*"),
-        ({"responses": ["gpt"]}, "openai", USUAL, "chat/usual", "responses/*"),
-        ({"responses": ["gpt"]}, "openai", {**USUAL, **SMALL}, "chat/small", "chat/small"),
-        ({"responses": ["gpt-5.6-luna"]}, "generic", SMALL, "chat/small", "chat/small"),
+        (
+            {"chat": ["qwen"], "responses": ["gpt"]},
+            "generic",
+            DEFAULT_MODEL,
+            "chat/usual",
+            "chat/usual",
+        ),
+        ({"chat": None, "responses": None}, "generic", DEFAULT_MODEL, "chat/usual", "chat/usual"),
+        ({"chat": ["gpt-5.6-luna"]}, "generic", DEFAULT_MODEL, "chat/*", "chat/usual"),
+        ({"chat": ["gpt-5.6-luna:latest"]}, "generic", DEFAULT_MODEL, "chat/*", "chat/usual"),
+        ({"responses": ["gpt-5.6-luna"]}, "generic", DEFAULT_MODEL, "chat/usual", "responses/*"),
+        ({"responses": ["gpt"]}, "openai", DEFAULT_MODEL, "chat/usual", "responses/*"),
+        (
+            {"responses": ["gpt"]},
+            "openai",
+            {**DEFAULT_MODEL, **HELPER_MODEL},
+            "chat/small",
+            "chat/small",
+        ),
+        ({"responses": ["gpt-5.6-luna"]}, "generic", HELPER_MODEL, "chat/small", "chat/small"),
         ({"chat": ["qwen"]}, "generic", {"CHAT_MODELS": "fast=qwen"}, "chat/*", "responses/*"),
     ],
 )
@@ -362,66 +379,74 @@ def test_codex_helper_models_are_substituted(
     over_responses: str,
     over_chat: str,
 ) -> None:
-    found, _ = two_upstreams(lists, provider, **variables)
+    catalog, _ = make_catalog_of_two_upstreams(lists, provider, **variables)
 
     for client, expected in (("responses", over_responses), ("chat", over_chat)):
-        route = found._router.resolve("gpt-5.6-luna", client)
-        got = f"{route.upstream.name}/{route.model}"
-        assert got == expected.replace("*", "gpt-5.6-luna"), client
+        route = catalog._router.resolve("gpt-5.6-luna", client)
+        resolved = f"{route.upstream.name}/{route.model}"
+        assert resolved == expected.replace("*", "gpt-5.6-luna"), client
 
 
 def test_helper_check_uses_lists_of_passthrough_upstreams() -> None:
-    found, listing = two_upstreams({}, CHAT_API_KEY="passthrough", **USUAL)
-    shared: Any = listing["chat"]
-    shared.list_models = lambda timeout, key=None: [{"id": "gpt-5.6-luna"}] if key == "k" else []
+    catalog, listing = make_catalog_of_two_upstreams(
+        {}, CHAT_API_KEY="passthrough", **DEFAULT_MODEL
+    )
+    passthrough: Any = listing["chat"]
+    passthrough.list_models = lambda timeout, key=None: (
+        [{"id": "gpt-5.6-luna"}] if key == "k" else []
+    )
 
-    assert found._router.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
-    assert found._router.resolve("gpt-5.6-luna", "responses", "x").model == "usual"
-    assert found._router.resolve("gpt-5.6-luna", "responses").model == "usual"
+    assert catalog._router.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
+    assert catalog._router.resolve("gpt-5.6-luna", "responses", "x").model == "usual"
+    assert catalog._router.resolve("gpt-5.6-luna", "responses").model == "usual"
 
 
 def test_refresh_of_a_list_does_not_delay_requests() -> None:
-    found, listing = two_upstreams({"chat": ["gpt-5.6-luna"]}, ttl=0, **USUAL)
-    resolve = found._router.resolve
+    catalog, listing = make_catalog_of_two_upstreams(
+        {"chat": ["gpt-5.6-luna"]}, ttl=0, **DEFAULT_MODEL
+    )
+    resolve = catalog._router.resolve
     assert resolve("gpt-5.6-luna", "responses").model == "gpt-5.6-luna"
-    asked, go_on = threading.Event(), threading.Event()
+    requested, release = threading.Event(), threading.Event()
 
     def answer_late(timeout: float, client_key: str | None = None) -> list[Json]:
-        asked.set()
-        assert go_on.wait(10)
+        requested.set()
+        assert release.wait(10)
         return []
 
-    slow: Any = listing["chat"]
-    slow.list_models = answer_late
-    began = time.monotonic()
+    slow_listing: Any = listing["chat"]
+    slow_listing.list_models = answer_late
+    started_at = time.monotonic()
     for _ in range(3):
         assert resolve("gpt-5.6-luna", "responses").model == "gpt-5.6-luna"
-    assert time.monotonic() - began < 1
-    assert asked.wait(10)
-    go_on.set()
+    assert time.monotonic() - started_at < 1
+    assert requested.wait(10)
+    release.set()
     while resolve("gpt-5.6-luna", "responses").model != "usual":
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - started_at < 10
 
 
 @check_each(
     ("provider", "variables", "reviewers"),
     [
         ("openai", {}, ["chat/qwen", "responses/codex-auto-review"]),
-        ("openai", SMALL, ["chat/qwen", None]),
+        ("openai", HELPER_MODEL, ["chat/qwen", None]),
         ("openai", {"FORWARDER_UPSTREAMS": "responses"}, [None]),
-        ("generic", USUAL, ["chat/qwen", "responses/gpt"]),
+        ("generic", DEFAULT_MODEL, ["chat/qwen", "responses/gpt"]),
     ],
 )
 def test_codex_catalog_names_the_review_model(
     provider: str, variables: dict[str, str], reviewers: list[str | None]
 ) -> None:
-    found, _ = two_upstreams({"chat": ["qwen"], "responses": ["gpt"]}, provider, **variables)
+    catalog, _ = make_catalog_of_two_upstreams(
+        {"chat": ["qwen"], "responses": ["gpt"]}, provider, **variables
+    )
 
-    entries = {e["slug"]: e["auto_review_model_override"] for e in found.list_codex_entries()}
+    entries = {e["slug"]: e["auto_review_model_override"] for e in catalog.list_codex_entries()}
 
     names = ["chat/qwen", "responses/gpt"]
-    got = [entries[n] for n in names if n in entries] or [entries["gpt"]]
-    assert got == reviewers
+    overrides = [entries[n] for n in names if n in entries] or [entries["gpt"]]
+    assert overrides == reviewers
 
 
 @pytest.mark.parametrize(
@@ -432,10 +457,10 @@ def test_unresolvable_model_does_not_break_the_lists(
     variables: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     lists: dict[str, list[str] | None] = {"chat": ["qwen"], "responses": ["codex-auto-review"]}
-    found, _ = two_upstreams(lists, **variables)
+    catalog, _ = make_catalog_of_two_upstreams(lists, **variables)
 
-    models = {model["id"] for model in found.list_models()}
-    slugs = {entry["slug"] for entry in found.list_codex_entries()}
+    models = {model["id"] for model in catalog.list_models()}
+    slugs = {entry["slug"] for entry in catalog.list_codex_entries()}
 
     assert {"chat/qwen", "qwen", "responses/codex-auto-review"} <= models & slugs
     assert "chat/" not in slugs
@@ -445,31 +470,33 @@ def test_unresolvable_model_does_not_break_the_lists(
 @check_each(
     ("variables", "client", "owner"),
     [
-        (USUAL, "responses", "chat"),
+        (DEFAULT_MODEL, "responses", "chat"),
         ({"FORWARDER_CODEX_HELPER_MODEL": "responses/small"}, "responses", "responses"),
         ({}, "responses", None),
         ({}, "chat", "responses"),
         ({"FORWARDER_CODEX_HELPER_MODEL": "chat/"}, "responses", None),
     ],
 )
-def test_a_helper_s_name_is_a_model_where_it_is_served(
+def test_helper_name_is_a_model_if_it_is_served(
     variables: dict[str, str], client: str, owner: str | None
 ) -> None:
-    found, _ = two_upstreams({"chat": ["qwen"], "responses": []}, "openai", **variables)
+    catalog, _ = make_catalog_of_two_upstreams(
+        {"chat": ["qwen"], "responses": []}, "openai", **variables
+    )
 
     for name in ("codex-auto-review", "gpt-5.6-luna:latest"):
-        model = found.find_model(name, clients=(client,))
+        model = catalog.find_model(name, clients=(client,))
         assert model == (owner and {"id": name, "object": "model", "created": 0, "owned_by": owner})
 
 
-def test_the_etag_is_another_one_after_a_change() -> None:
+def test_etag_changes_with_the_version() -> None:
     settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"})
-    editions = iter(["a", "a", "b"])
-    found = Catalog(
-        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, lambda: next(editions)
+    versions = iter(["a", "a", "b"])
+    catalog = Catalog(
+        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, lambda: next(versions)
     )
 
-    first, second, third = found.compute_etag(), found.compute_etag(), found.compute_etag()
+    first, second, third = catalog.compute_etag(), catalog.compute_etag(), catalog.compute_etag()
 
     assert first == second != third
     assert first.startswith('W/"')

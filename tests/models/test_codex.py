@@ -22,21 +22,21 @@ URL = "http://127.0.0.1:9/v1"
 def make_entry(
     model: dict[str, Any], provider: str = "generic", protocol: str = "chat", **variables: str
 ) -> dict[str, Any]:
-    """The entry of a model of the upstream ``chat``, which calls it ``m``."""
-    given = {f"CHAT_{name}": value for name, value in variables.items()}
-    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL, **given}).upstreams
+    """The entry of the model ``m`` of the upstream ``chat``."""
+    chat_variables = {f"CHAT_{name}": value for name, value in variables.items()}
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL, **chat_variables}).upstreams
     route = Route(upstream, protocol, "m")
     return codex.make_entry({"id": "chat/m", **model}, route, PROFILES[provider], 3)
 
 
 def test_entry_has_all_fields_that_codex_requires() -> None:
-    got = make_entry({})
+    entry = make_entry({})
 
-    assert (got["slug"], got["display_name"], got["priority"]) == ("chat/m", "chat/m", 3)
-    assert got["base_instructions"] == codex.BASE_INSTRUCTIONS
-    assert got["shell_type"] == "shell_command"
-    assert got["apply_patch_tool_type"] == "freeform"
-    assert [level["effort"] for level in got["supported_reasoning_levels"]] == [
+    assert (entry["slug"], entry["display_name"], entry["priority"]) == ("chat/m", "chat/m", 3)
+    assert entry["base_instructions"] == codex.BASE_INSTRUCTIONS
+    assert entry["shell_type"] == "shell_command"
+    assert entry["apply_patch_tool_type"] == "freeform"
+    assert [level["effort"] for level in entry["supported_reasoning_levels"]] == [
         "low",
         "medium",
         "high",
@@ -44,7 +44,7 @@ def test_entry_has_all_fields_that_codex_requires() -> None:
 
 
 @check_each("name", ["context_window", "max_model_len", "context_length"])
-def test_the_context_window_is_read_from_the_provider_s_model_list(name: str) -> None:
+def test_context_window_is_read_from_the_providers_model_list(name: str) -> None:
     assert make_entry({name: 9000})["context_window"] == 9000
 
 
@@ -54,9 +54,9 @@ def test_invalid_token_counts_are_ignored(value: Any) -> None:
 
 
 def test_operator_settings_override_the_provider_list() -> None:
-    got = make_entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
+    entry = make_entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
 
-    assert (got["context_window"], got["max_context_window"]) == (5000, 5000)
+    assert (entry["context_window"], entry["max_context_window"]) == (5000, 5000)
 
 
 def test_last_matching_pattern_wins_per_field() -> None:
@@ -65,10 +65,10 @@ def test_last_matching_pattern_wins_per_field() -> None:
         ' "chat/m": {"x": 1}, "other": {"priority": 2}}'
     )
 
-    got = make_entry({}, CONTEXT_WINDOW="5000", MODEL_INFO=info)
+    entry = make_entry({}, CONTEXT_WINDOW="5000", MODEL_INFO=info)
 
-    assert (got["context_window"], got["max_context_window"]) == (8, 8)
-    assert (got["priority"], got["x"]) == (1, 1)
+    assert (entry["context_window"], entry["max_context_window"]) == (8, 8)
+    assert (entry["priority"], entry["x"]) == (1, 1)
 
 
 @check_each(
@@ -82,7 +82,7 @@ def test_last_matching_pattern_wins_per_field() -> None:
         ({"architecture": {"input_modalities": 1}}, "generic", ["text", "image"]),
     ],
 )
-def test_images_are_offered_where_they_are_taken(
+def test_image_modality_depends_on_model_and_profile(
     model: dict[str, Any], provider: str, modalities: list[str]
 ) -> None:
     assert make_entry(model, provider)["input_modalities"] == modalities
@@ -98,23 +98,25 @@ def test_images_are_offered_where_they_are_taken(
         ("gpt-6.2-sol", "generic", "responses", None),
     ],
 )
-def test_only_models_that_know_code_mode_get_it(
+def test_code_mode_is_set_for_supporting_models(
     name: str, provider: str, protocol: str, expected: str | None
 ) -> None:
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
     route = Route(upstream, protocol, name)
-    got = codex.make_entry({"id": name}, route, PROFILES[provider], 0)
-    assert got["tool_mode"] == expected
+    entry = codex.make_entry({"id": name}, route, PROFILES[provider], 0)
+    assert entry["tool_mode"] == expected
 
 
-def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
+def test_model_reviews_itself_if_the_codex_reviewer_is_not_served() -> None:
     assert make_entry({})["auto_review_model_override"] == "chat/m"
     assert make_entry({}, "openai")["auto_review_model_override"] is None
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
     for registered, reviewer in ((False, "chat/codex-auto-review"), (True, "m")):
         route = Route(replace(upstream, registered=registered), "responses", "m")
-        got = codex.make_entry({"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review")
-        assert got["auto_review_model_override"] == reviewer
+        entry = codex.make_entry(
+            {"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review"
+        )
+        assert entry["auto_review_model_override"] == reviewer
     info = '{"m": {"auto_review_model_override": "chat/other"}}'
     assert make_entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
 
@@ -124,7 +126,7 @@ def test_entry_supports_tool_search() -> None:
 
 
 @pytest.mark.live
-def test_the_digest_is_the_same_in_all_processes() -> None:
+def test_digest_is_the_same_in_all_processes() -> None:
     program = (
         "from forwarder.models.codex import digest_settings as d; from forwarder.config.settings import Settings\n"
         "print(d(Settings.from_env({'CHAT_BASE_URL': 'http://127.0.0.1:1/v1', 'CHAT_API': 'both'})))"
@@ -137,11 +139,11 @@ def test_the_digest_is_the_same_in_all_processes() -> None:
     assert len({run(seed) for seed in "0123"}) == 1
 
 
-def test_the_digest_changes_with_the_settings_and_holds_no_key() -> None:
-    def digest(**more: str) -> str:
+def test_digest_depends_on_settings_but_not_on_keys() -> None:
+    def compute_digest(**more: str) -> str:
         return codex.digest_settings(Settings.from_env({"CHAT_BASE_URL": URL, **more}))
 
-    assert digest() == digest(CHAT_API_KEY="sk-other")
+    assert compute_digest() == compute_digest(CHAT_API_KEY="sk-other")
     variables = {
         "CHAT_MODEL_INFO": '{"m": {"priority": 1}}',
         "CHAT_MODELS": "fast=m",
@@ -149,4 +151,4 @@ def test_the_digest_changes_with_the_settings_and_holds_no_key() -> None:
         "FORWARDER_DEFAULT_MODEL": "m",
         "FORWARDER_CODEX_HELPER_MODEL": "m",
     }
-    assert len({digest(), *(digest(**{k: v}) for k, v in variables.items())}) == 6
+    assert len({compute_digest(), *(compute_digest(**{k: v}) for k, v in variables.items())}) == 6

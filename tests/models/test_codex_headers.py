@@ -20,15 +20,15 @@ ETAG = 'W/"e"'
 
 def make_router(**variables: str) -> Router:
     """A router over a Chat and a Responses upstream."""
-    both = {"CHAT_BASE_URL": URL, "RESPONSES_BASE_URL": URL}
-    return Router(Settings.from_env({**both, **variables}))
+    base_urls = {"CHAT_BASE_URL": URL, "RESPONSES_BASE_URL": URL}
+    return Router(Settings.from_env({**base_urls, **variables}))
 
 
 def find_route(model: str) -> Route:
     return make_router().resolve(model, "responses")
 
 
-def test_over_chat_all_reasoning_is_in_the_usage() -> None:
+def test_chat_upstream_includes_reasoning_in_the_usage() -> None:
     assert make_response_headers({"retry-after": "1"}, "chat/m", find_route("chat/m"), ETAG) == {
         "retry-after": "1",
         "openai-model": "chat/m",
@@ -37,15 +37,15 @@ def test_over_chat_all_reasoning_is_in_the_usage() -> None:
     }
 
 
-def test_a_responses_upstream_sends_its_own_usage_headers() -> None:
-    native = find_route("responses/m")
-    assert "x-reasoning-included" not in make_response_headers({}, "responses/m", native, ETAG)
-    told = make_response_headers({"x-reasoning-included": "true"}, "responses/m", native, ETAG)
-    assert told["x-reasoning-included"] == "true"
+def test_reasoning_header_of_a_responses_upstream_is_passed_on() -> None:
+    route = find_route("responses/m")
+    assert "x-reasoning-included" not in make_response_headers({}, "responses/m", route, ETAG)
+    headers = make_response_headers({"x-reasoning-included": "true"}, "responses/m", route, ETAG)
+    assert headers["x-reasoning-included"] == "true"
 
 
 @check_each(
-    ("model", "reported", "told"),
+    ("model", "reported", "expected"),
     [
         ("responses/m", "m", "responses/m"),
         ("responses/m", "M", "responses/m"),
@@ -54,11 +54,11 @@ def test_a_responses_upstream_sends_its_own_usage_headers() -> None:
         ("chat/m", "m-2026-01-01", "chat/m"),
     ],
 )
-def test_another_model_is_named_only_when_a_responses_upstream_took_one(
-    model: str, reported: str, told: str
+def test_model_header_names_a_model_substituted_by_a_responses_upstream(
+    model: str, reported: str, expected: str
 ) -> None:
-    got = make_response_headers({"openai-model": reported}, model, find_route(model), ETAG)
-    assert got["openai-model"] == told
+    headers = make_response_headers({"openai-model": reported}, model, find_route(model), ETAG)
+    assert headers["openai-model"] == expected
 
 
 @check_each("model", ["m\r\nx-evil: 1", "模型"])
@@ -85,34 +85,34 @@ def test_handshake_headers_use_the_session_model(
 ) -> None:
     header = {"X-Codex-Turn-Metadata": json.dumps(metadata)} if metadata is not None else {}
     expected = {"x-models-etag": ETAG} | ({"x-reasoning-included": "true"} if included else {})
-    found = make_handshake_headers(
+    headers = make_handshake_headers(
         header.get, make_router(**variables), lambda u: False, ETAG, None
     )
-    assert found == expected
+    assert headers == expected
 
 
 @check_each("metadata", ["{", "[" * 5000])
 def test_invalid_turn_metadata_is_ignored(metadata: str) -> None:
     header = {"X-Codex-Turn-Metadata": metadata}
-    found = make_handshake_headers(header.get, make_router(), lambda u: False, ETAG, None)
-    assert found["x-reasoning-included"] == "true"
+    headers = make_handshake_headers(header.get, make_router(), lambda u: False, ETAG, None)
+    assert headers["x-reasoning-included"] == "true"
 
 
-def test_the_handshake_repeats_the_latest_headers_of_a_responses_upstream() -> None:
+def test_handshake_repeats_the_latest_headers_of_a_responses_upstream() -> None:
     header = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
-    found = make_handshake_headers(
+    headers = make_handshake_headers(
         header.get, make_router(), lambda u: u.name == "responses", ETAG, None
     )
-    assert found["x-reasoning-included"] == "true"
+    assert headers["x-reasoning-included"] == "true"
 
 
-def test_the_handshake_depends_on_the_models_of_the_client_s_key() -> None:
-    found = make_router(FORWARDER_DEFAULT_MODEL="responses/m")
-    found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
+def test_handshake_depends_on_the_models_of_the_client_key() -> None:
+    router = make_router(FORWARDER_DEFAULT_MODEL="responses/m")
+    router.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
     header = {"X-Codex-Turn-Metadata": '{"model": "gpt-5.6-luna"}'}
 
     for key, included in (("k", True), ("x", False)):
-        headers = make_handshake_headers(header.get, found, lambda u: False, ETAG, key)
+        headers = make_handshake_headers(header.get, router, lambda u: False, ETAG, key)
         assert ("x-reasoning-included" in headers) == included
 
 
@@ -122,7 +122,7 @@ def make_window(
     return {"used_percent": used, "window_minutes": minutes, "reset_at": reset}
 
 
-def test_a_turn_has_events_for_the_headers_that_codex_reads() -> None:
+def test_turn_events_contain_the_codex_headers() -> None:
     headers = {
         "openai-model": "m",
         "x-models-etag": ETAG,
@@ -139,11 +139,11 @@ def test_a_turn_has_events_for_the_headers_that_codex_reads() -> None:
     }
     credits_ = {"has_credits": True, "unlimited": False, "balance": "9.50"}
 
-    metadata, state, usual, other = make_turn_events(headers)
+    metadata, state, codex_limits, other_limits = make_turn_events(headers)
 
     assert metadata == {"type": "codex.response.metadata", "headers": {"x-models-etag": ETAG}}
     assert state == {"type": "response.metadata", "headers": {"x-codex-turn-state": "state"}}
-    assert usual == {
+    assert codex_limits == {
         "type": "codex.rate_limits",
         "metered_limit_name": "codex",
         "limit_name": None,
@@ -153,11 +153,14 @@ def test_a_turn_has_events_for_the_headers_that_codex_reads() -> None:
         },
         "credits": credits_,
     }
-    assert (other["metered_limit_name"], other["limit_name"]) == ("codex_other", "small")
-    assert other["rate_limits"] == {"primary": make_window(1), "secondary": None}
+    assert (other_limits["metered_limit_name"], other_limits["limit_name"]) == (
+        "codex_other",
+        "small",
+    )
+    assert other_limits["rate_limits"] == {"primary": make_window(1), "secondary": None}
 
 
-def test_a_turn_without_such_headers_has_no_events() -> None:
+def test_turn_without_codex_headers_has_no_events() -> None:
     assert make_turn_events({"retry-after": "1", "x-codex-secondary-used-percent": "1"}) == []
 
 

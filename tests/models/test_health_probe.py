@@ -31,7 +31,7 @@ def probe_remote(answer: Answer, protocol: str = "chat") -> ProbeResult:
 
 
 @check_each("protocol", ["chat", "responses"])
-def test_probe_of_a_healthy_upstream(protocol: str) -> None:
+def test_probe_of_a_healthy_upstream_succeeds(protocol: str) -> None:
     check = probe_remote(answer_normally, protocol)
 
     assert (check.is_reachable, check.is_key_accepted, check.is_model_known, check.is_healthy) == (
@@ -45,15 +45,15 @@ def test_probe_of_a_healthy_upstream(protocol: str) -> None:
 
 
 def test_probe_request_is_small_and_closes_its_stream() -> None:
-    sent: list[bytes] = []
+    request_bodies: list[bytes] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        sent.append(request.read())
+        request_bodies.append(request.read())
         return answer_normally(request)
 
     probe_remote(answer)
 
-    [body] = map(json.loads, sent)
+    [body] = map(json.loads, request_bodies)
     assert body == {
         "model": "m",
         "messages": [{"role": "user", "content": "Hi"}],
@@ -63,7 +63,7 @@ def test_probe_request_is_small_and_closes_its_stream() -> None:
 
 
 @check_each(
-    ("status", "message", "code", "wrong"),
+    ("status", "message", "code", "fault"),
     [
         (401, "bad key", None, "key"),
         (403, "forbidden", None, "key"),
@@ -85,30 +85,30 @@ def test_probe_request_is_small_and_closes_its_stream() -> None:
     ],
 )
 def test_refused_requests_name_the_fault(
-    status: int, message: str, code: str | None, wrong: str | None
+    status: int, message: str, code: str | None, fault: str | None
 ) -> None:
     check = probe_remote(refusing(status, message, code))
 
-    assert check.fault == wrong
+    assert check.fault == fault
     assert check.is_reachable
-    assert check.is_healthy is (wrong is None)
+    assert check.is_healthy is (fault is None)
     assert (check.is_key_accepted, check.is_model_known) == {
         "key": (False, None),
         "model": (True, False),
         "host": (None, None),
         "request": (True, None),
         None: (True, None),
-    }[wrong]
+    }[fault]
 
 
-def test_probe_of_an_unreachable_upstream() -> None:
+def test_probe_of_an_unreachable_upstream_fails() -> None:
     check = probe_remote(refuse_connection)
 
     assert (check.is_reachable, check.fault) == (False, "host")
     assert "cannot be reached" in str(check.error)
 
 
-def test_probe_failures() -> None:
+def test_probe_failures_are_classified() -> None:
     assert classify_failure(UpstreamProtocolError("odd"), "m").fault == "host"
     assert classify_failure(InvalidRequest("odd"), "m").fault == "request"
 
@@ -116,15 +116,21 @@ def test_probe_failures() -> None:
 # -- the list ---------------------------------------------------------------------------------
 
 
-@check_each(("model", "known"), [("m", True), ("other", None), (None, None)])
-def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> None:
+@check_each(("model", "is_known"), [("m", True), ("other", None), (None, None)])
+def test_model_list_shows_whether_the_model_is_known(
+    model: str | None, is_known: bool | None
+) -> None:
     check = probe_model_list(connect_upstream(answer_normally), model)
 
-    assert (check.is_reachable, check.is_key_accepted, check.is_model_known) == (True, True, known)
+    assert (check.is_reachable, check.is_key_accepted, check.is_model_known) == (
+        True,
+        True,
+        is_known,
+    )
 
 
 @check_each(
-    ("answer", "shown"),
+    ("answer", "expected"),
     [
         (refusing(404), (True, None, None)),
         (refusing(401), (True, False, "key")),
@@ -133,10 +139,10 @@ def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> N
         (refuse_connection, (False, None, "host")),
     ],
 )
-def test_refused_model_list(answer: Answer, shown: tuple[object, ...]) -> None:
+def test_refused_model_list_names_the_fault(answer: Answer, expected: tuple[object, ...]) -> None:
     check = probe_model_list(connect_upstream(answer), "m")
 
-    assert (check.is_reachable, check.is_key_accepted, check.fault) == shown
+    assert (check.is_reachable, check.is_key_accepted, check.fault) == expected
 
 
 def test_passthrough_upstream_has_no_key_fault() -> None:
@@ -147,9 +153,9 @@ def test_passthrough_upstream_has_no_key_fault() -> None:
     assert (check.is_healthy, check.is_key_accepted, check.error) == (True, None, None)
 
 
-def test_probe_result_as_json() -> None:
-    well_ = ProbeResult(True, True, None, latency=0.0123, checked_at=5.0).to_json()
-    assert well_ == {
+def test_probe_result_is_converted_to_json() -> None:
+    healthy = ProbeResult(True, True, None, latency=0.0123, checked_at=5.0).to_json()
+    assert healthy == {
         "reachable": True,
         "key_accepted": True,
         "model_known": None,

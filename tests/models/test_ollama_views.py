@@ -25,11 +25,11 @@ REMOTE = RegisteredModel(
     headers={"X-Secret": "hush"},
     modified=1.5,
 )
-SHOWN = ollama_views.view_registered(REMOTE)
+VIEW = ollama_views.view_registered(REMOTE)
 
 
-def test_an_entry_of_the_tags() -> None:
-    entry = ollama_views.make_tag_entry(SHOWN)
+def test_tag_entry_of_a_registered_model() -> None:
+    entry = ollama_views.make_tag_entry(VIEW)
 
     assert re.fullmatch(r"[0-9a-f]{64}", entry.pop("digest"))
     assert entry.pop("size") > 0
@@ -53,52 +53,59 @@ def test_an_entry_of_the_tags() -> None:
 
 
 def test_digest_covers_only_public_fields() -> None:
-    def digest(**change: Any) -> str:
+    def compute_digest(**change: Any) -> str:
         return str(
             ollama_views.make_tag_entry(ollama_views.view_registered(replace(REMOTE, **change)))[
                 "digest"
             ]
         )
 
-    assert digest(key="sk-other", modified=9.0) == digest()
-    assert digest(system="Be brief.") != digest()
-    assert digest(name="other:latest") != digest()
+    assert compute_digest(key="sk-other", modified=9.0) == compute_digest()
+    assert compute_digest(system="Be brief.") != compute_digest()
+    assert compute_digest(name="other:latest") != compute_digest()
 
 
 def test_show_response() -> None:
-    told = ollama_views.make_description(SHOWN, {"reachable": True})
+    description = ollama_views.make_description(VIEW, {"reachable": True})
 
-    assert told["parameters"].splitlines() == [
+    assert description["parameters"].splitlines() == [
         "temperature                    0.5",
         'stop                           "a"',
         'stop                           "b\\""',
         "num_ctx                        8192",
     ]
-    assert told["modelfile"].splitlines()[1:3] == ["FROM qwen-plus", "PARAMETER temperature 0.5"]
-    assert 'SYSTEM """Be kind."""' in told["modelfile"]
-    assert (told["system"], told["license"], told["template"]) == ("Be kind.", "MIT", "")
-    assert told["model_info"]["dashscope.context_length"] == 8192
-    assert told["health"] == {"reachable": True}
-    assert "health" not in ollama_views.make_description(SHOWN, None)
+    assert description["modelfile"].splitlines()[1:3] == [
+        "FROM qwen-plus",
+        "PARAMETER temperature 0.5",
+    ]
+    assert 'SYSTEM """Be kind."""' in description["modelfile"]
+    assert (description["system"], description["license"], description["template"]) == (
+        "Be kind.",
+        "MIT",
+        "",
+    )
+    assert description["model_info"]["dashscope.context_length"] == 8192
+    assert description["health"] == {"reachable": True}
+    assert "health" not in ollama_views.make_description(VIEW, None)
 
 
-@check_each("shape", [ollama_views.make_tag_entry, ollama_views.make_running_entry])
-def test_ollama_views_contain_no_secret(shape: Any) -> None:
-    whole = json.dumps([shape(SHOWN), ollama_views.make_description(SHOWN, None)])
+@check_each("make_entry", [ollama_views.make_tag_entry, ollama_views.make_running_entry])
+def test_ollama_views_contain_no_secret(make_entry: Any) -> None:
+    text = json.dumps([make_entry(VIEW), ollama_views.make_description(VIEW, None)])
 
-    assert "sk-secret" not in whole
-    assert "hush" not in whole
+    assert "sk-secret" not in text
+    assert "hush" not in text
 
 
-def test_running_entry_needs_no_memory() -> None:
-    entry = ollama_views.make_running_entry(SHOWN)
+def test_running_entry_uses_no_memory() -> None:
+    entry = ollama_views.make_running_entry(VIEW)
 
     assert (entry["size_vram"], entry["context_length"]) == (0, 8192)
     assert entry["expires_at"].startswith("23")
 
 
 @check_each(
-    ("model", "provider", "able"),
+    ("model", "provider", "expected"),
     [
         ("some", "generic", ["completion", "tools", "vision"]),
         ("gpt-5.5", "openai", ["completion", "tools", "vision", "thinking"]),
@@ -107,11 +114,15 @@ def test_running_entry_needs_no_memory() -> None:
         ("text-embedding-v4", "dashscope", ["embedding"]),
     ],
 )
-def test_capabilities_are_those_of_the_profile(model: str, provider: str, able: list[str]) -> None:
+def test_capabilities_are_those_of_the_profile(
+    model: str, provider: str, expected: list[str]
+) -> None:
     remote = RegisteredModel("m:latest", model, "https://a/v1", provider=provider)
-    assert ollama_views.list_capabilities(ollama_views.view_registered(remote)) == able
-    said = replace(remote, capabilities=("embedding",))
-    assert ollama_views.list_capabilities(ollama_views.view_registered(said)) == ["embedding"]
+    assert ollama_views.list_capabilities(ollama_views.view_registered(remote)) == expected
+    embedding_model = replace(remote, capabilities=("embedding",))
+    assert ollama_views.list_capabilities(ollama_views.view_registered(embedding_model)) == [
+        "embedding"
+    ]
 
 
 def test_view_of_configured_models() -> None:
@@ -124,15 +135,15 @@ def test_view_of_configured_models() -> None:
         }
     )
     route = Router(settings).resolve("fast", "chat")
-    shown = ollama_views.view_configured({"id": "fast", "created": 10}, route)
+    view = ollama_views.view_configured({"id": "fast", "created": 10}, route)
 
-    assert (shown.name, shown.model, shown.context_window) == ("fast:latest", "quick", 5)
-    entry = ollama_views.make_tag_entry(shown)
+    assert (view.name, view.model, view.context_window) == ("fast:latest", "quick", 5)
+    entry = ollama_views.make_tag_entry(view)
     assert entry["modified_at"] == "1970-01-01T00:00:10Z"
     assert (entry["details"]["family"], "remote_host" in entry) == ("vllm", False)
-    for odd in (None, "now", 1.7e12, -1e18):
-        assert ollama_views.view_configured({"id": "fast", "created": odd}, route).modified == 0
-    assert ollama_views.make_description(shown, None)["modelfile"] == "# fast\nFROM quick\n"
+    for invalid in (None, "now", 1.7e12, -1e18):
+        assert ollama_views.view_configured({"id": "fast", "created": invalid}, route).modified == 0
+    assert ollama_views.make_description(view, None)["modelfile"] == "# fast\nFROM quick\n"
 
     copy = ollama_views.view_registered(
         RegisteredModel("kind:latest", "fast", system="Be kind."), route

@@ -52,7 +52,7 @@ def test_create_request_becomes_upstream_settings() -> None:
     assert settings.context_window == 8192
     assert remote.defaults.system == "Be kind."
     assert (remote.license, remote.capabilities) == ("MIT\nor so", ("completion", "vision"))
-    assert remote.upstream is settings, "it is always the same upstream"
+    assert remote.upstream is settings, "the upstream settings are created once"
 
 
 @check_each(
@@ -77,14 +77,14 @@ def test_remote_type_selects_the_protocol(
 
 def test_model_is_restored_from_public_and_secret_fields() -> None:
     remote = read_create_request(BODY)
-    told, secrets = remote.get_public_fields(), remote.get_secret_fields()
+    public, secrets = remote.get_public_fields(), remote.get_secret_fields()
 
-    assert "secret" not in str(told)
+    assert "secret" not in str(public)
     assert secrets is not None
-    again = restore_model(told, secrets, name=remote.name)
-    assert vars(again).keys() >= {"key", "model"}
+    restored = restore_model(public, secrets, name=remote.name)
+    assert vars(restored).keys() >= {"key", "model"}
     names = list(RegisteredModel.__dataclass_fields__)
-    assert [getattr(again, n) for n in names] == [getattr(remote, n) for n in names]
+    assert [getattr(restored, n) for n in names] == [getattr(remote, n) for n in names]
 
 
 def test_model_without_secrets_needs_no_cipher() -> None:
@@ -145,9 +145,9 @@ def test_repr_contains_no_secret() -> None:
     ],
 )
 def test_invalid_field_is_named(change: dict[str, Any], param: str) -> None:
-    rest = {} if param != "provider" else {k: None for k in BODY if k.startswith("remote_")}
+    cleared = {} if param != "provider" else {k: None for k in BODY if k.startswith("remote_")}
     with pytest.raises(ClientError) as caught:
-        read_create_request({**BODY, **rest, **change})
+        read_create_request({**BODY, **cleared, **change})
     assert caught.value.param == param
     assert "sk-secret" not in caught.value.message
 
@@ -158,7 +158,7 @@ def test_quirks_need_a_remote() -> None:
         read_create_request(body)
 
 
-def test_meaningless_client_fields_are_accepted() -> None:
+def test_empty_fields_of_ollama_clients_are_accepted() -> None:
     body = {"name": "m", "from": "x", "files": {}, "template": "", "quantize": None, "stream": True}
     assert (read_create_request(body).name, read_create_request(body).host) == ("m:latest", "")
 
@@ -170,19 +170,19 @@ def test_fields_of_local_models_are_unsupported() -> None:
 
 def test_copied_model_keeps_fields_that_are_not_overridden() -> None:
     source = read_create_request(BODY)
-    wanted = read_create_request(
+    overrides = read_create_request(
         {"model": "other", "from": "mine", "parameters": {"temperature": 1}}
     )
 
-    made = copy_model(source, wanted)
+    copied = copy_model(source, overrides)
 
-    assert (made.name, made.model, made.key) == ("other:latest", "qwen-plus", "sk-secret")
-    assert made.parameters == {"temperature": 1, "num_ctx": 8192}
-    assert made.system == "Be kind."
-    assert made.upstream is not source.upstream
+    assert (copied.name, copied.model, copied.key) == ("other:latest", "qwen-plus", "sk-secret")
+    assert copied.parameters == {"temperature": 1, "num_ctx": 8192}
+    assert copied.system == "Be kind."
+    assert copied.upstream is not source.upstream
 
 
-def test_names_and_switches_in_requests() -> None:
+def test_names_and_flags_are_read_from_requests() -> None:
     assert read_name({"name": "a"}) == read_name({"model": "a", "name": "b"}) == "a"
     assert validate_name("a", "destination") == "a:latest"
     assert [read_flag({"stream": v}, "stream", True) for v in (None, True, False)] == [
@@ -198,7 +198,7 @@ def test_names_and_switches_in_requests() -> None:
 
 
 @check_each(
-    ("name", "whole", "plain"),
+    ("name", "tagged", "untagged"),
     [
         ("qwen", "qwen:latest", "qwen"),
         ("qwen:latest", "qwen:latest", "qwen"),
@@ -207,17 +207,17 @@ def test_names_and_switches_in_requests() -> None:
         ("host:1/qwen", "host:1/qwen:latest", "host:1/qwen"),
     ],
 )
-def test_name_gets_default_tag(name: str, whole: str, plain: str) -> None:
-    assert (add_tag(name), strip_tag(add_tag(name))) == (whole, plain)
+def test_name_gets_default_tag(name: str, tagged: str, untagged: str) -> None:
+    assert (add_tag(name), strip_tag(add_tag(name))) == (tagged, untagged)
 
 
 @check_each("name", ["a", "me/a", "x/me/a:1.5-b", "Qwen_3.5", "_a", "a" * 80])
-def test_names_as_ollama_has_them(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert is_valid_name(name)
 
 
 @check_each(
     "name", ["", ":x", "a:", "a b", "a\n", "é", "../a", "a//b", "-a", "a" * 81, "a/b/c/d", "a:b:c"]
 )
-def test_invalid_names(name: str) -> None:
+def test_invalid_names_are_rejected(name: str) -> None:
     assert not is_valid_name(name)

@@ -35,7 +35,7 @@ HOSTS = {"remote.test": "8.8.8.8", "inner.test": "10.0.0.1", "gpu.test": "10.1.0
 BODY = {"model": "mine", "from": "m", "remote_host": "https://remote.test/v1"}
 
 
-class World:
+class RegistrationSetup:
     """A registration with its own registry and one remote for all hosts."""
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class World:
         router = Router(settings, self.registry.find, self.registry.list_models)
         upstreams = PerUpstream(lambda s: connect_upstream(refusing(404), s), settings.upstreams)
         guard = AddressGuard(["10.1.0.0/16"], resolving(**HOSTS))
-        self.creating = ModelRegistration(
+        self.registration = ModelRegistration(
             self.registry, Catalog(router, upstreams, 60), guard, self.connect, {"chat"}
         )
 
@@ -61,26 +61,26 @@ class World:
     def reject_creation(self, **change: Any) -> InvalidRequest:
         """Return the error of a rejected request; checks that nothing was stored."""
         with pytest.raises(InvalidRequest) as caught:
-            self.creating.create({**BODY, **change})
+            self.registration.create({**BODY, **change})
         assert self.registry.list_models() == []
         return caught.value
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.database.close()
+def setup(tmp_path: Path) -> Iterator[RegistrationSetup]:
+    setup = RegistrationSetup(tmp_path)
+    yield setup
+    setup.database.close()
 
 
-def test_verified_model_is_stored_and_reported(world: World) -> None:
-    created = world.creating.create({**BODY, "provider": "dashscope"})
+def test_verified_model_is_stored_and_reported(setup: RegistrationSetup) -> None:
+    created = setup.registration.create({**BODY, "provider": "dashscope"})
 
-    found = world.registry.find("mine")
+    found = setup.registry.find("mine")
     assert found is not None
     assert found.model == "m"
-    told = {k: created.report[k] for k in ("provider", "verified", "reachable", "model_known")}
-    assert told == {
+    report = {k: created.report[k] for k in ("provider", "verified", "reachable", "model_known")}
+    assert report == {
         "provider": "dashscope",
         "verified": True,
         "reachable": True,
@@ -88,35 +88,35 @@ def test_verified_model_is_stored_and_reported(world: World) -> None:
     }
 
 
-def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> None:
+def test_embedding_model_is_verified_by_the_model_list(setup: RegistrationSetup) -> None:
     def answer_list_only(request: httpx2.Request) -> httpx2.Response:
         return (answer_normally if request.url.path.endswith("/models") else refusing(400))(request)
 
-    world.answer = answer_list_only
+    setup.answer = answer_list_only
     info = {"capabilities": ["embedding"]}
-    assert world.reject_creation(info={"capabilities": ["embedding", "completion"]}).param == "from"
+    assert setup.reject_creation(info={"capabilities": ["embedding", "completion"]}).param == "from"
 
-    created = world.creating.create({**BODY, "info": info})
+    created = setup.registration.create({**BODY, "info": info})
 
     assert (created.report["key_accepted"], created.report["model_known"]) == (True, True)
-    assert world.creating.probe_registered(created.remote).is_model_known is True
-    world.answer = refusing(401)
+    assert setup.registration.probe_registered(created.remote).is_model_known is True
+    setup.answer = refusing(401)
     with pytest.raises(InvalidRequest) as caught:
-        world.creating.create({**BODY, "info": info})
+        setup.registration.create({**BODY, "info": info})
     assert caught.value.param == "remote_api_key"
 
 
-def test_verification_can_be_disabled(world: World) -> None:
-    world.answer = refuse_connection
+def test_verification_can_be_disabled(setup: RegistrationSetup) -> None:
+    setup.answer = refuse_connection
 
-    created = world.creating.create({**BODY, "verify": False})
+    created = setup.registration.create({**BODY, "verify": False})
 
     assert created.report == {"provider": "generic", "verified": False}
-    assert world.registry.find("mine")
+    assert setup.registry.find("mine")
 
 
 @pytest.mark.parametrize(
-    ("answer", "param", "words"),
+    ("answer", "param", "message_part"),
     [
         (refuse_connection, "remote_host", "wrong or the host is down"),
         (refusing(307), "remote_host", "redirect"),
@@ -126,27 +126,29 @@ def test_verification_can_be_disabled(world: World) -> None:
     ],
 )
 def test_failed_verification_names_the_parameter(
-    world: World, answer: Answer, param: str, words: str
+    setup: RegistrationSetup, answer: Answer, param: str, message_part: str
 ) -> None:
-    world.answer = answer
+    setup.answer = answer
 
-    error = world.reject_creation(remote_api_key="sk-secret-key")
+    error = setup.reject_creation(remote_api_key="sk-secret-key")
 
     assert error.param == param
-    assert words in error.message
+    assert message_part in error.message
     assert "sk-secret-key" not in error.message
 
 
-def test_silent_upstream_times_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_upstream_times_out(
+    setup: RegistrationSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def comments() -> Iterator[bytes]:
         for _ in range(500):
             time.sleep(0.01)
             yield b": wait\n\n"
 
     monkeypatch.setattr(registration, "CHECK_TIMEOUT_SECONDS", 0.05)
-    world.answer = lambda request: httpx2.Response(200, content=comments())
+    setup.answer = lambda request: httpx2.Response(200, content=comments())
 
-    assert "took too long" in world.reject_creation().message
+    assert "took too long" in setup.reject_creation().message
 
 
 @pytest.mark.parametrize(
@@ -164,77 +166,85 @@ def test_silent_upstream_times_out(world: World, monkeypatch: pytest.MonkeyPatch
         "https://löcal.test/v1",
     ],
 )
-def test_forbidden_host_is_not_contacted(world: World, host: str) -> None:
-    assert world.reject_creation(remote_host=host, verify=False).param == "remote_host"
-    assert world.connected == []
+def test_forbidden_host_is_not_contacted(setup: RegistrationSetup, host: str) -> None:
+    assert setup.reject_creation(remote_host=host, verify=False).param == "remote_host"
+    assert setup.connected == []
 
 
 @pytest.mark.parametrize(
-    ("host", "why"),
+    ("host", "reason"),
     [
         ("https://inner.test/v1", "it has no public address"),
         ("https://no-such-host.invalid/v1", "'no-such-host.invalid' cannot be resolved"),
     ],
 )
-def test_an_unknown_host_differs_from_a_private_one(host: str, why: str, world: World) -> None:
+def test_unresolvable_and_private_hosts_have_different_errors(
+    host: str, reason: str, setup: RegistrationSetup
+) -> None:
     for verify in (False, True):
-        assert why in world.reject_creation(remote_host=host, verify=verify).message
+        assert reason in setup.reject_creation(remote_host=host, verify=verify).message
 
 
 @pytest.mark.parametrize("host", ["http://gpu.test/v1", "https://gpu.test/v1", "http://10.1.2.3"])
-def test_a_private_host_that_the_operator_names_may_go_without_tls(world: World, host: str) -> None:
-    world.creating.create({**BODY, "remote_host": host})
+def test_allowed_private_host_needs_no_tls(setup: RegistrationSetup, host: str) -> None:
+    setup.registration.create({**BODY, "remote_host": host})
 
-    assert world.connected[0].base_url == host
-
-
-def test_verification_times_out(world: World) -> None:
-    world.creating.create(BODY)
-
-    assert world.connected[0].first_byte_timeout < 30
+    assert setup.connected[0].base_url == host
 
 
-def test_prefix_of_a_configured_upstream_is_reserved(world: World) -> None:
-    error = world.reject_creation(model="chat/mine")
+def test_verification_times_out(setup: RegistrationSetup) -> None:
+    setup.registration.create(BODY)
+
+    assert setup.connected[0].first_byte_timeout < 30
+
+
+def test_prefix_of_a_configured_upstream_is_reserved(setup: RegistrationSetup) -> None:
+    error = setup.reject_creation(model="chat/mine")
 
     assert error.param == "model"
     with pytest.raises(InvalidRequest, match="'chat/'"):
-        world.creating.copy("fast", "chat/x")
+        setup.registration.copy("fast", "chat/x")
 
 
 # -- copies -----------------------------------------------------------------------------------
 
 
-def test_a_registered_model_is_copied_with_its_key(world: World) -> None:
-    world.creating.create({**BODY, "remote_api_key": "sk-1", "parameters": {"top_p": 0.5}})
-    world.creating.create(
+def test_registered_model_is_copied_with_its_key(setup: RegistrationSetup) -> None:
+    setup.registration.create({**BODY, "remote_api_key": "sk-1", "parameters": {"top_p": 0.5}})
+    setup.registration.create(
         {"model": "kind", "from": "mine", "system": "Be kind.", "parameters": {"seed": 1}}
     )
 
-    kind = world.registry.find("kind")
-    assert kind
-    assert (kind.host, kind.key, kind.system) == ("https://remote.test/v1", "sk-1", "Be kind.")
-    assert kind.parameters == {"top_p": 0.5, "seed": 1}
+    copied = setup.registry.find("kind")
+    assert copied
+    assert (copied.host, copied.key, copied.system) == (
+        "https://remote.test/v1",
+        "sk-1",
+        "Be kind.",
+    )
+    assert copied.parameters == {"top_p": 0.5, "seed": 1}
 
 
 @pytest.mark.parametrize("source", ["fast", "fast:latest", "chat/anything"])
-def test_a_configured_model_has_another_name(world: World, source: str) -> None:
-    world.creating.copy(source, "other:1")
+def test_configured_model_is_copied_under_another_name(
+    setup: RegistrationSetup, source: str
+) -> None:
+    setup.registration.copy(source, "other:1")
 
-    other = world.registry.find("other:1")
-    assert other
-    assert (other.host, other.model) == ("", source)
+    copied = setup.registry.find("other:1")
+    assert copied
+    assert (copied.host, copied.model) == ("", source)
 
 
-def test_copy_of_an_unknown_model_is_not_found(world: World) -> None:
+def test_copy_of_an_unknown_model_is_not_found(setup: RegistrationSetup) -> None:
     with pytest.raises(NotFound, match="model 'gone' not found") as caught:
-        world.creating.copy("gone", "other")
+        setup.registration.copy("gone", "other")
     assert caught.value.param == "source"
     with pytest.raises(NotFound) as caught:
-        world.creating.create({"model": "other", "from": "gone"})
+        setup.registration.create({"model": "other", "from": "gone"})
     assert caught.value.param == "from"
     with pytest.raises(InvalidRequest):
-        world.creating.copy("fast", "a b")
+        setup.registration.copy("fast", "a b")
 
 
 SECRETS = {
@@ -244,71 +254,71 @@ SECRETS = {
 }
 
 
-def test_model_takes_over_the_secrets_of_the_one_that_it_replaces(world: World) -> None:
-    world.creating.create({**BODY, **SECRETS})
-    given = {"remote_api_key": "sk-2", "system": "New."}
-    world.creating.create({**BODY, **given}, keep=["remote_headers"])
+def test_replaced_model_keeps_selected_secrets(setup: RegistrationSetup) -> None:
+    setup.registration.create({**BODY, **SECRETS})
+    changes = {"remote_api_key": "sk-2", "system": "New."}
+    setup.registration.create({**BODY, **changes}, keep=["remote_headers"])
 
-    model = world.registry.find("mine")
+    model = setup.registry.find("mine")
     assert model
     assert (model.key, model.headers, model.query) == ("sk-2", {"X-Org": "org"}, {})
-    assert world.connected[-1].headers == {"X-Org": "org"}
+    assert setup.connected[-1].headers == {"X-Org": "org"}
 
 
-def test_kept_secrets_are_not_sent_to_another_host(world: World) -> None:
-    world.creating.create({**BODY, **SECRETS})
-    world.connected.clear()
-    moved = {**BODY, "remote_host": "https://gpu.test/v1"}
+def test_kept_secrets_are_not_sent_to_another_host(setup: RegistrationSetup) -> None:
+    setup.registration.create({**BODY, **SECRETS})
+    setup.connected.clear()
+    body = {**BODY, "remote_host": "https://gpu.test/v1"}
     for host in ("https://gpu.test/v1", "https://remote.test:8/v1", "http://remote.test/v1"):
         with pytest.raises(InvalidRequest, match="only sent to the host") as caught:
-            world.creating.create({**BODY, "remote_host": host}, keep=[*SECRETS])
+            setup.registration.create({**BODY, "remote_host": host}, keep=[*SECRETS])
         assert caught.value.param == "remote_api_key"
-    assert world.connected == []
-    world.creating.create(moved)
+    assert setup.connected == []
+    setup.registration.create(body)
 
-    world.creating.create({**moved, "remote_host": "https://remote.test/v1"}, keep=[*SECRETS])
-    model = world.registry.find("mine")
+    setup.registration.create({**body, "remote_host": "https://remote.test/v1"}, keep=[*SECRETS])
+    model = setup.registry.find("mine")
     assert model
     assert (model.host, model.key) == ("https://remote.test/v1", None)
 
 
-def test_verified_model_is_announced_with_its_result(world: World) -> None:
+def test_callback_gets_the_result_of_a_verification(setup: RegistrationSetup) -> None:
     announced: list[tuple[str, bool]] = []
-    world.creating.on_verified = lambda model, check: announced.append(
+    setup.registration.on_verified = lambda model, check: announced.append(
         (model.version, check.is_healthy)
     )
-    stored = world.creating.create(BODY).remote
-    world.creating.create({**BODY, "verify": False})
+    stored = setup.registration.create(BODY).remote
+    setup.registration.create({**BODY, "verify": False})
 
     assert announced == [(stored.version, True)]
 
 
-def test_quirks_are_added_to_those_of_a_model(world: World) -> None:
-    world.creating.create({**BODY, **SECRETS, "quirks": {"drop": ["seed"], "learn": False}})
-    changed = world.creating.add_quirks("mine", {"drop": ["user"], "stream_options": False})
+def test_quirks_are_added_to_those_of_a_model(setup: RegistrationSetup) -> None:
+    setup.registration.create({**BODY, **SECRETS, "quirks": {"drop": ["seed"], "learn": False}})
+    changed = setup.registration.add_quirks("mine", {"drop": ["user"], "stream_options": False})
 
     assert changed.quirks == {"drop": ["user"], "learn": False, "stream_options": False}
-    model = world.registry.find("mine")
+    model = setup.registry.find("mine")
     assert model
     assert (model.key, model.quirks) == ("sk-1", changed.quirks)
-    assert world.connect(model.upstream).profile.drop == frozenset({"user"})
+    assert setup.connect(model.upstream).profile.drop == frozenset({"user"})
     with pytest.raises(NotFound):
-        world.creating.add_quirks("gone", {})
+        setup.registration.add_quirks("gone", {})
 
 
-def test_only_registered_models_are_deleted(world: World) -> None:
-    world.creating.create(BODY)
+def test_only_registered_models_are_deleted(setup: RegistrationSetup) -> None:
+    setup.registration.create(BODY)
 
-    assert world.creating.delete("mine").model == "m"
+    assert setup.registration.delete("mine").model == "m"
     with pytest.raises(Unsupported, match="environment"):
-        world.creating.delete("fast")
+        setup.registration.delete("fast")
     with pytest.raises(NotFound):
-        world.creating.delete("mine")
+        setup.registration.delete("mine")
 
 
-def test_registered_model_can_be_probed_again(world: World) -> None:
-    remote = world.creating.create(BODY).remote
-    assert world.creating.probe_registered(remote).is_healthy
+def test_registered_model_can_be_probed_again(setup: RegistrationSetup) -> None:
+    remote = setup.registration.create(BODY).remote
+    assert setup.registration.probe_registered(remote).is_healthy
 
-    world.answer = refusing(401)
-    assert world.creating.probe_registered(remote).fault == "key"
+    setup.answer = refusing(401)
+    assert setup.registration.probe_registered(remote).fault == "key"

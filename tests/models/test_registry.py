@@ -38,44 +38,47 @@ class Worker:
 
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
-    made = Worker(tmp_path, "s"), Worker(tmp_path, "s")
-    yield made
-    for worker in made:
+    workers = Worker(tmp_path, "s"), Worker(tmp_path, "s")
+    yield workers
+    for worker in workers:
         worker.database.close()
 
 
 def test_changes_are_visible_in_all_workers(workers: tuple[Worker, Worker]) -> None:
-    here, there = workers
-    assert there.names() == []
+    first_worker, second_worker = workers
+    assert second_worker.names() == []
 
-    here.registry.put(MODEL)
-    found = there.registry.find("mine")
+    first_worker.registry.put(MODEL)
+    found = second_worker.registry.find("mine")
     assert found is not None
     assert (found.key, dict(found.headers)) == ("sk-secret-key", {"X": "org-secret"})
-    assert there.registry.find("mine:latest") is found
-    assert there.registry.find("other") is None
+    assert second_worker.registry.find("mine:latest") is found
+    assert second_worker.registry.find("other") is None
 
-    there.registry.remove("mine")
-    assert here.registry.find("mine") is None
-    assert here.names() == there.names() == []
+    second_worker.registry.remove("mine")
+    assert first_worker.registry.find("mine") is None
+    assert first_worker.names() == second_worker.names() == []
 
 
 def test_unchanged_models_are_reused_on_reload(workers: tuple[Worker, Worker]) -> None:
-    here, there = workers
-    here.registry.put(MODEL)
-    here.registry.put(replace(MODEL, name="other:8b"))
-    kept, changed = there.registry.find("mine"), there.registry.find("other:8b")
-    assert kept
+    first_worker, second_worker = workers
+    first_worker.registry.put(MODEL)
+    first_worker.registry.put(replace(MODEL, name="other:8b"))
+    unchanged, changed = (
+        second_worker.registry.find("mine"),
+        second_worker.registry.find("other:8b"),
+    )
+    assert unchanged
     assert changed
 
-    here.registry.put(replace(MODEL, name="other:8b", host="https://b/v1"))
+    first_worker.registry.put(replace(MODEL, name="other:8b", host="https://b/v1"))
 
-    assert there.registry.find("mine") is kept
-    assert there.registry.find("other:8b") is not changed
-    assert there.dropped == [changed.upstream]
-    here.registry.remove("mine:latest")
-    there.names()
-    assert there.dropped[1:] == [kept.upstream]
+    assert second_worker.registry.find("mine") is unchanged
+    assert second_worker.registry.find("other:8b") is not changed
+    assert second_worker.dropped == [changed.upstream]
+    first_worker.registry.remove("mine:latest")
+    second_worker.names()
+    assert second_worker.dropped[1:] == [unchanged.upstream]
 
 
 def test_updating_a_model_keeps_its_creation_time(workers: tuple[Worker, Worker]) -> None:
@@ -94,67 +97,69 @@ def test_removing_an_unknown_model_is_not_found(workers: tuple[Worker, Worker]) 
 def test_lookup_does_not_query_the_database(
     workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, _ = workers
-    here.registry.put(MODEL)
-    asked: list[object] = []
-    monkeypatch.setattr(here.database, "read", asked.append)
+    first_worker, _ = workers
+    first_worker.registry.put(MODEL)
+    reads: list[object] = []
+    monkeypatch.setattr(first_worker.database, "read", reads.append)
 
     for name in ("mine", "mine:latest", "unknown"):
-        here.registry.find(name)
-    assert asked == []
+        first_worker.registry.find(name)
+    assert reads == []
 
 
 def test_no_secret_is_in_the_files(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
     workers[0].registry.put(MODEL)
 
-    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert b"https://a/v1" in left
-    assert b"sk-secret-key" not in left
-    assert b"org-secret" not in left
+    file_contents = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"https://a/v1" in file_contents
+    assert b"sk-secret-key" not in file_contents
+    assert b"org-secret" not in file_contents
 
 
 def test_database_file_contains_no_key(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
     workers[0].registry.put(MODEL)
-    thief = Worker(tmp_path, "guessed")
+    other_worker = Worker(tmp_path, "guessed")
 
-    found = thief.registry.find("mine")
+    found = other_worker.registry.find("mine")
 
     assert found is not None
     assert (found.locked, found.key, dict(found.headers)) == (True, None, {})
-    thief.database.close()
+    other_worker.database.close()
 
 
 def test_old_secret_decrypts_nothing_after_rotation(tmp_path: Path) -> None:
-    old = Worker(tmp_path, "old")
-    old.registry.put(MODEL)
-    both = Worker(tmp_path, "new", "old")
+    old_worker = Worker(tmp_path, "old")
+    old_worker.registry.put(MODEL)
+    worker_with_both = Worker(tmp_path, "new", "old")
 
-    done = both.registry.rotate_secrets(TokenCipher(["new", "old"]))
+    report = worker_with_both.registry.rotate_secrets(TokenCipher(["new", "old"]))
 
-    assert (done.models, done.lost_models) == (1, [])
+    assert (report.models, report.lost_models) == (1, [])
     for secret, key in (("new", "sk-secret-key"), ("old", None)):
         worker = Worker(tmp_path, secret)
         found = worker.registry.find("mine")
         assert found
         assert found.key == key
         worker.database.close()
-    old.database.close()
-    both.database.close()
+    old_worker.database.close()
+    worker_with_both.database.close()
 
 
 def test_rotation_unlocks_locked_models(tmp_path: Path) -> None:
-    old, new, both = (Worker(tmp_path, *secrets) for secrets in (["old"], ["new"], ["new", "old"]))
-    old.registry.put(MODEL)
-    found = new.registry.find("mine")
+    old_worker, new_worker, worker_with_both = (
+        Worker(tmp_path, *secrets) for secrets in (["old"], ["new"], ["new", "old"])
+    )
+    old_worker.registry.put(MODEL)
+    found = new_worker.registry.find("mine")
     assert found
     assert found.locked
 
-    both.registry.rotate_secrets(TokenCipher(["new", "old"]))
+    worker_with_both.registry.rotate_secrets(TokenCipher(["new", "old"]))
 
-    found = new.registry.find("mine")
+    found = new_worker.registry.find("mine")
     assert found
     assert found.key == "sk-secret-key"
-    for worker in (old, new, both):
+    for worker in (old_worker, new_worker, worker_with_both):
         worker.database.close()
 
 
@@ -172,49 +177,49 @@ def test_key_is_rejected_without_a_secret(tmp_path: Path) -> None:
 def test_cached_models_are_served_while_the_store_fails(
     workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = workers
-    here.registry.put(MODEL)
-    assert there.names() == ["mine:latest"]
-    asked: list[object] = []
+    first_worker, second_worker = workers
+    first_worker.registry.put(MODEL)
+    assert second_worker.names() == ["mine:latest"]
+    reads: list[object] = []
 
     def fail(work: object) -> None:
-        asked.append(work)
+        reads.append(work)
         raise StoreUnavailable
 
-    monkeypatch.setattr(there.database, "read", fail)
-    here.registry.put(replace(MODEL, name="later:latest"))
+    monkeypatch.setattr(second_worker.database, "read", fail)
+    first_worker.registry.put(replace(MODEL, name="later:latest"))
 
-    assert there.names() == there.names() == ["mine:latest"]
-    assert len(asked) == 1, "a store that failed is left alone for a while"
+    assert second_worker.names() == second_worker.names() == ["mine:latest"]
+    assert len(reads) == 1, "a failed store is not read again for a while"
     monkeypatch.undo()
-    there.registry._retry_at = 0.0
-    assert there.names() == ["later:latest", "mine:latest"]
+    second_worker.registry._retry_at = 0.0
+    assert second_worker.names() == ["later:latest", "mine:latest"]
 
 
 def test_null_registry_is_empty_and_rejects_models() -> None:
-    none = NullModelRegistry()
+    registry = NullModelRegistry()
 
-    assert (none.find("x"), none.list_models()) == (None, [])
-    for refused in (
-        lambda: none.put(MODEL),
-        lambda: none.remove("x"),
-        lambda: none.rotate_secrets(TokenCipher(["x"])),
+    assert (registry.find("x"), registry.list_models()) == (None, [])
+    for operation in (
+        lambda: registry.put(MODEL),
+        lambda: registry.remove("x"),
+        lambda: registry.rotate_secrets(TokenCipher(["x"])),
     ):
         with pytest.raises(Unsupported, match="FORWARDER_DATABASE_URL"):
-            refused()
+            operation()
 
 
 def test_adopted_secret_decrypts_stored_keys(tmp_path: Path) -> None:
     Worker(tmp_path, "s").registry.put(MODEL)
-    late = Worker(tmp_path)
-    late.registry.preload_models()
-    found = late.registry.find("mine")
+    worker = Worker(tmp_path)
+    worker.registry.preload_models()
+    found = worker.registry.find("mine")
     assert found
     assert found.locked
 
-    late.registry.adopt_secrets(["s"])
+    worker.registry.adopt_secrets(["s"])
 
-    found = late.registry.find("mine")
+    found = worker.registry.find("mine")
     assert found
     assert found.key == "sk-secret-key"
 
@@ -222,23 +227,25 @@ def test_adopted_secret_decrypts_stored_keys(tmp_path: Path) -> None:
 def test_hanging_store_does_not_delay_requests(
     workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = workers
-    here.registry.put(MODEL)
-    there.registry.preload_models()
-    here.registry.put(replace(MODEL, name="other"))
-    free = threading.Event()
-    read = there.database.read
-    monkeypatch.setattr(there.database, "read", lambda work: (free.wait(20), read(work))[1])
+    first_worker, second_worker = workers
+    first_worker.registry.put(MODEL)
+    second_worker.registry.preload_models()
+    first_worker.registry.put(replace(MODEL, name="other"))
+    release = threading.Event()
+    read = second_worker.database.read
+    monkeypatch.setattr(
+        second_worker.database, "read", lambda work: (release.wait(20), read(work))[1]
+    )
 
     started = time.monotonic()
     for _ in range(200):
-        assert there.registry.find("mine")
-    took = time.monotonic() - started
+        assert second_worker.registry.find("mine")
+    duration = time.monotonic() - started
 
-    free.set()
-    assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one has waited"
+    release.set()
+    assert duration < 200 * MAX_WAIT_SECONDS / 2, "more than one request waited for the store"
     deadline = time.monotonic() + 10
-    while not there.registry.find("other"):
+    while not second_worker.registry.find("other"):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -246,16 +253,16 @@ def test_hanging_store_does_not_delay_requests(
 def test_each_change_changes_the_version_in_all_workers(
     workers: tuple[Worker, Worker],
 ) -> None:
-    here, there = workers
-    seen = [here.registry.get_version()]
+    first_worker, second_worker = workers
+    versions = [first_worker.registry.get_version()]
     for change in (
-        lambda: here.registry.put(MODEL),
-        lambda: there.registry.put(MODEL),
-        lambda: here.registry.put(replace(MODEL, name="other:8b")),
+        lambda: first_worker.registry.put(MODEL),
+        lambda: second_worker.registry.put(MODEL),
+        lambda: first_worker.registry.put(replace(MODEL, name="other:8b")),
     ):
         change()
-        seen.append(here.registry.get_version())
-        assert there.registry.get_version() == seen[-1]
+        versions.append(first_worker.registry.get_version())
+        assert second_worker.registry.get_version() == versions[-1]
 
-    assert len(set(seen)) == 4
+    assert len(set(versions)) == 4
     assert NullModelRegistry().get_version() == NullModelRegistry().get_version()

@@ -55,7 +55,7 @@ def find_route(router: Router, model: str | None, client: str) -> str:
         (("a both",), "responses", "a responses m"),
     ],
 )
-def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
+def test_default_rule_prefers_the_first_upstream_of_the_other_protocol(
     upstreams: tuple[str, ...], client: str, expected: str
 ) -> None:
     assert find_route(make_router(*upstreams), "m", client) == expected
@@ -72,7 +72,7 @@ def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
     ],
 )
 @check_each("client", ["ollama", "ollama_generate", "embeddings"])
-def test_a_client_of_an_api_that_no_upstream_speaks_goes_to_the_first_that_speaks_chat(
+def test_default_rule_selects_a_chat_upstream_for_other_apis(
     upstreams: tuple[str, ...], model: str, expected: str, client: str
 ) -> None:
     assert find_route(make_router(*upstreams), model, client) == expected
@@ -86,7 +86,7 @@ def test_without_configuration_the_demo_translates_for_each_client() -> None:
 
 # -- model names ----------------------------------------------------------------------------------
 
-SEVERAL = make_router(
+THREE_UPSTREAMS = make_router(
     "first chat fast=qwen-turbo,qwen-*,deep/seek=v3",
     "second responses fast=gpt-mini,gpt-*,exact",
     "third chat fast=mini,qwen-max,gpt-*",
@@ -96,18 +96,18 @@ SEVERAL = make_router(
 @check_each(
     ("model", "chat", "responses"),
     [
-        # a prefix goes before all else, and the upstream's own aliases hold behind it
+        # a prefix takes precedence; the upstream's own aliases apply to the rest of the name
         ("third/qwen-plus", "third chat qwen-plus", "third chat qwen-plus"),
         ("third/fast", "third chat mini", "third chat mini"),
         ("third/org/model", "third chat org/model", "third chat org/model"),
         ("third/first/fast", "third chat first/fast", "third chat first/fast"),
         ("first/deep/seek", "first chat v3", "first chat v3"),
-        # a head that is no upstream is part of the model's name
+        # a prefix that is no upstream is part of the model's name
         ("deep/seek", "first chat v3", "first chat v3"),
         ("org/model", "second responses org/model", "first chat org/model"),
         ("/fast", "second responses /fast", "first chat /fast"),
         ("third", "second responses third", "first chat third"),
-        # an alias that several have
+        # an alias of several upstreams
         ("fast", "second responses gpt-mini", "first chat qwen-turbo"),
         # globs
         ("exact", "second responses exact", "second responses exact"),
@@ -120,8 +120,8 @@ SEVERAL = make_router(
     ],
 )
 def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, responses: str) -> None:
-    assert find_route(SEVERAL, model, "chat") == chat
-    assert find_route(SEVERAL, model, "responses") == responses
+    assert find_route(THREE_UPSTREAMS, model, "chat") == chat
+    assert find_route(THREE_UPSTREAMS, model, "responses") == responses
 
 
 @check_each(
@@ -134,22 +134,22 @@ def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, resp
         ("b/claude-opus", "b chat any"),
     ],
 )
-def test_an_alias_may_be_a_pattern(model: str, expected: str) -> None:
-    both = make_router("a chat claude-opus=big,claude-own,claude-*=small", "b chat *=any")
-    assert find_route(both, model, "messages") == expected
-    assert [name for name, _ in both.list_models()] == ["claude-opus", "claude-own"]
+def test_alias_may_be_a_pattern(model: str, expected: str) -> None:
+    router = make_router("a chat claude-opus=big,claude-own,claude-*=small", "b chat *=any")
+    assert find_route(router, model, "messages") == expected
+    assert [name for name, _ in router.list_models()] == ["claude-opus", "claude-own"]
 
 
-def test_an_alias_goes_before_a_glob_of_an_earlier_upstream() -> None:
-    both = make_router("a chat fa*", "b chat fast=m")
-    assert find_route(both, "fast", "chat") == "b chat m"
+def test_alias_precedes_a_glob_of_an_earlier_upstream() -> None:
+    router = make_router("a chat fa*", "b chat fast=m")
+    assert find_route(router, "fast", "chat") == "b chat m"
 
 
-def test_an_alias_does_not_lead_to_another_alias() -> None:
+def test_alias_is_not_resolved_twice() -> None:
     assert find_route(make_router("a chat x=y,y=z"), "x", "chat") == "a chat y"
 
 
-# -- where else it could go -----------------------------------------------------------------------
+# -- fallbacks ------------------------------------------------------------------------------------
 
 
 def list_routes(model: str, client: str, **fallbacks: str) -> list[str]:
@@ -163,7 +163,7 @@ def list_routes(model: str, client: str, **fallbacks: str) -> list[str]:
             "C_API": "both",
             "A_MODELS": "fast=qwen-turbo",
             "C_MODELS": "fast=gpt-mini,qwen-turbo=other",
-            **{f"{name}_FALLBACK": to for name, to in fallbacks.items()},
+            **{f"{name}_FALLBACK": targets for name, targets in fallbacks.items()},
         }
     )
     routes = Router(settings).list_routes(model, client)
@@ -171,7 +171,7 @@ def list_routes(model: str, client: str, **fallbacks: str) -> list[str]:
 
 
 @check_each(
-    ("model", "client", "to", "expected"),
+    ("model", "client", "fallbacks", "expected"),
     [
         ("a/m", "chat", "", ["a chat m"]),
         ("a/m", "chat", "b,c", ["a chat m", "b responses m", "c chat m"]),
@@ -179,7 +179,7 @@ def list_routes(model: str, client: str, **fallbacks: str) -> list[str]:
         ("a/m", "chat", "b/gpt", ["a chat m", "b responses gpt"]),
         ("a/m", "chat", "b/org/gpt", ["a chat m", "b responses org/gpt"]),
         ("a/m", "chat", "c/fast", ["a chat m", "c chat gpt-mini"]),
-        # the client's name where the fallback knows it, else the first upstream's
+        # the client's name if the fallback has it, else the name of the first upstream
         (
             "a/fast",
             "chat",
@@ -189,10 +189,10 @@ def list_routes(model: str, client: str, **fallbacks: str) -> list[str]:
         ("a/qwen-turbo", "chat", "c", ["a chat qwen-turbo", "c chat other"]),
     ],
 )
-def test_fallbacks_come_after_the_first_in_their_order(
-    model: str, client: str, to: str, expected: list[str]
+def test_fallbacks_follow_the_first_route_in_their_order(
+    model: str, client: str, fallbacks: str, expected: list[str]
 ) -> None:
-    assert list_routes(model, client, A=to) == expected
+    assert list_routes(model, client, A=fallbacks) == expected
 
 
 def test_fallbacks_of_fallbacks_are_ignored() -> None:
@@ -203,13 +203,13 @@ def test_fallbacks_of_fallbacks_are_ignored() -> None:
 
 
 @check_each("model", [None, ""])
-def test_a_request_without_a_model_gets_the_default_model(model: str | None) -> None:
-    by_alias = make_router("a chat", "b chat fast=m", default_model="fast")
-    assert find_route(by_alias, model, "chat") == "b chat m"
+def test_request_without_a_model_uses_the_default_model(model: str | None) -> None:
+    router = make_router("a chat", "b chat fast=m", default_model="fast")
+    assert find_route(router, model, "chat") == "b chat m"
 
 
 @check_each("model", [None, ""])
-def test_without_a_default_model_it_is_refused(model: str | None) -> None:
+def test_request_without_model_and_default_model_is_rejected(model: str | None) -> None:
     with pytest.raises(InvalidRequest) as caught:
         make_router("a chat").resolve(model, "chat")
     assert (caught.value.param, caught.value.code) == ("model", "missing_required_parameter")
@@ -217,16 +217,16 @@ def test_without_a_default_model_it_is_refused(model: str | None) -> None:
 
 def test_upstream_prefix_without_model_is_not_found() -> None:
     with pytest.raises(NotFound) as caught:
-        SEVERAL.resolve("first/", "chat")
+        THREE_UPSTREAMS.resolve("first/", "chat")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
     assert "'first/'" in caught.value.message
 
 
-# -- the names that clients are shown -------------------------------------------------------------
+# -- listed names ---------------------------------------------------------------------------------
 
 
-def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
-    assert SEVERAL.list_models() == [
+def test_listed_names_of_configured_models_resolve_to_them() -> None:
+    assert THREE_UPSTREAMS.list_models() == [
         ("first/fast", "first"),
         ("deep/seek", "first"),
         ("second/fast", "second"),
@@ -240,7 +240,7 @@ def test_patterns_are_not_listed() -> None:
     assert make_router("a chat qwen-*,gpt-?,m[12]").list_models() == []
 
 
-def test_with_one_upstream_models_have_their_plain_names() -> None:
+def test_models_of_a_single_upstream_have_plain_names() -> None:
     assert make_router("a chat fast=m,n").list_models() == [("fast", "a"), ("n", "a")]
 
 
@@ -254,20 +254,20 @@ def test_with_one_upstream_models_have_their_plain_names() -> None:
         ("third", "first/m", "third/first/m"),
     ],
 )
-def test_a_listed_model_is_shown_under_a_name_that_both_kinds_of_client_can_use(
+def test_public_id_resolves_to_the_model_for_both_client_apis(
     upstream: str, model: str, public: str
 ) -> None:
-    assert SEVERAL.make_public_id(upstream, model) == public
+    assert THREE_UPSTREAMS.make_public_id(upstream, model) == public
     for client in CLIENTS:
-        route = SEVERAL.resolve(public, client)
+        route = THREE_UPSTREAMS.resolve(public, client)
         assert (route.upstream.name, route.model) == (upstream, model)
 
 
-def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
+def test_public_id_has_a_prefix_if_an_alias_has_the_name() -> None:
     assert make_router("a chat fast=m").make_public_id("a", "fast") == "a/fast"
 
 
-# -- the tag that goes without saying ---------------------------------------------------------
+# -- the default tag --------------------------------------------------------------------------
 
 
 @check_each(
@@ -286,9 +286,7 @@ def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
         ("", "a/anything:latest", "a chat anything"),
     ],
 )
-def test_a_name_with_the_tag_latest_and_without_is_one(
-    models: str, name: str, expected: str
-) -> None:
+def test_tag_latest_is_optional(models: str, name: str, expected: str) -> None:
     assert find_route(make_router(f"a chat {models}", "b responses"), name, "chat") == expected
 
 
@@ -305,14 +303,16 @@ def make_registered_router(
     *remotes: RegisteredModel, models: str = "fast=quick,mine=other"
 ) -> Router:
     """A router with these registered models and one upstream."""
-    known = {name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))}
+    remotes_by_name = {
+        name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))
+    }
     settings = Settings.from_env({"CHAT_BASE_URL": URL, "CHAT_MODELS": models})
-    return Router(settings, known.get, lambda: remotes)
+    return Router(settings, remotes_by_name.get, lambda: remotes)
 
 
 @check_each("name", ["mine", "mine:latest"])
 @check_each("client", CLIENTS)
-def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None:
+def test_registered_model_precedes_an_alias(name: str, client: str) -> None:
     [route] = make_registered_router(MINE).list_routes(name, client)
 
     assert route == make_registered_router(MINE).resolve(name, client)
@@ -325,38 +325,41 @@ def test_upstream_prefix_selects_the_upstream() -> None:
     assert make_registered_router(MINE).find_registered("chat/mine") is None
 
 
-def test_a_registered_model_may_be_the_default() -> None:
+def test_registered_model_may_be_the_default() -> None:
     settings = Settings.from_env({"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "mine"})
 
     assert Router(settings, {"mine": MINE}.get).resolve(None, "chat").model == "m"
 
 
 def test_copy_routes_like_its_source_with_own_defaults() -> None:
-    kind = RegisteredModel("kind:latest", "fast", system="Be kind.")
-    route = make_registered_router(kind).resolve("kind", "responses")
+    copied = RegisteredModel("kind:latest", "fast", system="Be kind.")
+    route = make_registered_router(copied).resolve("kind", "responses")
 
     assert (route.upstream.name, route.model) == ("chat", "quick")
-    assert route.defaults is kind.defaults
-    [again] = make_registered_router(kind).list_routes("kind", "responses")
-    assert again == route
-    assert make_registered_router(kind).resolve("fast", "chat").defaults.system is None
+    assert route.defaults is copied.defaults
+    [listed] = make_registered_router(copied).list_routes("kind", "responses")
+    assert listed == route
+    assert make_registered_router(copied).resolve("fast", "chat").defaults.system is None
 
 
-def test_a_registered_model_never_resolves_to_itself() -> None:
-    circle = RegisteredModel("fast:latest", "fast")
+def test_registered_model_never_resolves_to_itself() -> None:
+    model = RegisteredModel("fast:latest", "fast")
 
-    assert make_registered_router(circle).resolve("fast", "chat").model == "quick"
+    assert make_registered_router(model).resolve("fast", "chat").model == "quick"
 
 
 def test_locked_model_raises_key_refused() -> None:
-    lost = RegisteredModel("lost:latest", "m", "https://remote.test/v1", locked=True)
+    locked_model = RegisteredModel("lost:latest", "m", "https://remote.test/v1", locked=True)
 
-    for ask in (make_registered_router(lost).resolve, make_registered_router(lost).list_routes):
+    for resolve in (
+        make_registered_router(locked_model).resolve,
+        make_registered_router(locked_model).list_routes,
+    ):
         with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be decrypted"):
-            ask("lost", "chat")
+            resolve("lost", "chat")
 
 
-def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None:
+def test_registered_models_are_listed_first_and_replace_aliases() -> None:
     assert make_registered_router(MINE).list_models() == [
         ("mine", "registered"),
         ("fast", "chat"),
@@ -367,17 +370,17 @@ def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None
     assert make_registered_router(MINE).find_owner("nobody") is None
 
 
-# -- models that Codex asks for by itself ---------------------------------------------------------
+# -- helper models that Codex requests ------------------------------------------------------------
 
 
 HELPERS = ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"]
 
 
 def make_codex_router(*owners: str, **settings: str) -> Router:
-    """A router over a Chat and a Responses upstream; ``owners`` have Codex's models themselves."""
-    found = make_router("a chat x=y", "b responses", **settings)
-    found.check_codex_helper = lambda upstream, name, key: upstream in owners
-    return found
+    """A router over a Chat and a Responses upstream; the upstreams ``owners`` list Codex's helper models."""
+    router = make_router("a chat x=y", "b responses", **settings)
+    router.check_codex_helper = lambda upstream, name, key: upstream in owners
+    return router
 
 
 @check_each("name", HELPERS)
@@ -396,18 +399,18 @@ def make_codex_router(*owners: str, **settings: str) -> Router:
 def test_default_model_replaces_a_name_the_client_upstream_lacks(
     name: str, owners: str, client: str, expected: str
 ) -> None:
-    found = make_codex_router(*owners, default_model="x")
+    router = make_codex_router(*owners, default_model="x")
 
-    assert find_route(found, name, client) == expected.format(name)
-    assert find_route(found, f"{name}:latest", client) == expected.format(name)
-    assert find_route(found, "gpt-5.5", client) != "a chat y"
+    assert find_route(router, name, client) == expected.format(name)
+    assert find_route(router, f"{name}:latest", client) == expected.format(name)
+    assert find_route(router, "gpt-5.5", client) != "a chat y"
 
 
 @check_each("client", ["chat", "responses"])
 def test_codex_helper_setting_overrides_upstream_helper_models(client: str) -> None:
-    found = make_codex_router("a", "b", default_model="x", codex_helper_model="b/small")
+    router = make_codex_router("a", "b", default_model="x", codex_helper_model="b/small")
 
-    assert find_route(found, "codex-auto-review", client) == "b responses small"
+    assert find_route(router, "codex-auto-review", client) == "b responses small"
 
 
 @check_each(
@@ -420,50 +423,50 @@ def test_name_is_unchanged_without_a_substitute_model(client: str, expected: str
 
 @check_each("models", ["gpt-5.6-luna=mine", "gpt-*"])
 def test_alias_and_pattern_precede_the_substitute_model(models: str) -> None:
-    found = make_router("a chat", f"b responses {models}", codex_helper_model="a/other")
+    router = make_router("a chat", f"b responses {models}", codex_helper_model="a/other")
 
-    assert find_route(found, "gpt-5.6-luna", "responses").startswith("b responses")
-    assert find_route(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
+    assert find_route(router, "gpt-5.6-luna", "responses").startswith("b responses")
+    assert find_route(router, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
 
 
 def test_registered_model_is_never_a_substitute() -> None:
     """The owner of such a model could approve commands of other users."""
     mine = RegisteredModel("mine:latest", "m", "https://remote.test/v1")
 
-    def find(name: str) -> RegisteredModel | None:
+    def find_model(name: str) -> RegisteredModel | None:
         return mine if name in ("mine", "mine:latest") else None
 
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_CODEX_HELPER_MODEL": "mine"}
-    found = Router(Settings.from_env({**environment, "FORWARDER_DEFAULT_MODEL": "x"}), find)
-    assert find_route(found, "codex-auto-review", "responses") == "chat chat x"
+    router = Router(Settings.from_env({**environment, "FORWARDER_DEFAULT_MODEL": "x"}), find_model)
+    assert find_route(router, "codex-auto-review", "responses") == "chat chat x"
 
     environment["FORWARDER_DEFAULT_MODEL"] = "mine"
-    found = Router(Settings.from_env(environment), find)
-    assert find_route(found, "codex-auto-review", "responses") == "chat chat codex-auto-review"
+    router = Router(Settings.from_env(environment), find_model)
+    assert find_route(router, "codex-auto-review", "responses") == "chat chat codex-auto-review"
 
 
 @check_each("name", ["kind", "codex-auto-review"])
 def test_model_registered_from_a_helper_name_uses_the_substitute(name: str) -> None:
-    kind = RegisteredModel(f"{name}:latest", "codex-auto-review", system="Be kind.")
+    copied = RegisteredModel(f"{name}:latest", "codex-auto-review", system="Be kind.")
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "x"}
-    found = Router(Settings.from_env(environment), {name: kind}.get)
+    router = Router(Settings.from_env(environment), {name: copied}.get)
 
-    route = found.resolve(name, "responses")
+    route = router.resolve(name, "responses")
 
     assert (route.upstream.name, route.model) == ("chat", "x")
     assert route.defaults.system == "Be kind."
 
 
 def test_helper_check_uses_the_client_key() -> None:
-    found = make_router("a chat", "b responses", default_model="a/x")
-    found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
+    router = make_router("a chat", "b responses", default_model="a/x")
+    router.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
 
-    assert found.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
-    assert found.resolve("gpt-5.6-luna", "responses").model == "x"
-    assert found.resolve("gpt-5.6-luna", "chat", "k").model == "x"
+    assert router.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
+    assert router.resolve("gpt-5.6-luna", "responses").model == "x"
+    assert router.resolve("gpt-5.6-luna", "chat", "k").model == "x"
 
 
-def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
+def test_owner_of_a_helper_name_is_the_serving_upstream() -> None:
     assert make_codex_router().find_owner("codex-auto-review") is None
     assert make_codex_router("a").find_owner("codex-auto-review") == "a"
     assert make_codex_router("a").find_owner("codex-auto-review", ("chat",)) is None
@@ -473,26 +476,26 @@ def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
 
 
 def test_unresolvable_substitute_does_not_break_the_lists(caplog: pytest.LogCaptureFixture) -> None:
-    found = make_codex_router(codex_helper_model="a/")
+    router = make_codex_router(codex_helper_model="a/")
 
     for _ in range(2):
-        assert found.make_public_id("a", "codex-auto-review") == "a/codex-auto-review"
-        assert not found.is_same_model("codex-auto-review", "a/codex-auto-review", ("responses",))
-        assert found.find_owner("codex-auto-review") is None
+        assert router.make_public_id("a", "codex-auto-review") == "a/codex-auto-review"
+        assert not router.is_same_model("codex-auto-review", "a/codex-auto-review", ("responses",))
+        assert router.find_owner("codex-auto-review") is None
 
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert record.msg["model"] == "codex-auto-review"
     with pytest.raises(NotFound, match="'a/'"):
-        found.resolve("codex-auto-review", "responses")
+        router.resolve("codex-auto-review", "responses")
 
 
-def test_names_that_are_too_long_are_refused() -> None:
-    found, longest = make_router("a chat"), "m" * MAX_NAME_LENGTH
+def test_names_that_are_too_long_are_rejected() -> None:
+    router, longest = make_router("a chat"), "m" * MAX_NAME_LENGTH
 
-    assert find_route(found, longest, "chat") == f"a chat {longest}"
+    assert find_route(router, longest, "chat") == f"a chat {longest}"
     with pytest.raises(InvalidRequest) as raised:
-        found.resolve(longest + "m", "chat")
+        router.resolve(longest + "m", "chat")
     assert (raised.value.param, raised.value.code) == ("model", "string_above_max_length")
 
 
@@ -501,57 +504,57 @@ def test_names_that_are_too_long_are_refused() -> None:
 GROUPS = "fast=b/one*2,a/quick>a/three; gpt-5.6-luna=a/helper"
 
 
-def grouping(**settings: str) -> Router:
+def make_group_router(**settings: str) -> Router:
     return make_router("a chat quick=turbo,fast=alias", "b responses", groups=GROUPS, **settings)
 
 
 @check_each("client", CLIENTS)
 @check_each("name", ["fast", "fast:latest"])
-def test_group_leads_to_its_members_in_their_order(client: str, name: str) -> None:
-    routes = grouping().list_routes(name, client)
+def test_group_resolves_to_its_members_in_their_order(client: str, name: str) -> None:
+    routes = make_group_router().list_routes(name, client)
 
-    assert [(each.upstream.name, each.protocol, each.model) for each in routes] == [
+    assert [(route.upstream.name, route.protocol, route.model) for route in routes] == [
         ("b", "responses", "one"),
         ("a", "chat", "turbo"),  # an alias of that upstream
         ("a", "chat", "three"),
     ]
-    members = [each.member for each in routes if each.member is not None]
-    assert [(each.weight, each.order) for each in members] == [(2, 0), (1, 0), (1, 1)]
+    members = [route.member for route in routes if route.member is not None]
+    assert [(route.weight, route.order) for route in members] == [(2, 0), (1, 0), (1, 1)]
 
 
-def test_group_hides_an_alias_but_not_an_upstream_s_own_name() -> None:
-    found = grouping()
+def test_group_overrides_an_alias_but_not_a_prefixed_name() -> None:
+    router = make_group_router()
 
-    assert find_route(found, "fast", "chat") == "b responses one"
-    assert find_route(found, "a/fast", "chat") == "a chat alias"
-    assert find_route(found, "quick", "chat") == "a chat turbo"
-    assert found.list_routes("a/fast", "chat")[0].member is None
+    assert find_route(router, "fast", "chat") == "b responses one"
+    assert find_route(router, "a/fast", "chat") == "a chat alias"
+    assert find_route(router, "quick", "chat") == "a chat turbo"
+    assert router.list_routes("a/fast", "chat")[0].member is None
 
 
 def test_group_may_be_the_default_model_or_a_helper_model() -> None:
-    found = grouping(default_model="fast")
+    router = make_group_router(default_model="fast")
 
-    assert find_route(found, None, "chat") == "b responses one"
-    assert find_route(found, "gpt-5.6-luna", "responses") == "a chat helper"
+    assert find_route(router, None, "chat") == "b responses one"
+    assert find_route(router, "gpt-5.6-luna", "responses") == "a chat helper"
 
 
 def test_groups_are_listed_and_hidden_by_registered_models() -> None:
-    found = grouping()
+    router = make_group_router()
 
-    assert ("fast", "group") in found.list_models()
-    assert found.find_owner("fast") == "group"
-    assert ("a/fast", "a") in found.list_models()
-    assert not found.is_same_model("fast", "b/one", CLIENTS)
-    assert found.make_public_id("b", "fast") == "b/fast"
+    assert ("fast", "group") in router.list_models()
+    assert router.find_owner("fast") == "group"
+    assert ("a/fast", "a") in router.list_models()
+    assert not router.is_same_model("fast", "b/one", CLIENTS)
+    assert router.make_public_id("b", "fast") == "b/fast"
 
     mine = RegisteredModel(name="fast:latest", model="a/three")
-    hidden = Router(
+    router_with_registered = Router(
         Settings.from_env(
             {"FORWARDER_UPSTREAMS": "a,b", "A_BASE_URL": URL, "B_BASE_URL": URL,
              "FORWARDER_GROUPS": GROUPS}
         ),
         lambda name: mine if name == "fast" else None,
     )  # fmt: skip
-    assert find_route(hidden, "fast", "chat") == "a chat three"
-    assert hidden.find_owner("fast") == "registered"
-    assert ("fast", "group") not in hidden.list_models()
+    assert find_route(router_with_registered, "fast", "chat") == "a chat three"
+    assert router_with_registered.find_owner("fast") == "registered"
+    assert ("fast", "group") not in router_with_registered.list_models()

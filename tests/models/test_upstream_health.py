@@ -24,45 +24,45 @@ from tests.models.remotes import (
 )
 
 
-class Witness(RequestObserver):
+class RecordingObserver(RequestObserver):
     """Records health check notifications."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, bool]] = []
+        self.results: list[tuple[str, bool]] = []
 
     def on_health_check(self, upstream: str, is_healthy: bool, seconds: float) -> None:
         assert seconds >= 0
-        self.heard.append((upstream, is_healthy))
+        self.results.append((upstream, is_healthy))
 
 
-class World:
+class HealthSetup:
     """Two targets with configurable results."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {"a": answer_normally, "b": answer_normally}
-        self.witness = Witness()
+        self.observer = RecordingObserver()
         self.targets = [
             HealthTarget(
                 name, connect_upstream(lambda request, name=name: self.answers[name](request)), "m"
             )
             for name in self.answers
         ]
-        self.health = HealthMonitor(lambda: self.targets, self.witness)
+        self.health = HealthMonitor(lambda: self.targets, self.observer)
 
     def check_models(self, max_age: float = 0.0) -> dict[str, bool]:
         return {name: check.is_healthy for name, check in self.health.check_all(max_age).items()}
 
 
 def test_check_all_reports_all_targets_despite_a_failure() -> None:
-    world = World()
+    world = HealthSetup()
     world.answers["a"] = refuse_connection
 
     assert world.check_models() == {"a": False, "b": True}
-    assert sorted(world.witness.heard) == [("a", False), ("b", True)]
+    assert sorted(world.observer.results) == [("a", False), ("b", True)]
 
 
 def test_recent_result_is_reused() -> None:
-    world = World()
+    world = HealthSetup()
     world.check_models()
     world.answers["a"] = refuse_connection
 
@@ -71,7 +71,7 @@ def test_recent_result_is_reused() -> None:
 
 
 def test_last_result_is_dropped_with_its_upstream() -> None:
-    world = World()
+    world = HealthSetup()
     target = world.targets[0]
     assert world.health.get_last_result("a", target.upstream) is None
 
@@ -82,7 +82,7 @@ def test_last_result_is_dropped_with_its_upstream() -> None:
 
 
 def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
-    world = World()
+    world = HealthSetup()
     target = world.targets[0]
     assert world.health.get_history("a", target.upstream) is None
     for second in range(upstream_health.HISTORY_SIZE + 5):
@@ -101,7 +101,7 @@ def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
 
 
 def test_known_model_stays_known_while_healthy() -> None:
-    world = World()
+    world = HealthSetup()
     world.health.record_result(world.targets[0], ProbeResult(True, True, True))
     world.answers["a"] = refusing(404)  # it lists no models
 
@@ -111,7 +111,7 @@ def test_known_model_stays_known_while_healthy() -> None:
 
 
 def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    world = World()
+    world = HealthSetup()
     with caplog.at_level(logging.WARNING, "forwarder.health"):
         for answer in (
             answer_normally,
@@ -132,29 +132,29 @@ def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 def test_background_checks_repeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, intervals = World(), []
-    third = threading.Event()
+    world, intervals = HealthSetup(), []
+    third_pause = threading.Event()
 
     def vary_pause(interval: float) -> float:
         intervals.append(interval)
         if len(intervals) == 1:
             world.targets.pop()
         if len(intervals) == 2:
-            world.health._targets = lambda: [].pop()  # a mistake ends nothing
+            world.health._targets = lambda: [].pop()  # an exception does not end the loop
         if len(intervals) == 3:
-            third.set()
+            third_pause.set()
             return 60.0
         return 0.0
 
     monkeypatch.setattr(upstream_health, "vary_pause", vary_pause)
-    before = threading.active_count()
+    thread_count = threading.active_count()
     world.health.start(10)
-    assert third.wait(10)
+    assert third_pause.wait(10)
     world.health.stop()
 
-    assert threading.active_count() == before
+    assert threading.active_count() == thread_count
     assert intervals == [10, 10, 10]
-    assert sorted(world.witness.heard) == [("a", True), ("a", True), ("b", True)]
+    assert sorted(world.observer.results) == [("a", True), ("a", True), ("b", True)]
     assert [*world.health._histories] == ["a"]
 
 
@@ -166,41 +166,43 @@ def test_pauses_between_checks_vary() -> None:
 
 
 def test_checks_that_did_not_start_can_be_stopped() -> None:
-    World().health.stop()
+    HealthSetup().health.stop()
 
 
-@check_each("lists", [True, False])
-def test_unlisted_model_is_probed_until_it_answers(lists: bool) -> None:
+@check_each("has_list", [True, False])
+def test_unlisted_model_is_probed_until_it_answers(has_list: bool) -> None:
     def list_other_models(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200 if lists else 404, json={"data": [{"id": "other"}]})
+        return httpx2.Response(200 if has_list else 404, json={"data": [{"id": "other"}]})
 
     unknown = ProbeResult(True, True, False, "model", "no such model", checked_at=time.time())
-    tells = [
+    probe_results = [
         unknown,
         ProbeResult(True, None, None, "request", "too short"),
         ProbeResult(True, True, True),
     ]
-    target = HealthTarget("a", connect_upstream(list_other_models), "m", lambda: tells.pop(0))
-    checks = HealthMonitor(lambda: [target], RequestObserver())
+    target = HealthTarget(
+        "a", connect_upstream(list_other_models), "m", lambda: probe_results.pop(0)
+    )
+    monitor = HealthMonitor(lambda: [target], RequestObserver())
 
-    found = [checks.check_target(target, 0.0) for _ in range(4)]
+    results = [monitor.check_target(target, 0.0) for _ in range(4)]
 
-    assert [(check.is_model_known, check.fault) for check in found] == [
+    assert [(check.is_model_known, check.fault) for check in results] == [
         (False, "model"), (None, None), (True, None), (True, None)
     ]  # fmt: skip
-    assert tells == []
+    assert probe_results == []
 
 
 def test_listed_or_embedding_model_is_not_probed() -> None:
-    def ask() -> ProbeResult:
+    def fail_probe() -> ProbeResult:
         raise AssertionError
 
-    target = HealthTarget("a", connect_upstream(answer_normally), "m", ask)
+    target = HealthTarget("a", connect_upstream(answer_normally), "m", fail_probe)
     assert (
         HealthMonitor(lambda: [target], RequestObserver()).check_target(target, 0.0).is_model_known
         is True
     )
-    target = HealthTarget("a", connect_upstream(refuse_connection), "m", ask)
+    target = HealthTarget("a", connect_upstream(refuse_connection), "m", fail_probe)
     assert (
         HealthMonitor(lambda: [target], RequestObserver()).check_target(target, 0.0).fault == "host"
     )
@@ -214,25 +216,25 @@ def test_listed_or_embedding_model_is_not_probed() -> None:
 def test_model_is_probed_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(upstream_health.time, "monotonic", lambda: now[0])
-    asked: list[float] = []
+    probe_times: list[float] = []
 
-    def ask() -> ProbeResult:
-        asked.append(now[0])
+    def record_probe() -> ProbeResult:
+        probe_times.append(now[0])
         return ProbeResult(True, True, None, "timeout", "it took too long")
 
     def list_none(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(404)
 
-    target = HealthTarget("a", connect_upstream(list_none), "m", ask)
-    checks = HealthMonitor(lambda: [target], RequestObserver(), 60.0)
+    target = HealthTarget("a", connect_upstream(list_none), "m", record_probe)
+    monitor = HealthMonitor(lambda: [target], RequestObserver(), 60.0)
 
-    found = []
+    faults = []
     for now[0] in (1000.0, 1005.0, 1059.0, 1060.0, 1061.0):
-        found.append(checks.check_target(target, 0.0).fault)
+        faults.append(monitor.check_target(target, 0.0).fault)
 
-    assert asked == [1000.0, 1060.0]
-    assert found == ["timeout"] * 5
-    checks.check_target(
+    assert probe_times == [1000.0, 1060.0]
+    assert faults == ["timeout"] * 5
+    monitor.check_target(
         target._replace(upstream=connect_upstream(list_none)), 0.0
-    )  # it is registered anew
-    assert asked[2:] == [1061.0]
+    )  # the model was registered again
+    assert probe_times[2:] == [1061.0]
