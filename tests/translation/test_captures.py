@@ -70,7 +70,7 @@ def test_captured_chat_requests_are_valid_for_responses_providers(
 
 
 @check_each("body", RESPONSES)
-def test_client_tools_are_offered_and_found_again(body: Json) -> None:
+def test_calls_of_captured_tools_are_translated_back(body: Json) -> None:
     """A call of each offered function is translated to the tool that the client defined."""
     translated = translate("responses_over_chat", body, make_translator_context())
     names = [tool["function"]["name"] for tool in translated.request.get("tools", ())]
@@ -86,15 +86,15 @@ def test_client_tools_are_offered_and_found_again(body: Json) -> None:
         "choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}]
     }
     response = collect_events(translated.answer(iter([[chunk]])))[-1]["response"]
-    called = {
+    called_tools = {
         (item["type"], item.get("namespace"), item.get("name"))
         for item in response["output"]
         if item["type"] != "message"
     }
-    assert called == set(list_client_tools(body))
+    assert called_tools == set(list_client_tools(body))
 
 
-_CALLED = {
+_CALL_TYPES = {
     "function": "function_call",
     "custom": "custom_tool_call",
     "tool_search": "tool_search_call",
@@ -103,16 +103,18 @@ _CALLED = {
 
 def list_client_tools(body: Json) -> list[tuple[str, str | None, str | None]]:
     """Return the client's tools as ``(item type, namespace, name)``."""
-    listed = list(body.get("tools", ()))
+    tools = list(body.get("tools", ()))
     items = body["input"] if isinstance(body["input"], list) else []
     for item in items:
         if item.get("type") == "additional_tools":
-            listed += item["tools"]
-    spaced = [(tool, tool["name"]) for tool in listed if tool["type"] == "namespace"]
-    flat = [(tool, None) for tool in listed if tool["type"] != "namespace"]
-    inner = [(tool, space) for each, space in spaced for tool in each["tools"]]
+            tools += item["tools"]
+    namespaces = [(tool, tool["name"]) for tool in tools if tool["type"] == "namespace"]
+    top_level = [(tool, None) for tool in tools if tool["type"] != "namespace"]
+    nested = [
+        (tool, namespace) for container, namespace in namespaces for tool in container["tools"]
+    ]
     return [
-        (_CALLED[tool["type"]], space, tool.get("name"))
-        for tool, space in [*flat, *inner]
-        if tool["type"] in _CALLED
+        (_CALL_TYPES[tool["type"]], namespace, tool.get("name"))
+        for tool, namespace in [*top_level, *nested]
+        if tool["type"] in _CALL_TYPES
     ]

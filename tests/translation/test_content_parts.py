@@ -103,11 +103,11 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
 ]  # fmt: skip
 
 
-@check_each(("table", "part", "raised", "param"), REFUSED)
+@check_each(("table", "part", "error", "param"), REFUSED)
 def test_unsupported_part_error_names_the_path(
-    table: str, part: Any, raised: type[Exception], param: str
+    table: str, part: Any, error: type[Exception], param: str
 ) -> None:
-    with pytest.raises(raised) as caught:
+    with pytest.raises(error) as caught:
         content_parts.convert_parts([part], getattr(content_parts, table), "content")
     assert getattr(caught.value, "param", None) == param
     assert getattr(caught.value, "status", None) == 400
@@ -119,5 +119,9 @@ def test_user_part_survives_the_round_trip() -> None:
         {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
         {"type": "file", "file": {"file_data": "d", "filename": "f"}},
     ):
-        there = content_parts.convert_parts([part], content_parts.USER_TO_RESPONSES, "content")
-        assert content_parts.convert_parts(there, content_parts.INPUT_TO_CHAT, "content") == [part]
+        input_parts = content_parts.convert_parts(
+            [part], content_parts.USER_TO_RESPONSES, "content"
+        )
+        assert content_parts.convert_parts(input_parts, content_parts.INPUT_TO_CHAT, "content") == [
+            part
+        ]

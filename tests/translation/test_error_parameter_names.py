@@ -66,16 +66,18 @@ def test_parameter_is_renamed_to_the_clients(
 
 
 @check_each(
-    ("client", "own", "upstreams"),
+    ("client", "client_parameters", "upstream_parameters"),
     [
         ("responses", RESPONSES_OVER_CHAT, CHAT_OVER_RESPONSES),
         ("chat", CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT),
     ],
 )
-def test_names_are_parameters_of_both_apis(client: str, own: Json, upstreams: Json) -> None:
-    for theirs, ours in PROTOCOLS[client].parameter_names.items():
-        assert theirs.partition(".")[0] in upstreams
-        assert {name.partition(".")[0] for name in ours} <= own.keys()
+def test_names_are_parameters_of_both_apis(
+    client: str, client_parameters: Json, upstream_parameters: Json
+) -> None:
+    for upstream_name, client_names in PROTOCOLS[client].parameter_names.items():
+        assert upstream_name.partition(".")[0] in upstream_parameters
+        assert {name.partition(".")[0] for name in client_names} <= client_parameters.keys()
 
 
 REQUESTS: dict[str, Json] = {
@@ -94,7 +96,7 @@ REQUESTS: dict[str, Json] = {
     "ollama": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     "ollama_embeddings": {"model": "m", "prompt": "hi"},
 }
-"""Protocol of a client -> a request."""
+"""A request for each client protocol."""
 
 PAIRS = [
     ("responses", "chat", "messages[0].content", "input"),
@@ -122,10 +124,10 @@ def test_upstream_error_names_the_clients_parameter(
 
 
 def make_failing_stream(upstream: str, error: Json) -> EventStream:
-    """Return a stream that has begun when the upstream reports an error."""
+    """Return a stream whose upstream reports an error after the first events."""
     case = Case("text", f"{'chat' if upstream == 'responses' else 'responses'}_over_{upstream}")
-    *begun, _ = case.read("upstream.jsonl")[:4]
-    batches: list[Batch] = [begun, [{"type": "error", "error": error}]]
+    *first_events, _ = case.read("upstream.jsonl")[:4]
+    batches: list[Batch] = [first_events, [{"type": "error", "error": error}]]
     return iter(batches)
 
 
@@ -173,7 +175,7 @@ def test_error_of_the_translation_keeps_the_clients_path() -> None:
 
 
 @check_each(
-    ("client", "upstream", "param", "field", "known"),
+    ("client", "upstream", "param", "field", "client_param"),
     [
         ("messages", "chat", "messages[1].content[0].image_url.url", "url", "messages"),
         ("messages", "responses", "tools[0].filters.blocked_domains[2]", "blocked_domains[2]", "tools"),
@@ -183,7 +185,7 @@ def test_error_of_the_translation_keeps_the_clients_path() -> None:
     ],
 )  # fmt: skip
 def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
-    client: str, upstream: str, param: str, field: str, known: str
+    client: str, upstream: str, param: str, field: str, client_param: str
 ) -> None:
     def refuse_request(request: Json) -> EventStream:
         raise InvalidRequest(f"Invalid value for '{param}': no.", param=param)
@@ -193,8 +195,8 @@ def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
     )
     with pytest.raises(InvalidRequest) as caught:
         call(REQUESTS[client])
-    assert caught.value.param == known
-    assert caught.value.message == f"Invalid value for '{known}' ({field}): no."
+    assert caught.value.param == client_param
+    assert caught.value.message == f"Invalid value for '{client_param}' ({field}): no."
 
 
 def test_refusal_of_a_parameter_with_the_same_name_is_unchanged() -> None:
@@ -274,7 +276,7 @@ def test_losses_are_renamed_to_the_clients(
 
 
 def test_loss_of_an_unknown_parameter_keeps_its_name() -> None:
-    """The name of the client's own parameter may be one of the upstream's."""
+    """The client's parameter may have the same name as one of the upstream's."""
     context = make_translator_context()
 
     def lose_verbosity(request: Json) -> EventStream:

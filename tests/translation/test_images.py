@@ -35,7 +35,7 @@ def test_make_data_url_from_base64(data: str, image_format: Any, url: str) -> No
 
 
 @check_each(
-    ("url", "read"),
+    ("url", "expected"),
     [
         (f"data:image/png;base64,{PNG}", (PNG, "png")),
         ("Data:Image/JPG;base64,AAAA", ("AAAA", "jpeg")),
@@ -49,13 +49,13 @@ def test_make_data_url_from_base64(data: str, image_format: Any, url: str) -> No
         (PNG, None),
     ],
 )
-def test_parse_data_url_to_base64(url: str, read: Any) -> None:
-    assert images.parse_data_url(url) == read
+def test_parse_data_url_to_base64(url: str, expected: Any) -> None:
+    assert images.parse_data_url(url) == expected
 
 
 def test_long_other_url_is_rejected_quickly() -> None:
-    began = time.process_time()
+    started_at = time.process_time()
 
     assert images.parse_data_url("data:image/" + "a" * 50_000) is None
 
-    assert time.process_time() - began < 1
+    assert time.process_time() - started_at < 1

@@ -70,24 +70,24 @@ def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None
     request = {**case.read("request.json"), "stream": streamed}
     context = make_translator_context(**case.read("terms.json", {}))
     usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
-    sent = translate(case.direction, request, context).request
-    assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
-    assert {k: v for k, v in sent.items() if not k.startswith("stream")} == {
+    upstream_request = translate(case.direction, request, context).request
+    assert (upstream_request["stream"], upstream_request.get("stream_options")) == (streamed, usage)
+    assert {k: v for k, v in upstream_request.items() if not k.startswith("stream")} == {
         k: v for k, v in case.read("upstream.request.json").items() if not k.startswith("stream")
     }
 
 
 @every_case
 def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
-    beyond = set(case.read("terms.json", {}).get("extensions", ()))
-    providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
+    extensions = set(case.read("terms.json", {}).get("extensions", ()))
+    providers = [p for p in PROFILES.values() if extensions <= p.responses_takes]
     assert providers
     request = translate_case(case).request
     for profile in providers:
         body = adapt_request(copy.deepcopy(request), case.upstream, profile, LossReport())
         check = STRICT[case.upstream]
-        known = _without_parts(as_openai_body(body), beyond)
-        assert check(known, extra=beyond) == [], profile.name
+        openai_body = _without_parts(as_openai_body(body), extensions)
+        assert check(openai_body, extra=extensions) == [], profile.name
 
 
 def _without_parts(value: Any, kinds: set[str]) -> Any:
@@ -102,8 +102,8 @@ def _without_parts(value: Any, kinds: set[str]) -> Any:
 
 def as_openai_body(body: Json) -> Json:
     """Return the body without vendor parameters, and with OpenAI's values."""
-    strange = VENDOR_PARAMETERS | ({"reasoning"} if "messages" in body else set())
-    body = {k: v for k, v in body.items() if k not in strange}
+    vendor_parameters = VENDOR_PARAMETERS | ({"reasoning"} if "messages" in body else set())
+    body = {k: v for k, v in body.items() if k not in vendor_parameters}
     return {**body, "tool_choice": "required"} if body.get("tool_choice") == "any" else body
 
 
@@ -199,21 +199,21 @@ def test_parts_open_grow_and_close_in_order(case: Case, chunking: str) -> None:
     texts: dict[tuple[Any, ...], str] = {}
     closed: dict[tuple[Any, ...], str] = {}
     for event in translate_events(case, chunking):
-        place = (event.get("item_id"), event.get("content_index"), event.get("summary_index"))
+        position = (event.get("item_id"), event.get("content_index"), event.get("summary_index"))
         kind = event["type"].removeprefix("response.")
         if kind.endswith("part.added"):
-            assert texts.setdefault(place, "") == ""
+            assert texts.setdefault(position, "") == ""
         elif kind.endswith(".delta"):
-            assert place not in closed
-            texts[place] = texts.get(place, "") + event["delta"]
+            assert position not in closed
+            texts[position] = texts.get(position, "") + event["delta"]
         elif kind.endswith("part.done"):
             part = event["part"]
-            assert closed[place] == part.get("text", part.get("refusal"))
+            assert closed[position] == part.get("text", part.get("refusal"))
         elif kind.endswith(".done") and "item_id" in event:
-            closed[place] = next(
+            closed[position] = next(
                 event[k] for k in ("text", "refusal", "arguments", "input") if k in event
             )
-            assert texts.get(place, "") == closed[place]
+            assert texts.get(position, "") == closed[position]
     assert texts.keys() <= closed.keys()
 
 
@@ -267,15 +267,15 @@ def test_completion_has_one_role_and_one_finish_reason(case: Case, chunking: str
 @to_chat
 @every_chunking
 def test_call_indexes_are_dense_from_zero(case: Case, chunking: str) -> None:
-    seen: list[int] = []
+    indexes: list[int] = []
     for chunk in translate_events(case, chunking):
         for choice in chunk["choices"]:
             for call in choice["delta"].get("tool_calls") or ():
-                if call["index"] not in seen:
+                if call["index"] not in indexes:
                     assert call["id"]
                     assert call["type"]
-                    seen.append(call["index"])
-    assert seen == list(range(len(seen)))
+                    indexes.append(call["index"])
+    assert indexes == list(range(len(indexes)))
 
 
 # -- round trips --------------------------------------------------------------------------------
@@ -300,33 +300,41 @@ def translate_events_over(direction: str, events: list[Event]) -> list[Event]:
 def test_response_survives_chat_and_back(case: Case) -> None:
     response = fold(case, translate_events(case))
     chunks = translate_events_over("chat_over_responses", translate_events(case))
-    back = translate_events_over("responses_over_chat", chunks)
+    round_trip_events = translate_events_over("responses_over_chat", chunks)
     expected = read_response_content(response)
     assert read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([chunks]))) == expected
-    assert read_response_content(CLIENT_PROTOCOLS["responses"].fold(iter([back]))) == expected
+    assert (
+        read_response_content(CLIENT_PROTOCOLS["responses"].fold(iter([round_trip_events])))
+        == expected
+    )
 
 
 @to_chat
 def test_completion_survives_responses_and_back(case: Case) -> None:
     chunks = translate_events(case)
     events = translate_events_over("responses_over_chat", chunks)
-    back = translate_events_over("chat_over_responses", events)
+    round_trip_chunks = translate_events_over("chat_over_responses", events)
     expected = read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([chunks])))
     assert read_response_content(CLIENT_PROTOCOLS["responses"].fold(iter([events]))) == expected
-    assert read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([back]))) == expected
+    assert (
+        read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([round_trip_chunks])))
+        == expected
+    )
 
 
 @to_chat
 def test_call_ids_survive_the_round_trip(case: Case) -> None:
-    def ids(chunks: list[Event]) -> list[str]:
+    def list_call_ids(chunks: list[Event]) -> list[str]:
         message = CLIENT_PROTOCOLS["chat"].fold(iter([chunks]))["choices"][0]["message"]
         return [call["id"] for call in message.get("tool_calls") or ()]
 
     chunks = translate_events(case)
-    back = translate_events_over(
+    round_trip_chunks = translate_events_over(
         "chat_over_responses", translate_events_over("responses_over_chat", chunks)
     )
-    assert ids(back) == ids(chunks) or "function_call" in str(chunks)
+    assert list_call_ids(round_trip_chunks) == list_call_ids(chunks) or "function_call" in str(
+        chunks
+    )
 
 
 # -- whole and stream ---------------------------------------------------------------------------
@@ -336,8 +344,8 @@ def test_call_ids_survive_the_round_trip(case: Case) -> None:
 def test_whole_response_equals_its_stream(case: Case) -> None:
     streamed = fold(case, translate_events(case))
     response = case.read("upstream.jsonl")[-1]["response"]
-    for asked_to_stream in (False, True):
-        batch = unfold.unfold_answer("responses", response, streamed=asked_to_stream)
+    for is_streamed in (False, True):
+        batch = unfold.unfold_answer("responses", response, streamed=is_streamed)
         assert fold(case, translate_answer(case, [batch])) == streamed
 
 
@@ -358,8 +366,8 @@ def test_whole_message_equals_its_stream(case: Case) -> None:
     upstream = case.read("upstream.jsonl")
     completion = CLIENT_PROTOCOLS["chat"].fold(iter([upstream]))
     streamed = fold(case, translate_events(case))
-    for asked_to_stream in (False, True):
-        batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
+    for is_streamed in (False, True):
+        batch = unfold.unfold_answer("chat", completion, streamed=is_streamed)
         answer = fold(case, translate_answer(case, [batch]))
         assert read_response_content(answer) == read_response_content(streamed)
         assert (answer == streamed) == (case.name not in HISTORIES)
@@ -371,14 +379,14 @@ def test_whole_completion_equals_its_stream(case: Case) -> None:
     completion = CLIENT_PROTOCOLS["chat"].fold(
         iter([translate_events_over("chat_over_responses", translate_events(case))])
     )
-    for asked_to_stream in (False, True):
-        batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
+    for is_streamed in (False, True):
+        batch = unfold.unfold_answer("chat", completion, streamed=is_streamed)
         answer = fold(case, translate_events_over("responses_over_chat", batch))
         assert read_response_content(answer) == read_response_content(streamed)
         assert answer["usage"] == streamed["usage"]
 
 
-# -- breaking -----------------------------------------------------------------------------------
+# -- broken streams -----------------------------------------------------------------------------
 
 
 def cut_stream(events: list[Event]) -> EventStream:
@@ -397,22 +405,22 @@ def report_error(events: list[Event]) -> EventStream:
         "code": "server_error",
         "param": None,
     }
-    last: Event = {"error": error}
+    error_event: Event = {"error": error}
     if events[0].get("type"):
-        last |= {"type": "error", "message": "Overloaded.", "sequence_number": len(events)}
-    yield from [*batch_each_event(events), [last]]
+        error_event |= {"type": "error", "message": "Overloaded.", "sequence_number": len(events)}
+    yield from [*batch_each_event(events), [error_event]]
 
 
 BREAKS = {"cut": cut_stream, "disconnected": disconnect_stream, "reported": report_error}
-every_break = check_each("how", BREAKS, parts=3)
+every_break = check_each("break_name", BREAKS, parts=3)
 
 
-def break_everywhere(case: Case, how: str) -> Iterator[list[Event]]:
+def break_everywhere(case: Case, break_name: str) -> Iterator[list[Event]]:
     """Yield the client's events for a break after every event of the upstream."""
     events = case.read("upstream.jsonl")
     for length in range(1, len(events)):
         upstream = UPSTREAM_PROTOCOLS[case.upstream].require_complete(
-            BREAKS[how](events[:length]), lambda: False
+            BREAKS[break_name](events[:length]), lambda: False
         )
         yield collect_events(
             CLIENT_PROTOCOLS[case.client].append_error(translate_case(case).answer(upstream))
@@ -420,20 +428,22 @@ def break_everywhere(case: Case, how: str) -> Iterator[list[Event]]:
 
 
 def has_finish_reason(case: Case, events: list[Event]) -> bool:
-    """Whether the stream has its finish reason: a cut after it loses only the usage."""
+    """Whether the stream has its finish reason. A break after it loses only the usage."""
     return any(c.get("finish_reason") for e in events for c in e.get("choices") or ())
 
 
 @to_responses
 @every_break
-def test_broken_stream_ends_a_response_with_one_failure(case: Case, how: str) -> None:
-    for length, events in enumerate(break_everywhere(case, how), start=1):
+def test_broken_stream_ends_a_response_with_one_failure(case: Case, break_name: str) -> None:
+    for length, events in enumerate(break_everywhere(case, break_name), start=1):
         kinds = [event["type"] for event in events]
         assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert [m for event in events for m in sdk.event_mistakes(event)] == []
         sdk.rebuild_response(events)
-        if how == "reported" or not has_finish_reason(case, case.read("upstream.jsonl")[:length]):
+        if break_name == "reported" or not has_finish_reason(
+            case, case.read("upstream.jsonl")[:length]
+        ):
             assert kinds[-2:] == ["error", "response.failed"]
             assert events[-1]["response"]["status"] == "failed"
             assert events[-1]["response"]["error"]["message"]
@@ -441,20 +451,20 @@ def test_broken_stream_ends_a_response_with_one_failure(case: Case, how: str) ->
 
 @to_chat
 @every_break
-def test_broken_stream_ends_a_completion_with_one_error(case: Case, how: str) -> None:
-    for chunks in break_everywhere(case, how):
+def test_broken_stream_ends_a_completion_with_one_error(case: Case, break_name: str) -> None:
+    for chunks in break_everywhere(case, break_name):
         assert ["error" in chunk for chunk in chunks].index(True) == len(chunks) - 1
         assert chunks[-1]["error"]["message"]
         assert not has_finish_reason(case, chunks)
 
 
-# -- values -------------------------------------------------------------------------------------
+# -- unchanged values ---------------------------------------------------------------------------
 
 
 @every_stream
 @every_chunking
 def test_events_are_never_modified(case: Case, chunking: str) -> None:
-    """Neither the emitted events nor the upstream's."""
+    """Neither the emitted events nor the upstream's events change later."""
     upstream = CHUNKINGS[chunking](case.read("upstream.jsonl"))
     before = copy.deepcopy(upstream)
     emitted: list[Batch] = []
@@ -471,5 +481,5 @@ def test_heartbeat_is_forwarded_immediately(case: Case) -> None:
     stream = translate_case(case).answer(
         itertools.chain([[]], batch_all_events(case.read("upstream.jsonl")))
     )
-    first = next(stream)
-    assert first == [] or first[0]["type"] == "response.created"
+    first_batch = next(stream)
+    assert first_batch == [] or first_batch[0]["type"] == "response.created"

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 SLICES = 3
 COUNT = SLICES * ITEMS_PER_SLICE + 1
-"""Entries of a long list: a loop over them pauses `SLICES` times."""
+"""Number of entries of a long list. A loop over them pauses `SLICES` times."""
 
 USER: Json = {"role": "user", "content": "Hi."}
 TEXT: Json = {"type": "text", "text": "Hi."}
@@ -86,15 +86,15 @@ LONG_REQUESTS: dict[str, tuple[str, Callable[[int], Json]]] = {
         ),
     ),
 }
-"""A name -> the client's protocol, and a function that makes a request with a list of a length."""
+"""The client's protocol, and a function that makes a request with a list of a given length."""
 
 
-@check_each("over", ["chat", "responses"])
+@check_each("upstream_api", ["chat", "responses"])
 @check_each(("client", "make_request"), LONG_REQUESTS.values(), ids=list(LONG_REQUESTS))
 def test_translation_of_a_long_list_pauses(
-    client: str, make_request: Callable[[int], Json], over: str
+    client: str, make_request: Callable[[int], Json], upstream_api: str
 ) -> None:
-    upstream = over if client == "messages" else "chat"
+    upstream = upstream_api if client == "messages" else "chat"
     handler = translate_handler(return_nothing, client, upstream, make_translator_context())
 
     assert count_pauses(lambda: handler(make_request(COUNT))) >= SLICES

@@ -27,7 +27,7 @@ QUIRKY = ("openai", "deepseek", "gemini", "minimax", "mistral", "moonshot", "vll
 """Profiles that together use every quirk."""
 
 
-def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
+def is_400_with_param(refusal: ForwarderError | None) -> bool:
     return refusal is None or (refusal.status == 400 and bool(refusal.param))
 
 
@@ -38,7 +38,7 @@ def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) ->
         refusal = catch_error(
             partial(translate, case.direction, request, make_translator_context(**context))
         )
-        assert is_a_400_that_names_the_place(refusal)
+        assert is_400_with_param(refusal)
 
 
 @check_each("case", list_cases(), parts=2)
@@ -50,24 +50,26 @@ def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
             refusal = catch_error(
                 partial(adapt_request, body, case.upstream, PROFILES[name], LossReport())
             )
-            assert is_a_400_that_names_the_place(refusal)
+            assert is_400_with_param(refusal)
 
 
 @check_each("case", list_cases("chat_over_responses"))
 def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -> None:
-    wished = with_reasoning_style(lambda body: iter([]), "thinking")
+    handler = with_reasoning_style(lambda body: iter([]), "thinking")
     for request in list_wrong_copies(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
-        assert is_a_400_that_names_the_place(catch_error(partial(wished, request)))
+        assert is_400_with_param(catch_error(partial(handler, request)))
 
 
 @check_each("case", list_cases(streams=True), parts=3)
 def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) -> None:
     events = case.read("upstream.jsonl")
     for i, event in enumerate(events):
-        for odd in list_null_copies(event):
-            stream = [[each] for each in (*events[:i], odd, *events[i + 1 :])]
-            for read in (fold_translated, fold_passthrough):
-                failure = catch_error(partial(read, case, iter(stream)))
+        for changed_event in list_null_copies(event):
+            stream = [
+                [stream_event] for stream_event in (*events[:i], changed_event, *events[i + 1 :])
+            ]
+            for fold in (fold_translated, fold_passthrough):
+                failure = catch_error(partial(fold, case, iter(stream)))
                 assert failure is None or isinstance(failure, UpstreamError)
 
 
@@ -80,9 +82,9 @@ def fold_translated(case: Case, stream: Any) -> None:
 
 
 def fold_passthrough(case: Case, stream: Any) -> None:
-    honest = UPSTREAM_PROTOCOLS[case.upstream].require_complete(stream, lambda: True)
+    complete = UPSTREAM_PROTOCOLS[case.upstream].require_complete(stream, lambda: True)
     if case.upstream == "chat":
-        wished = with_reasoning_style(lambda request: honest, "thinking")({"stream": True})
-        CLIENT_PROTOCOLS["chat"].fold(wished)
+        styled = with_reasoning_style(lambda request: complete, "thinking")({"stream": True})
+        CLIENT_PROTOCOLS["chat"].fold(styled)
     else:
-        CLIENT_PROTOCOLS["responses"].fold(honest)
+        CLIENT_PROTOCOLS["responses"].fold(complete)

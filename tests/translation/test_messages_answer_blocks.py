@@ -1,4 +1,4 @@
-"""Blocks of a Messages answer: strictly one after the other."""
+"""Blocks of a Messages answer: never more than one is open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forwarder.translation.messages_answer_blocks import (
 from tests.helpers.check_cases import check_each
 
 
-def test_later_blocks_wait_until_the_open_one_is_done() -> None:
+def test_later_blocks_wait_until_the_open_block_is_done() -> None:
     writer, call, text = BlockWriter(), make_call_block("toolu_1", "f"), make_text_block()
     events = writer.begin(call) + writer.append(call, "{")
 
@@ -38,7 +38,7 @@ def test_later_blocks_wait_until_the_open_one_is_done() -> None:
     assert writer.close() == [{"type": "content_block_stop", "index": 1}]
 
 
-def test_close_sends_blocks_that_never_got_their_turn() -> None:
+def test_close_sends_waiting_blocks() -> None:
     writer, calls = BlockWriter(), [make_call_block(f"toolu_{i}", "f") for i in range(3)]
     for call in calls:
         writer.begin(call)
@@ -48,20 +48,20 @@ def test_close_sends_blocks_that_never_got_their_turn() -> None:
 
     assert [e["index"] for e in events if e["type"] == "content_block_stop"] == [0, 1, 2]
     texts = [e["delta"]["partial_json"] for e in events if e["type"] == "content_block_delta"]
-    assert texts == ["{", "{"]  # that of the first one was sent at once
+    assert texts == ["{", "{"]  # the delta of the first block was sent earlier
 
 
-def test_citations_belong_to_the_text_that_was_begun_last() -> None:
+def test_citations_belong_to_the_last_text_block() -> None:
     writer, call, text = BlockWriter(), make_call_block("toolu_1", "f"), make_text_block()
     writer.begin(call)
     assert writer.add_citation({"url": "a"}) == []
     writer.begin(text)
-    assert writer.add_citation({"url": "b"}) == []  # the text waits
+    assert writer.add_citation({"url": "b"}) == []  # the text block waits
 
     events = writer.finish(call) + writer.add_citation({"url": "c"}) + writer.close()
 
-    cited = [e["delta"]["citation"]["url"] for e in events if "delta" in e]
-    assert cited == ["c", "b"]
+    cited_urls = [e["delta"]["citation"]["url"] for e in events if "delta" in e]
+    assert cited_urls == ["c", "b"]
 
 
 def test_last_deltas_come_before_the_end_of_a_block() -> None:
@@ -79,14 +79,15 @@ def test_last_deltas_come_before_the_end_of_a_block() -> None:
 
 
 @check_each(
-    ("text", "whole"), [("", False), ("{}", True), ('{"a":1}', True), ('{"a"', False), ("1", False)]
+    ("text", "is_complete"),
+    [("", False), ("{}", True), ('{"a":1}', True), ('{"a"', False), ("1", False)],
 )
-def test_whole_input_is_an_object(text: str, whole: bool) -> None:
-    assert is_complete_input(text) is whole
+def test_complete_input_is_an_object(text: str, is_complete: bool) -> None:
+    assert is_complete_input(text) is is_complete
 
 
 @check_each(
-    ("tier", "shown"),
+    ("tier", "expected"),
     [
         ("priority", "priority"),
         ("fast", "priority"),
@@ -95,11 +96,13 @@ def test_whole_input_is_an_object(text: str, whole: bool) -> None:
         (7, None),
     ],
 )
-def test_service_tiers_are_anthropics(tier: Any, shown: str | None) -> None:
-    assert make_message_start("msg_1", "m", tier)["message"]["usage"].get("service_tier") == shown
+def test_service_tier_is_mapped_to_anthropic_values(tier: Any, expected: str | None) -> None:
+    assert (
+        make_message_start("msg_1", "m", tier)["message"]["usage"].get("service_tier") == expected
+    )
 
 
-def test_usage_counts_cached_tokens_apart() -> None:
+def test_usage_counts_cached_tokens_separately() -> None:
     usage = {
         "input_tokens": 100,
         "input_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},

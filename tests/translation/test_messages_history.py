@@ -26,8 +26,8 @@ RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "x"}
 IMAGE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 
 
-class Listed:
-    """Lists the entries that are read."""
+class RecordingBuilder:
+    """Records the entries of the conversation."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -46,9 +46,9 @@ class Listed:
 
 
 def read_entries(*messages: Any, context: TranslationContext | None = None) -> list[Entry]:
-    listed = Listed()
-    read_conversation(list(messages), listed, context or make_translator_context())
-    return listed.entries
+    builder = RecordingBuilder()
+    read_conversation(list(messages), builder, context or make_translator_context())
+    return builder.entries
 
 
 def make_user_message(*content: Any) -> Json:
@@ -167,7 +167,7 @@ def test_references_to_tools_become_texts() -> None:
     )[-1][1] == ["The tool 'g' is available."]
 
 
-def test_foreign_signatures_leave_the_text() -> None:
+def test_foreign_signatures_are_dropped_without_the_text() -> None:
     thinking = {"type": "thinking", "thinking": "so", "signature": "EqQB"}
     sealed = {**thinking, "signature": f'{SEAL}{{"a": 1}}'}
 

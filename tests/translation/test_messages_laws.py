@@ -45,9 +45,13 @@ STRICT: dict[str, Any] = {"chat": check_chat, "responses": check_responses}
 
 every_stream = check_each("case", list_cases(streams=True))
 every_chunking = check_each("chunking", CHUNKINGS)
-OWN = [each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")]
-every_own_case = check_each("case", OWN)
-every_own_stream = check_each("case", [each for each in OWN if each.values[0].streams])
+MESSAGES_CASES = [
+    each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")
+]
+every_messages_case = check_each("case", MESSAGES_CASES)
+every_messages_stream = check_each(
+    "case", [each for each in MESSAGES_CASES if each.values[0].streams]
+)
 
 
 def translate(case: Case, batches: list[Batch] | EventStream, **changes: Any) -> EventStream:
@@ -71,7 +75,7 @@ def fold(events: list[Event]) -> Json:
 @every_chunking
 def test_events_match_the_sdk_types(case: Case, chunking: str) -> None:
     mistakes = [event_mistakes(event) for event in translate_events(case, chunking)]
-    assert [each for each in mistakes if each] == []
+    assert [mistake for mistake in mistakes if mistake] == []
 
 
 @every_stream
@@ -121,8 +125,8 @@ def test_message_has_one_start_and_one_end(case: Case, chunking: str) -> None:
     kinds = [event["type"] for event in translate_events(case, chunking)]
     assert kinds[0] == "message_start"
     assert kinds[-2:] == ["message_delta", "message_stop"]
-    ends = ("message_start", "message_delta", "message_stop", "error")
-    assert [kind for kind in kinds if kind in ends] == list(ends[:3])
+    frame_kinds = ("message_start", "message_delta", "message_stop", "error")
+    assert [kind for kind in kinds if kind in frame_kinds] == list(frame_kinds[:3])
 
 
 @every_stream
@@ -150,36 +154,39 @@ def test_chunking_changes_only_the_pieces(case: Case, chunking: str) -> None:
     )
 
 
-def said_by_upstream(case: Case) -> AnswerContent:
+def read_upstream_content(case: Case) -> AnswerContent:
     events = batch_all_events(case.read("upstream.jsonl"))
-    whole = CLIENT_PROTOCOLS[case.upstream].fold(iter(events))
-    read = read_completion_content if case.upstream == "chat" else read_response_content
-    return read(whole)
+    answer = CLIENT_PROTOCOLS[case.upstream].fold(iter(events))
+    read_content = read_completion_content if case.upstream == "chat" else read_response_content
+    return read_content(answer)
 
 
-UNLIKE = {
+NOT_COMPARABLE = {
     "image_alone", "image_and_call", "image_growing", "image_parts", "images", "images_in_answers",
     "only_an_image", "image_by_url",  # images become Markdown
     "reasoning_details", "reasoning_field", "reasoning_in_parts", "reasoning_in_tags",
     "reasoning_twice", "reasoning_blank", "reasoning_both_forms", "logprobs_of_thoughts",
-    "cut_in_thought", "reasoning_content",  # the fold has their reasoning in other places
+    "cut_in_thought", "reasoning_content",  # their fold has the reasoning in other places
     "repeated_names", "server_run_calls", "legacy_function_call", "several_choices",
     "custom_tool_native", "custom_tool", "custom_tool_bare", "namespaces",
 }  # fmt: skip
-"""Cases whose upstream answers cannot be compared by `said_by_upstream`; others check them."""
+"""Cases whose upstream answers `read_upstream_content` cannot compare; other tests check them."""
 
 
-@check_each("case", [p for p in list_cases(streams=True) if p.values[0].name not in UNLIKE])
-def test_message_has_the_upstream_s_content(case: Case) -> None:
-    said, whole = read_message_content(fold(translate_events(case))), said_by_upstream(case)
-    calls = [(name, parse(arguments)) for name, arguments in whole.calls]
-    expected = whole._replace(calls=calls)  # type: ignore[arg-type]
-    assert said._replace(refusal="", ending="") == expected._replace(refusal="", ending="")
-    assert said.refusal in (whole.refusal, "")
-    assert said.ending == whole.ending or said.refusal
+@check_each("case", [p for p in list_cases(streams=True) if p.values[0].name not in NOT_COMPARABLE])
+def test_message_has_the_content_of_the_upstream(case: Case) -> None:
+    content, upstream_content = (
+        read_message_content(fold(translate_events(case))),
+        read_upstream_content(case),
+    )
+    calls = [(name, parse_arguments(arguments)) for name, arguments in upstream_content.calls]
+    expected = upstream_content._replace(calls=calls)  # type: ignore[arg-type]
+    assert content._replace(refusal="", ending="") == expected._replace(refusal="", ending="")
+    assert content.refusal in (upstream_content.refusal, "")
+    assert content.ending == upstream_content.ending or content.refusal
 
 
-def parse(arguments: str) -> Any:
+def parse_arguments(arguments: str) -> Any:
     try:
         return json.loads(arguments or "{}")
     except ValueError:
@@ -189,14 +196,14 @@ def parse(arguments: str) -> Any:
 # -- requests and their answers -----------------------------------------------------------------
 
 
-@every_own_case
+@every_messages_case
 def test_request_is_translated_as_recorded(case: Case) -> None:
     translated = translate_case(case)
     assert translated.request == case.read("upstream.request.json")
     assert sorted(translated.dropped) == case.read("dropped.json", [])
 
 
-@every_own_case
+@every_messages_case
 def test_translation_does_not_modify_the_request(case: Case) -> None:
     request = case.read("request.json")
     before = copy.deepcopy(request)
@@ -206,37 +213,42 @@ def test_translation_does_not_modify_the_request(case: Case) -> None:
     assert request == before
 
 
-@every_own_case
+@every_messages_case
 @check_each("streamed", [False, True])
 def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None:
     request = {**case.read("request.json"), "stream": streamed}
     context = make_translator_context(**case.read("terms.json", {}))
     usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
-    sent = translate_request(case.direction, request, context).request
-    assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
+    upstream_request = translate_request(case.direction, request, context).request
+    assert (upstream_request["stream"], upstream_request.get("stream_options")) == (streamed, usage)
 
 
 SEALED_OR_FETCHED = {
-    ("messages_media", "chat"),  # its URL of a file is fetched before
+    ("messages_media", "chat"),  # the URL of its file is fetched by an earlier stage
     ("messages_thinking", "responses"),  # its encrypted content belongs to no client
 }
 
 
 @check_each(
-    "case", [c for c in OWN if (c.values[0].name, c.values[0].upstream) not in SEALED_OR_FETCHED]
+    "case",
+    [
+        c
+        for c in MESSAGES_CASES
+        if (c.values[0].name, c.values[0].upstream) not in SEALED_OR_FETCHED
+    ],
 )
 def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
-    beyond = set(case.read("terms.json", {}).get("extensions", ()))
-    providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
+    extensions = set(case.read("terms.json", {}).get("extensions", ()))
+    providers = [p for p in PROFILES.values() if extensions <= p.responses_takes]
     assert providers
     request = translate_case(case).request
     for profile in providers:
         body = adapt_request(copy.deepcopy(request), case.upstream, profile, LossReport())
-        mistakes = STRICT[case.upstream](as_openai_body(body), extra=beyond)
+        mistakes = STRICT[case.upstream](as_openai_body(body), extra=extensions)
         assert mistakes == [], profile.name
 
 
-@every_own_stream
+@every_messages_stream
 @every_chunking
 def test_answer_is_as_recorded(case: Case, chunking: str) -> None:
     batches = CHUNKINGS[chunking](case.read("upstream.jsonl"))
@@ -245,8 +257,8 @@ def test_answer_is_as_recorded(case: Case, chunking: str) -> None:
     assert {key: answer.get(key) for key in expected} == expected
 
 
-@every_own_stream
-def test_answer_goes_back_to_its_upstream(case: Case) -> None:
+@every_messages_stream
+def test_answer_survives_as_history_of_the_next_turn(case: Case) -> None:
     """The answer of one turn is history in the next one, with the signatures of its provider."""
     events = case.read("upstream.jsonl")
     request = case.read("request.json")
@@ -254,24 +266,30 @@ def test_answer_goes_back_to_its_upstream(case: Case) -> None:
     translated = translate_request(case.direction, request, context)
     message = fold(collect_events(translated.answer(iter(batch_all_events(events)))))
     calls = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
-    results = [{"type": "tool_result", "tool_use_id": each, "content": "x"} for each in calls]
-    goes_on = {"role": "user", "content": [*results, {"type": "text", "text": "Go on"}]}
+    results = [{"type": "tool_result", "tool_use_id": call_id, "content": "x"} for call_id in calls]
+    next_message = {"role": "user", "content": [*results, {"type": "text", "text": "Go on"}]}
     turn = {"role": "assistant", "content": message["content"]}
-    more = {**request, "messages": [*request["messages"], turn, goes_on]}
-    sent = translate_request(
-        case.direction, more, make_translator_context(**case.read("terms.json", {}))
+    next_request = {**request, "messages": [*request["messages"], turn, next_message]}
+    translated_next = translate_request(
+        case.direction, next_request, make_translator_context(**case.read("terms.json", {}))
     )
-    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(batch_all_events(events)))
+    upstream_answer = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(batch_all_events(events)))
     if case.upstream == "chat":
-        said = whole["choices"][0]["message"]
-        back = next(m for m in reversed(sent.request["messages"]) if m["role"] == "assistant")
-        assert back["content"] == said["content"]
-        assert back.get("reasoning_details") == said.get("reasoning_details")
-        ids = [call["id"] for call in said.get("tool_calls", ())]
-        assert [call["id"] for call in back.get("tool_calls", ())] == ids
+        upstream_message = upstream_answer["choices"][0]["message"]
+        history_message = next(
+            m for m in reversed(translated_next.request["messages"]) if m["role"] == "assistant"
+        )
+        assert history_message["content"] == upstream_message["content"]
+        assert history_message.get("reasoning_details") == upstream_message.get("reasoning_details")
+        ids = [call["id"] for call in upstream_message.get("tool_calls", ())]
+        assert [call["id"] for call in history_message.get("tool_calls", ())] == ids
     else:
-        sealed = [item for item in whole["output"] if item["type"] == "reasoning"]
-        assert [item for item in sent.request["input"] if item in sealed] == sealed
+        reasoning_items = [
+            item for item in upstream_answer["output"] if item["type"] == "reasoning"
+        ]
+        assert [
+            item for item in translated_next.request["input"] if item in reasoning_items
+        ] == reasoning_items
 
 
 # -- whole answers ------------------------------------------------------------------------------
@@ -280,15 +298,15 @@ def test_answer_goes_back_to_its_upstream(case: Case) -> None:
 @every_stream
 def test_whole_answer_equals_the_stream(case: Case) -> None:
     events = case.read("upstream.jsonl")
-    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(batch_all_events(events)))
-    unfolded = unfold.unfold_answer(case.upstream, copy.deepcopy(whole), streamed=False)
+    upstream_answer = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(batch_all_events(events)))
+    unfolded = unfold.unfold_answer(case.upstream, copy.deepcopy(upstream_answer), streamed=False)
     message = fold(collect_events(translate(case, [unfolded])))
-    said, streamed = (
+    content, streamed = (
         read_message_content(message),
         read_message_content(fold(translate_events(case))),
     )
-    if case.name not in UNLIKE:
-        assert said == streamed
+    if case.name not in NOT_COMPARABLE:
+        assert content == streamed
     assert message["stop_reason"] == fold(translate_events(case))["stop_reason"]
 
 
@@ -305,31 +323,34 @@ def test_cut_stream_ends_with_one_error(case: Case) -> None:
         yield from batches
         raise UpstreamUnreachable("the connection broke")
 
-    for cut in range(len(events) + 1):
-        got = collect_events(
-            append_error(translate(case, break_off(batch_each_event(events[:cut]))))
+    for length in range(len(events) + 1):
+        received_events = collect_events(
+            append_error(translate(case, break_off(batch_each_event(events[:length]))))
         )
-        kinds = [event["type"] for event in got]
+        kinds = [event["type"] for event in received_events]
         assert kinds.count("error") + kinds.count("message_stop") == 1
         assert kinds[-1] in ("error", "message_stop")
         if kinds[-1] == "error":
-            assert got[-1]["error"] == {"type": "api_error", "message": "the connection broke"}
+            assert received_events[-1]["error"] == {
+                "type": "api_error",
+                "message": "the connection broke",
+            }
 
 
 # -- settings -----------------------------------------------------------------------------------
 
 
 @every_stream
-def test_clients_without_thinking_see_none(case: Case) -> None:
-    hidden = fold(
+def test_thinking_is_omitted_if_not_enabled(case: Case) -> None:
+    without_thinking = fold(
         collect_events(
             translate(case, batch_each_event(case.read("upstream.jsonl")), thinking=None)
         )
     )
-    shown = fold(translate_events(case))
+    with_thinking = fold(translate_events(case))
     kinds = ("thinking", "redacted_thinking")
-    rest = [block for block in shown["content"] if block["type"] not in kinds]
-    assert hidden["content"] == (rest or [{"type": "text", "text": ""}])
+    other_blocks = [block for block in with_thinking["content"] if block["type"] not in kinds]
+    assert without_thinking["content"] == (other_blocks or [{"type": "text", "text": ""}])
 
 
 @every_stream
@@ -337,9 +358,9 @@ def test_omitted_thinking_has_a_signature_and_no_text(case: Case) -> None:
     setting = {**REQUEST["thinking"], "display": "omitted"}
     events = batch_each_event(case.read("upstream.jsonl"))
     omitted = fold(collect_events(translate(case, events, thinking=setting)))
-    shown = fold(translate_events(case))
+    with_text = fold(translate_events(case))
     assert [block["type"] for block in omitted["content"]] == [
-        block["type"] for block in shown["content"]
+        block["type"] for block in with_text["content"]
     ]
     for block in omitted["content"]:
         if block["type"] == "thinking":
@@ -347,19 +368,21 @@ def test_omitted_thinking_has_a_signature_and_no_text(case: Case) -> None:
             assert block["signature"]
 
 
-# -- values -------------------------------------------------------------------------------------
+# -- unchanged values ---------------------------------------------------------------------------
 
 
-@check_each("case", [*list_cases(streams=True), *(c for c in OWN if c.values[0].streams)])
+@check_each(
+    "case", [*list_cases(streams=True), *(c for c in MESSAGES_CASES if c.values[0].streams)]
+)
 @every_chunking
-@check_each("shown", [True, False])
-def test_events_are_never_modified(case: Case, chunking: str, shown: bool) -> None:
-    """Neither the emitted events nor the upstream's."""
+@check_each("has_thinking", [True, False])
+def test_events_are_never_modified(case: Case, chunking: str, has_thinking: bool) -> None:
+    """Neither the emitted events nor the upstream's events change later."""
     upstream = CHUNKINGS[chunking](case.read("upstream.jsonl"))
     before = copy.deepcopy(upstream)
     emitted: list[Batch] = []
     copies: list[Batch] = []
-    thinking = REQUEST["thinking"] if shown else None
+    thinking = REQUEST["thinking"] if has_thinking else None
     for batch in translate(case, upstream, thinking=thinking):
         emitted.append(batch)
         copies.append(copy.deepcopy(batch))

@@ -85,20 +85,25 @@ def test_other_schemas_are_not_strict(schema: Json) -> None:
 
 
 def test_schema_comes_from_either_parameter() -> None:
-    wanted = {"type": "json_schema", "schema": {"type": "object"}}
-    assert read_schema({"output_config": {"format": wanted}}) == {"type": "object"}
-    assert read_schema({"output_format": wanted}) == {"type": "object"}
+    output_format = {"type": "json_schema", "schema": {"type": "object"}}
+    assert read_schema({"output_config": {"format": output_format}}) == {"type": "object"}
+    assert read_schema({"output_format": output_format}) == {"type": "object"}
     assert read_schema({"output_config": {"effort": "low"}}) is None
 
 
-def test_cache_key_stays_in_a_conversation() -> None:
-    first = {"metadata": {"user_id": "u"}, "cache_control": {"type": "ephemeral"}}
+def test_cache_key_is_stable_within_a_conversation() -> None:
+    first_request = {"metadata": {"user_id": "u"}, "cache_control": {"type": "ephemeral"}}
     block = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
-    later = {"metadata": {"user_id": "u"}, "messages": [{"role": "user", "content": [block]}]}
+    later_request = {
+        "metadata": {"user_id": "u"},
+        "messages": [{"role": "user", "content": [block]}],
+    }
 
-    assert make_cache_key(first, "s") == make_cache_key(later, "s")
-    assert make_cache_key(first, "s") != make_cache_key(first, "t")
-    assert make_cache_key(first, "s") != make_cache_key({**first, "metadata": {}}, "s")
+    assert make_cache_key(first_request, "s") == make_cache_key(later_request, "s")
+    assert make_cache_key(first_request, "s") != make_cache_key(first_request, "t")
+    assert make_cache_key(first_request, "s") != make_cache_key(
+        {**first_request, "metadata": {}}, "s"
+    )
     assert make_cache_key({"messages": [{"role": "user", "content": "x"}]}, "s") is None
     tools = {"tools": [{"name": "f", "cache_control": {"type": "ephemeral"}}]}
     assert make_cache_key(tools, "s")
@@ -130,19 +135,21 @@ def test_tools_with_known_schemas_become_functions() -> None:
     tools = [{"type": kind, "name": "own"} for kind in ("bash_20250124", "text_editor_20250728")]
     tools += [{"type": "text_editor_20250124"}, {"type": "memory_20250818"}]
 
-    found = read_tools({"tools": tools}, LossReport()).functions
+    functions = read_tools({"tools": tools}, LossReport()).functions
 
     names = ["own", "own", "str_replace_editor", "memory"]
-    assert [each.name for each in found] == names
-    assert all(each.parameters["type"] == "object" and each.description for each in found)
+    assert [function.name for function in functions] == names
+    assert all(
+        function.parameters["type"] == "object" and function.description for function in functions
+    )
 
 
-def test_tools_that_cannot_run_are_reported() -> None:
-    report = LossReport()
+def test_unsupported_tools_are_reported() -> None:
+    loss_report = LossReport()
     tools = [{"type": kind, "name": "x"} for kind in ("web_fetch_20250910", "computer_20250124")]
 
-    assert read_tools({"tools": tools}, report) == ([], None, None)
-    assert sorted(report.losses) == ["tools.computer_20250124", "tools.web_fetch_20250910"]
+    assert read_tools({"tools": tools}, loss_report) == ([], None, None)
+    assert sorted(loss_report.losses) == ["tools.computer_20250124", "tools.web_fetch_20250910"]
 
 
 def test_web_search_keeps_its_filters_and_place() -> None:
@@ -161,12 +168,12 @@ def test_web_search_keeps_its_filters_and_place() -> None:
     }
 
 
-def test_limit_of_searches_is_that_of_the_search_tool() -> None:
+def test_search_limit_is_read_from_the_search_tool() -> None:
     fetch = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 7}
     search = {"type": "web_search_20250305", "name": "web_search"}
 
-    limited = {"tools": [fetch, {**search, "max_uses": 2}]}
-    assert read_tools(limited, LossReport()).max_searches == 2
+    request = {"tools": [fetch, {**search, "max_uses": 2}]}
+    assert read_tools(request, LossReport()).max_searches == 2
     assert read_tools({"tools": [fetch, search]}, LossReport()).max_searches is None
 
 
@@ -176,7 +183,7 @@ def add_tool(**definition: Any) -> Json:
     return {"role": "system", "content": [block]}
 
 
-def test_tools_that_system_messages_define_are_offered() -> None:
+def test_tools_defined_in_system_messages_are_offered() -> None:
     schema = {"type": "object", "properties": {}}
     reference = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "f"}}
     messages = [
@@ -187,14 +194,21 @@ def test_tools_that_system_messages_define_are_offered() -> None:
         add_tool(name="f", input_schema=schema),
     ]
 
-    found = read_tools({"tools": [FUNCTION], "messages": messages}, LossReport()).functions
+    functions = read_tools({"tools": [FUNCTION], "messages": messages}, LossReport()).functions
 
-    assert [(each.name, each.parameters) for each in found] == [("g", schema), ("f", schema)]
+    assert [(function.name, function.parameters) for function in functions] == [
+        ("g", schema),
+        ("f", schema),
+    ]
 
 
 def test_fields_without_counterpart_are_reported() -> None:
     report = LossReport()
-    plain = {**FUNCTION, "cache_control": {"type": "ephemeral"}, "allowed_callers": ["direct"]}
+    function_with_fields = {
+        **FUNCTION,
+        "cache_control": {"type": "ephemeral"},
+        "allowed_callers": ["direct"],
+    }
     callers = ["code_execution_20250825"]
     function = {
         **FUNCTION, "input_examples": [{}], "defer_loading": True, "allowed_callers": callers,
@@ -202,7 +216,7 @@ def test_fields_without_counterpart_are_reported() -> None:
     }  # fmt: skip
     search = {"type": "web_search_20260318", "name": "s", "response_inclusion": "excluded"}
 
-    read_tools({"tools": [plain]}, report)
+    read_tools({"tools": [function_with_fields]}, report)
     assert report.losses == {}
     read_tools({"tools": [function, search]}, report)
     assert sorted(report.losses) == [
@@ -223,7 +237,7 @@ def test_fields_of_settings_without_counterpart_are_reported() -> None:
 
 
 @check_each(
-    ("choice", "read"),
+    ("choice", "expected"),
     [
         ({"type": "auto"}, ("auto", None, None)),
         ({"type": "any", "disable_parallel_tool_use": True}, ("required", None, False)),
@@ -231,13 +245,13 @@ def test_fields_of_settings_without_counterpart_are_reported() -> None:
         ({"type": "tool", "name": "f"}, ("required", "f", None)),
     ],
 )
-def test_tool_choices_are_read(choice: Json, read: tuple[Any, ...]) -> None:
+def test_tool_choices_are_read(choice: Json, expected: tuple[Any, ...]) -> None:
     request = {"tools": [FUNCTION], "tool_choice": choice}
-    assert read_tool_choice(request, read_tools(request, LossReport())) == read
+    assert read_tool_choice(request, read_tools(request, LossReport())) == expected
 
 
-def ask_for(request: Json) -> None:
-    """Read everything that may refuse the request."""
+def read_parameters(request: Json) -> None:
+    """Read all parameters that may be rejected."""
     read_token_limit({"max_tokens": 1, **request})
     read_stop_sequences(request)
     read_thinking_settings(request)
@@ -278,12 +292,12 @@ REFUSED: dict[str, Json] = {
 @check_each("param", REFUSED)
 def test_invalid_parameters_are_named(param: str) -> None:
     with pytest.raises(ClientError) as raised:
-        ask_for(REFUSED[param])
+        read_parameters(REFUSED[param])
     assert raised.value.param == param
 
 
-def test_tools_that_cannot_run_cannot_be_forced() -> None:
+def test_unsupported_tools_cannot_be_forced() -> None:
     fetch = {"type": "web_fetch_20250910", "name": "web_fetch"}
     request = {"tools": [fetch], "tool_choice": {"type": "tool", "name": "web_fetch"}}
     with pytest.raises(ClientError, match="cannot be forced"):
-        ask_for(request)
+        read_parameters(request)

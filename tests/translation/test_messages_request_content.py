@@ -17,8 +17,8 @@ PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
 IMAGE = {"type": "base64", "media_type": "image/png", "data": "iVBO\nRw=="}
 
 
-def convert(block: Json, report: LossReport | None = None) -> list[Json]:
-    return [part for part, _ in convert_block(block, "b", report or LossReport())]
+def convert(block: Json, loss_report: LossReport | None = None) -> list[Json]:
+    return [part for part, _ in convert_block(block, "b", loss_report or LossReport())]
 
 
 def make_document(source: Json, **fields: Any) -> Json:
@@ -73,7 +73,7 @@ def test_documents_may_contain_blocks_or_a_text() -> None:
 
 def test_empty_texts_are_left_out() -> None:
     assert convert({"type": "text", "text": ""}) == []
-    assert join_texts([{"type": "text", "text": each} for each in ("a", "", "b")], "x") == "a\n\nb"
+    assert join_texts([{"type": "text", "text": text} for text in ("a", "", "b")], "x") == "a\n\nb"
 
 
 @check_each(
@@ -98,36 +98,36 @@ def test_empty_texts_are_left_out() -> None:
     ],
 )
 def test_losses_are_reported_and_refused_in_strict_mode(block: Json, name: str) -> None:
-    report = LossReport()
-    convert(block, report)
+    loss_report = LossReport()
+    convert(block, loss_report)
 
-    assert list(report.losses) == [name]
+    assert list(loss_report.losses) == [name]
     with pytest.raises(Unsupported):
         convert(block, LossReport(strict=True))
 
 
 def test_ineffective_fields_are_noted_in_strict_mode() -> None:
-    report = LossReport(strict=True)
+    loss_report = LossReport(strict=True)
 
-    assert convert({"type": "browser_state", "tabs": []}, report) == []
-    assert list(report.losses) == ["messages.browser_state"]
+    assert convert({"type": "browser_state", "tabs": []}, loss_report) == []
+    assert list(loss_report.losses) == ["messages.browser_state"]
 
 
 @check_each("kind", ["image", "document"])
 @check_each(("source", "field"), [("url", "url"), ("file", "file_id")])
-def test_empty_places_of_files_are_refused(kind: str, source: str, field: str) -> None:
+def test_empty_file_sources_are_rejected(kind: str, source: str, field: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         convert({"type": kind, "source": {"type": source, field: ""}})
     assert raised.value.param == f"b.source.{field}"
 
 
 @check_each(
-    "wrong",
+    "changes",
     [
         *({"data": text} for text in ("", "é", "a=b", "====", "data:image/png;base64,AAAA")),
         *({"media_type": text} for text in ("", "png", "image/é", f"image/{'a' * 128}")),
     ],
 )
-def test_other_text_is_no_base64_with_a_media_type(wrong: Json) -> None:
+def test_invalid_base64_or_media_type_is_rejected(changes: Json) -> None:
     with pytest.raises(InvalidRequest):
-        convert({"type": "image", "source": {**IMAGE, **wrong}})
+        convert({"type": "image", "source": {**IMAGE, **changes}})

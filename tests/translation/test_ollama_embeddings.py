@@ -34,7 +34,7 @@ class Upstream:
         return iter([[], [self._answer]])
 
 
-def ask_embeddings(client: str, upstream: Upstream, **request: Any) -> Json:
+def send_request(client: str, upstream: Upstream, **request: Any) -> Json:
     call = translate_handler(upstream, client, "embeddings", make_translator_context())
     [[answer]] = call({"model": "m", **request})
     return answer
@@ -42,7 +42,7 @@ def ask_embeddings(client: str, upstream: Upstream, **request: Any) -> Json:
 
 def test_embed_returns_normalized_vectors_in_order() -> None:
     upstream = Upstream()
-    answer = ask_embeddings("ollama_embed", upstream, input=["a", "b"], dimensions=2)
+    answer = send_request("ollama_embed", upstream, input=["a", "b"], dimensions=2)
     texts = {"input": ["a", "b"], "dimensions": 2, "encoding_format": "float"}
     assert upstream.requests == [{"model": "m", **texts}]
     assert answer["embeddings"] == [pytest.approx([0.6, 0.8]), [0.0, 1.0]]
@@ -53,14 +53,14 @@ def test_embed_returns_normalized_vectors_in_order() -> None:
 
 def test_unit_and_zero_vectors_are_unchanged() -> None:
     data = [{"embedding": [0.6, 0.8]}, {"embedding": [0.0, 0.0]}]
-    answer = ask_embeddings("ollama_embed", Upstream({"data": data}), input="a")
+    answer = send_request("ollama_embed", Upstream({"data": data}), input="a")
     assert answer["embeddings"] == [[0.6, 0.8], [0.0, 0.0]]
     assert "prompt_eval_count" not in answer
 
 
 def test_embeddings_returns_the_upstreams_vector() -> None:
     upstream = Upstream()
-    answer = ask_embeddings("ollama_embeddings", upstream, prompt="a", keep_alive="5m")
+    answer = send_request("ollama_embeddings", upstream, prompt="a", keep_alive="5m")
     assert answer == {"embedding": [3.0, 4.0]}
     assert upstream.requests == [{"model": "m", "input": "a", "encoding_format": "float"}]
 
@@ -77,7 +77,7 @@ def test_embeddings_returns_the_upstreams_vector() -> None:
 )
 def test_empty_input_sends_no_upstream_request(client: str, fields: Json, answer: Json) -> None:
     upstream = Upstream()
-    actual = ask_embeddings(client, upstream, **fields)
+    actual = send_request(client, upstream, **fields)
     assert actual.items() >= answer.items()
     assert upstream.requests == []
 
@@ -93,7 +93,7 @@ def test_empty_input_sends_no_upstream_request(client: str, fields: Json, answer
 )
 def test_malformed_parameter_is_named(client: str, fields: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        ask_embeddings(client, Upstream(), **fields)
+        send_request(client, Upstream(), **fields)
     assert caught.value.param == param
 
 
@@ -101,4 +101,4 @@ def test_malformed_parameter_is_named(client: str, fields: Json, param: str) -> 
 @check_each("client", ["ollama_embed", "ollama_embeddings"])
 def test_answer_without_vectors_is_an_upstream_error(client: str, data: list[Any]) -> None:
     with pytest.raises(UpstreamProtocolError):
-        ask_embeddings(client, Upstream({"data": data}), input="a", prompt="a")
+        send_request(client, Upstream({"data": data}), input="a", prompt="a")

@@ -40,7 +40,7 @@ PROTOCOLS = {"ollama": CHAT_ENDPOINT, "ollama_generate": GENERATE_ENDPOINT}
 
 
 @functools.cache
-def chunks_of(case: Case) -> list[Event]:
+def read_chunks(case: Case) -> list[Event]:
     """Return the chat chunks of a case: the upstream's, or the translated ones."""
     events: list[Event] = case.read("upstream.jsonl")
     return events if case.upstream == "chat" else translate_answer(case, batch_all_events(events))
@@ -48,16 +48,16 @@ def chunks_of(case: Case) -> list[Event]:
 
 def is_supported(case: Case) -> bool:
     """Whether an Ollama client can request the answer, and its calls have valid arguments."""
-    text = json.dumps(chunks_of(case))
+    text = json.dumps(read_chunks(case))
     if any(word in text for word in ('"custom"', '"error"')):
         return False
-    choice = completion_of(case)["choices"][0]
+    choice = fold_completion(case)["choices"][0]
     calls = choice["message"].get("tool_calls") or () if choice["finish_reason"] != "length" else ()
     return all(is_object(call["function"].get("arguments") or "{}") for call in calls)
 
 
-def completion_of(case: Case) -> Json:
-    return CLIENT_PROTOCOLS["chat"].fold(iter(batch_all_events(chunks_of(case))))
+def fold_completion(case: Case) -> Json:
+    return CLIENT_PROTOCOLS["chat"].fold(iter(batch_all_events(read_chunks(case))))
 
 
 def is_object(text: str) -> bool:
@@ -67,25 +67,25 @@ def is_object(text: str) -> bool:
         return False
 
 
-ALL = [param for param in list_cases(streams=True) if is_supported(param.values[0])]
-every_stream = check_each("case", ALL)
-every_added_up = check_each(
-    "case", [param for param in ALL if param.values[0].name != "repeated_names"]
+SUPPORTED_CASES = [param for param in list_cases(streams=True) if is_supported(param.values[0])]
+every_stream = check_each("case", SUPPORTED_CASES)
+every_comparable = check_each(
+    "case", [param for param in SUPPORTED_CASES if param.values[0].name != "repeated_names"]
 )
 """The completion of ``repeated_names`` has doubled names, so it cannot be compared."""
-every_form = check_each("protocol", PROTOCOLS)
+every_endpoint = check_each("protocol", PROTOCOLS)
 
 
-def translate_chunks(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
+def translate_chunks(batches: EventStream, endpoint: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
     context = make_translator_context()
-    request = translate_ollama_request(context, form, logprobs=True)
+    request = translate_ollama_request(context, endpoint, logprobs=True)
     return ollama_over_chat.translate_stream(batches, request, context)
 
 
-def lines_of(
-    case: Case, chunking: str = "as sent", form: OllamaEndpoint = CHAT_ENDPOINT
+def translate_lines(
+    case: Case, chunking: str = "as sent", endpoint: OllamaEndpoint = CHAT_ENDPOINT
 ) -> list[Event]:
-    return collect_events(translate_chunks(iter(CHUNKINGS[chunking](chunks_of(case))), form))
+    return collect_events(translate_chunks(iter(CHUNKINGS[chunking](read_chunks(case))), endpoint))
 
 
 def fold_without_times(lines: list[Event]) -> Json:
@@ -95,42 +95,44 @@ def fold_without_times(lines: list[Event]) -> Json:
 
 
 def test_enough_cases_are_covered() -> None:
-    assert len(ALL) > 40
+    assert len(SUPPORTED_CASES) > 40
 
 
 @every_stream
-@every_form
+@every_endpoint
 def test_lines_match_ollamas_types(case: Case, protocol: str) -> None:
-    """Calls are excepted for a prompt, which cannot have tools."""
-    lines = lines_of(case, form=PROTOCOLS[protocol])
-    unasked = ["tool_calls"] if protocol == "ollama_generate" else []
-    assert [m for line in lines for m in list_mistakes(line) if m not in unasked] == []
+    """Tool calls are ignored for the generate endpoint, whose type has none."""
+    lines = translate_lines(case, endpoint=PROTOCOLS[protocol])
+    ignored = ["tool_calls"] if protocol == "ollama_generate" else []
+    assert [m for line in lines for m in list_mistakes(line) if m not in ignored] == []
 
 
 @every_stream
 @check_each("chunking", CHUNKINGS)
 def test_only_the_last_line_is_done(case: Case, chunking: str) -> None:
-    lines = lines_of(case, chunking)
+    lines = translate_lines(case, chunking)
     assert [line["done"] for line in lines].index(True) == len(lines) - 1
-    last = lines[-1]
-    assert last["done_reason"] in ("stop", "length", "content_filter")
-    parts = [last[f"{part}_duration"] for part in ("load", "prompt_eval", "eval")]
-    assert last["total_duration"] == sum(parts)
+    final_line = lines[-1]
+    assert final_line["done_reason"] in ("stop", "length", "content_filter")
+    parts = [final_line[f"{part}_duration"] for part in ("load", "prompt_eval", "eval")]
+    assert final_line["total_duration"] == sum(parts)
     assert min(parts) >= 0
 
 
 @every_stream
 def test_answer_is_independent_of_chunking(case: Case) -> None:
-    one, *others = [fold_without_times(lines_of(case, chunking)) for chunking in CHUNKINGS]
-    for other in others:
-        assert {**other, "logprobs": None} == {**one, "logprobs": None}
+    first_answer, *other_answers = [
+        fold_without_times(translate_lines(case, chunking)) for chunking in CHUNKINGS
+    ]
+    for answer in other_answers:
+        assert {**answer, "logprobs": None} == {**first_answer, "logprobs": None}
 
 
-@every_added_up
+@every_comparable
 def test_answer_equals_the_completion(case: Case) -> None:
     """Except reasoning in tags and images, which Ollama has in other fields."""
-    completion = completion_of(case)
-    message = fold_without_times(lines_of(case))["message"]
+    completion = fold_completion(case)
+    message = fold_without_times(translate_lines(case))["message"]
     if isinstance(completion["choices"][0]["message"]["content"], list) or "<think>" in str(
         completion
     ):
@@ -145,16 +147,16 @@ def test_answer_equals_the_completion(case: Case) -> None:
     assert len(names) == len(expected.calls) or expected.ending == "max_output_tokens"
 
 
-@every_added_up
+@every_comparable
 def test_whole_answer_equals_its_stream(case: Case) -> None:
-    streamed = fold_without_times(lines_of(case))
-    completion = completion_of(case)
+    streamed = fold_without_times(translate_lines(case))
+    completion = fold_completion(case)
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", copy.deepcopy(completion), streamed=asked_to_stream)
         assert fold_without_times(collect_events(translate_chunks(iter([batch])))) == streamed
 
 
-# -- breaking -----------------------------------------------------------------------------------
+# -- broken streams -----------------------------------------------------------------------------
 
 
 def cut_stream(chunks: list[Event]) -> EventStream:
@@ -172,21 +174,25 @@ def report_error(chunks: list[Event]) -> EventStream:
 
 
 @every_stream
-@every_form
-@check_each("how", [cut_stream, disconnect_stream, report_error])
+@every_endpoint
+@check_each("break_stream", [cut_stream, disconnect_stream, report_error])
 def test_broken_stream_ends_with_one_error(
-    case: Case, protocol: str, how: Callable[[list[Event]], EventStream]
+    case: Case, protocol: str, break_stream: Callable[[list[Event]], EventStream]
 ) -> None:
-    chunks = chunks_of(case)
+    chunks = read_chunks(case)
     for length in range(1, len(chunks)):
-        upstream = UPSTREAM_PROTOCOLS["chat"].require_complete(how(chunks[:length]), lambda: False)
+        upstream = UPSTREAM_PROTOCOLS["chat"].require_complete(
+            break_stream(chunks[:length]), lambda: False
+        )
         lines = collect_events(
             CLIENT_PROTOCOLS[protocol].append_error(translate_chunks(upstream, PROTOCOLS[protocol]))
         )
         choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
-        open_ones = {c.get("index") for c in choices}
-        open_ones -= {c.get("index") for c in choices if c.get("finish_reason")}
-        if choices and not open_ones and how is not report_error:  # the cut lost only the usage
+        unfinished = {c.get("index") for c in choices}
+        unfinished -= {c.get("index") for c in choices if c.get("finish_reason")}
+        if (
+            choices and not unfinished and break_stream is not report_error
+        ):  # only the usage is missing
             assert lines[-1]["done"]
             continue
         assert ["error" in line for line in lines].index(True) == len(lines) - 1
@@ -195,12 +201,12 @@ def test_broken_stream_ends_with_one_error(
         assert not any(line.get("done") for line in lines)
 
 
-# -- values -------------------------------------------------------------------------------------
+# -- unchanged values ---------------------------------------------------------------------------
 
 
 @every_stream
 def test_events_are_never_modified(case: Case) -> None:
-    upstream = batch_each_event(chunks_of(case))
+    upstream = batch_each_event(read_chunks(case))
     before = copy.deepcopy(upstream)
     emitted: list[Batch] = []
     copies: list[Batch] = []

@@ -25,7 +25,7 @@ def make_file_part(**source: str) -> Json:
     return {"type": "file", "file": source}
 
 
-def call(name: str, call_id: str) -> Json:
+def make_call(name: str, call_id: str) -> Json:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": '{"a": 1}'}}
 
 
@@ -33,17 +33,17 @@ def make_tool_message(call_id: str, content: Any) -> Json:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
-def there_and_back(messages: list[Json]) -> list[Json]:
+def translate_round_trip(messages: list[Json]) -> list[Json]:
     """Translate chat messages to input items and back."""
     chat = {"model": "m", "messages": messages}
-    over = translate(
+    responses_request = translate(
         "chat_over_responses", chat, make_translator_context(extensions=["input_audio"])
     ).request
-    responses = {"model": "m", "input": over["input"]}
-    back: list[Json] = translate(
+    responses = {"model": "m", "input": responses_request["input"]}
+    chat_messages: list[Json] = translate(
         "responses_over_chat", responses, make_translator_context()
     ).request["messages"]
-    return back
+    return chat_messages
 
 
 def normalize_message(message: Json) -> Json:
@@ -54,7 +54,7 @@ def normalize_message(message: Json) -> Json:
     return {k: v for k, v in {**message, "content": content}.items() if v is not None}
 
 
-SAME: dict[str, list[Json]] = {
+CONVERSATIONS: dict[str, list[Json]] = {
     "words": [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi."},
@@ -73,36 +73,39 @@ SAME: dict[str, list[Json]] = {
     ],
     "calls and results": [
         {"role": "user", "content": [make_text_part("Look."), make_image_part()]},
-        {"role": "assistant", "content": "I look.", "tool_calls": [call("f", "c1"), call("g", "c2")]},
+        {"role": "assistant", "content": "I look.", "tool_calls": [make_call("f", "c1"), make_call("g", "c2")]},
         make_tool_message("c1", "one"),
         make_tool_message("c2", "two"),
-        {"role": "assistant", "tool_calls": [call("f", "c3")]},
+        {"role": "assistant", "tool_calls": [make_call("f", "c3")]},
         make_tool_message("c3", "three"),
         {"role": "assistant", "content": "Done."},
     ],
 }  # fmt: skip
 
 
-@check_each("messages", SAME.values(), ids=SAME)
+@check_each("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_conversation_survives_the_round_trip(messages: list[Json]) -> None:
-    assert [*map(normalize_message, there_and_back(messages))] == messages
+    assert [*map(normalize_message, translate_round_trip(messages))] == messages
 
 
 def test_media_of_tool_results_stay_in_their_results() -> None:
     """The provider profile moves them later if necessary."""
-    shot, scan = (
+    image_part, file_part = (
         make_image_part("https://e.test/1.png"),
         make_file_part(file_data=PDF, filename="b.pdf"),
     )
     messages = [
         {"role": "user", "content": [make_text_part("Compare."), make_image_part()]},
-        {"role": "assistant", "tool_calls": [call("f", "c1"), call("g", "c2"), call("h", "c3")]},
-        make_tool_message("c1", [make_text_part("A screen."), shot]),
-        make_tool_message("c2", [scan, make_image_part()]),
+        {
+            "role": "assistant",
+            "tool_calls": [make_call("f", "c1"), make_call("g", "c2"), make_call("h", "c3")],
+        },
+        make_tool_message("c1", [make_text_part("A screen."), image_part]),
+        make_tool_message("c2", [file_part, make_image_part()]),
         make_tool_message("c3", "words"),
         {"role": "assistant", "content": "They differ."},
     ]
-    assert [*map(normalize_message, there_and_back(messages))] == messages
+    assert [*map(normalize_message, translate_round_trip(messages))] == messages
 
 
 def test_generated_image_returns_as_a_user_image() -> None:
@@ -113,6 +116,6 @@ def test_generated_image_returns_as_a_user_image() -> None:
         {"role": "assistant", "content": "Here.", "images": [{"id": "ig_1", **image}]},
         {"role": "user", "content": "Again."},
     ]
-    back = [*map(normalize_message, there_and_back(messages))]
-    assert [m["role"] for m in back] == ["user", "assistant", "user", "user"]
-    assert back[2]["content"][-1] == {"type": "image_url", "image_url": {"url": PNG}}
+    round_trip_messages = [*map(normalize_message, translate_round_trip(messages))]
+    assert [m["role"] for m in round_trip_messages] == ["user", "assistant", "user", "user"]
+    assert round_trip_messages[2]["content"][-1] == {"type": "image_url", "image_url": {"url": PNG}}

@@ -19,7 +19,7 @@ PAIRS = [
     (Case("text", "responses_over_chat"), "responses", "chat"),
     (Case("text", "chat_over_responses"), "chat", "responses"),
 ]
-both_ways = check_each(("case", "client", "upstream"), PAIRS)
+both_directions = check_each(("case", "client", "upstream"), PAIRS)
 
 
 @check_each("protocol", ["chat", "responses"])
@@ -30,7 +30,7 @@ def test_same_protocol_returns_the_same_handler(protocol: str) -> None:
     assert translate_handler(handler, protocol, protocol, make_translator_context()) is handler
 
 
-@both_ways
+@both_directions
 def test_handler_is_translated_to_the_other_protocol(
     case: Case, client: str, upstream: str
 ) -> None:
@@ -50,7 +50,7 @@ def test_handler_is_translated_to_the_other_protocol(
     assert {key: answer[key] for key in expected} == expected
 
 
-@both_ways
+@both_directions
 def test_refused_request_never_reaches_the_upstream(case: Case, client: str, upstream: str) -> None:
     def handler(request: Json) -> EventStream:
         raise AssertionError("the handler was called")
@@ -59,7 +59,7 @@ def test_refused_request_never_reaches_the_upstream(case: Case, client: str, ups
         translate_handler(handler, client, upstream, make_translator_context())({"model": 1})
 
 
-@both_ways
+@both_directions
 def test_handler_errors_are_raised_before_the_stream(
     case: Case, client: str, upstream: str
 ) -> None:
@@ -72,23 +72,23 @@ def test_handler_errors_are_raised_before_the_stream(
         )
 
 
-@both_ways
+@both_directions
 def test_deltas_stream_without_delay(case: Case, client: str, upstream: str) -> None:
     """Every text delta is emitted before the next event is read."""
-    taken: list[int] = []
+    read_indexes: list[int] = []
 
     def record_batches() -> Iterator[Batch]:
         for i, batch in enumerate(batch_each_event(case.read("upstream.jsonl"))):
-            taken.append(i)
+            read_indexes.append(i)
             yield batch
 
     stream = translate_handler(
         lambda request: record_batches(), client, upstream, make_translator_context()
     )(case.read("request.json"))
-    taken_before = {str(batch): len(taken) for batch in stream if "'lo, '" in str(batch)}
-    [when] = taken_before.values()
-    assert when < len(taken)
-    assert "'lo, '" in str(batch_each_event(case.read("upstream.jsonl"))[when - 1])
+    read_counts = {str(batch): len(read_indexes) for batch in stream if "'lo, '" in str(batch)}
+    [read_count] = read_counts.values()
+    assert read_count < len(read_indexes)
+    assert "'lo, '" in str(batch_each_event(case.read("upstream.jsonl"))[read_count - 1])
 
 
 def test_ollama_client_is_served_over_a_responses_upstream() -> None:

@@ -41,12 +41,12 @@ def test_finished_call_sends_the_missing_input() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
     calls.open_call(0, make_item())
     calls.append_input(make_delta(0, '{"a"'))
-    whole = make_item(arguments='{"a": 1}')
-    assert calls.finish_call(0, whole) == [
+    finished_item = make_item(arguments='{"a": 1}')
+    assert calls.finish_call(0, finished_item) == [
         {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]}
     ]
-    assert calls.finish_call(0, whole) == []
-    assert len(calls.finish_call(1, whole)) == 2
+    assert calls.finish_call(0, finished_item) == []
+    assert len(calls.finish_call(1, finished_item)) == 2
 
 
 def test_input_of_an_unannounced_call_waits() -> None:

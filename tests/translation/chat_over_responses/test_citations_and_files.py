@@ -20,15 +20,21 @@ def make_citation(kind: str = "container_file_citation", **more: Any) -> Json:
 
 
 def test_positions_include_earlier_texts() -> None:
-    one = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
-    [citation] = make_side_data(one, "odd", None).annotations
+    annotation = {
+        "type": "url_citation",
+        "start_index": 1,
+        "end_index": 2,
+        "url": "u",
+        "title": "t",
+    }
+    [citation] = make_side_data(annotation, "odd", None).annotations
     assert citation["url_citation"] == {
         "start_index": 11,
         "end_index": 12,
         "url": "u",
         "title": "t",
     }
-    assert one["start_index"] == 1
+    assert annotation["start_index"] == 1
 
 
 def test_file_is_listed_once_with_all_its_fields() -> None:
@@ -49,26 +55,26 @@ def test_file_is_listed_once_with_all_its_fields() -> None:
     ]
 
 
-@check_each("odd", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
-def test_unsafe_file_id_has_no_url(odd: str) -> None:
-    assert make_side_data({"type": "file_path", "file_id": odd}).files == [{"file_id": odd}]
-    assert "url" not in make_side_data(make_citation(container_id=odd)).files[0]
+@check_each("file_id", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
+def test_unsafe_file_id_has_no_url(file_id: str) -> None:
+    assert make_side_data({"type": "file_path", "file_id": file_id}).files == [{"file_id": file_id}]
+    assert "url" not in make_side_data(make_citation(container_id=file_id)).files[0]
 
 
-@check_each("odd", [None, "", 7, ["a"]])
-def test_file_without_an_id_is_ignored(odd: Any) -> None:
-    assert make_side_data({"type": "file_path", "file_id": odd}).files == []
+@check_each("file_id", [None, "", 7, ["a"]])
+def test_file_without_an_id_is_ignored(file_id: Any) -> None:
+    assert make_side_data({"type": "file_path", "file_id": file_id}).files == []
 
 
 def test_code_interpreter_image_is_a_file() -> None:
     side_data = make_side_data()
-    drawn = {"type": "image", "url": "https://e.test/1.png"}
-    side_data.add_output_images([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
+    image = {"type": "image", "url": "https://e.test/1.png"}
+    side_data.add_output_images([{"type": "logs", "logs": "ok"}, image, image, {"type": "image"}])
     side_data.add_output_images(None)
     assert side_data.files == [{"url": "https://e.test/1.png"}]
 
 
-def test_annotated_text_is_known_by_its_place() -> None:
+def test_side_data_contains_positions_of_annotated_texts() -> None:
     assert (0, 0) in make_side_data(make_citation())
     assert (0, 1) not in make_side_data(make_citation())
 

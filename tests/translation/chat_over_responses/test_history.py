@@ -112,12 +112,12 @@ def test_call_without_type_and_arguments_is_a_function_call() -> None:
 
 def test_legacy_call_ids_are_stable() -> None:
     def make_legacy_call(name: str) -> list[Json]:
-        called = {
+        call_message = {
             "role": "assistant",
             "content": None,
             "function_call": {"name": name, "arguments": "{}"},
         }
-        return [called, {"role": "function", "name": name, "content": "done"}]
+        return [call_message, {"role": "function", "name": name, "content": "done"}]
 
     turns = [*make_legacy_call("f"), *make_legacy_call("g"), *make_legacy_call("f")]
     ids = [item["call_id"] for item in read_items(*turns)]

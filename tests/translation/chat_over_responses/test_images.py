@@ -13,7 +13,7 @@ Json = dict[str, Any]
 PNG = "iVBORw0KGgo="
 
 
-def url_of(item: Json) -> str:
+def get_image_url(item: Json) -> str:
     [delta] = ImageDeltaWriter().write_image(0, item)
     return str(delta["images"][0]["image_url"]["url"])
 
@@ -32,7 +32,7 @@ def url_of(item: Json) -> str:
     ],
 )
 def test_image_becomes_a_data_url(item: Json, url: str) -> None:
-    assert url_of(item) == url
+    assert get_image_url(item) == url
 
 
 def test_image_is_sent_once() -> None:
@@ -52,7 +52,7 @@ def test_drafts_are_separate_and_numbered() -> None:
         for item in ("ig_1", "ig_2")
     ]
     entries = [draft["metadata"]["partial_images"][0] for [draft] in drafts]
-    assert [(one["index"], one["id"]) for one in entries] == [(0, "ig_1"), (1, "ig_2")]
+    assert [(entry["index"], entry["id"]) for entry in entries] == [(0, "ig_1"), (1, "ig_2")]
     assert images.write_draft({"partial_image_b64": None}) == []
     assert not images.sent_indexes
 
@@ -61,10 +61,15 @@ def make_image(url: str = f"data:image/png;base64,{PNG}", **more: Any) -> Json:
     return {"type": "image_url", "image_url": {"url": url}, **more}
 
 
-MADE = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PNG}
+GENERATED_IMAGE = {
+    "type": "image_generation_call",
+    "id": "ig_1",
+    "status": "completed",
+    "result": PNG,
+}
 
 
-def user_message(url: str = f"data:image/png;base64,{PNG}") -> Json:
+def make_user_image_message(url: str = f"data:image/png;base64,{PNG}") -> Json:
     part = {"type": "input_image", "image_url": url, "detail": "auto"}
     return {"type": "message", "role": "user", "content": [part]}
 
@@ -73,11 +78,17 @@ def user_message(url: str = f"data:image/png;base64,{PNG}") -> Json:
     ("images", "items"),
     [
         ([], []),
-        ([make_image(id="ig_1")], [MADE]),
-        ([make_image()], [user_message()]),
-        ([make_image("https://e.test/a.png", id="ig_1")], [user_message("https://e.test/a.png")]),
-        ([make_image(), make_image(id="ig_1")], [MADE, user_message()]),
-        ([make_image(id="ig_1"), make_image(id="ig_1")], [MADE, user_message()]),
+        ([make_image(id="ig_1")], [GENERATED_IMAGE]),
+        ([make_image()], [make_user_image_message()]),
+        (
+            [make_image("https://e.test/a.png", id="ig_1")],
+            [make_user_image_message("https://e.test/a.png")],
+        ),
+        ([make_image(), make_image(id="ig_1")], [GENERATED_IMAGE, make_user_image_message()]),
+        (
+            [make_image(id="ig_1"), make_image(id="ig_1")],
+            [GENERATED_IMAGE, make_user_image_message()],
+        ),
     ],
 )
 def test_history_image_becomes_its_call_or_a_user_image(
@@ -87,9 +98,9 @@ def test_history_image_becomes_its_call_or_a_user_image(
 
 
 def test_image_id_is_used_once_per_history() -> None:
-    back = ImageHistory()
-    assert back.convert_images([make_image(id="ig_1")], "a") == [MADE]
-    assert back.convert_images([make_image(id="ig_1")], "b") == [user_message()]
+    history = ImageHistory()
+    assert history.convert_images([make_image(id="ig_1")], "a") == [GENERATED_IMAGE]
+    assert history.convert_images([make_image(id="ig_1")], "b") == [make_user_image_message()]
 
 
 @check_each(

@@ -88,9 +88,9 @@ MAPPED: list[tuple[Json, Json]] = [
 ]
 
 
-@check_each(("request_", "out"), MAPPED)
-def test_parameter_is_mapped(request_: Json, out: Json) -> None:
-    assert translate_to_responses(**request_) == {**BASE, **out}
+@check_each(("request_", "expected"), MAPPED)
+def test_parameter_is_mapped(request_: Json, expected: Json) -> None:
+    assert translate_to_responses(**request_) == {**BASE, **expected}
 
 
 def test_modalities_extension_is_carried() -> None:
@@ -103,16 +103,16 @@ def test_modalities_extension_is_carried() -> None:
 
 
 def test_extensions_of_the_upstream_are_carried() -> None:
-    more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
-    context = make_translator_context(strict=True, extensions=frozenset(more))
-    assert translate_to_responses(context, **more) == {**BASE, **more}
+    extensions = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
+    context = make_translator_context(strict=True, extensions=frozenset(extensions))
+    assert translate_to_responses(context, **extensions) == {**BASE, **extensions}
 
 
 def test_store_defaults_to_false() -> None:
     assert BASE["store"] is False
 
 
-def test_reasoning_model_is_asked_for_a_summary() -> None:
+def test_summary_is_requested_from_reasoning_models() -> None:
     assert translate_to_responses(make_translator_context(can_summarize=True))["reasoning"] == {
         "summary": "auto"
     }
@@ -153,9 +153,9 @@ REFUSED: list[tuple[Json, Any, str]] = [
 ]  # fmt: skip
 
 
-@check_each(("request_", "raised", "param"), REFUSED)
-def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
-    with pytest.raises(raised) as caught:
+@check_each(("request_", "error", "param"), REFUSED)
+def test_unsupported_parameter_error_names_it(request_: Json, error: Any, param: str) -> None:
+    with pytest.raises(error) as caught:
         translate_to_responses(**request_)
     assert caught.value.status == 400
     assert caught.value.param == param

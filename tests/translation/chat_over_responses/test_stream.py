@@ -49,22 +49,30 @@ def test_completion_id_and_model_come_from_the_response() -> None:
         "created",
         response={"id": "resp_7", "model": "m-2026", "created_at": 7.5, "service_tier": "flex"},
     )
-    first = translate_events(
+    first_chunk = translate_events(
         created, make_event("output_text.delta", **make_place(0), delta="a"), make_completed()
     )[0]
-    assert (first["id"], first["model"], first["created"]) == ("chatcmpl-7", "m-2026", 7)
-    assert first["service_tier"] == "flex"
+    assert (first_chunk["id"], first_chunk["model"], first_chunk["created"]) == (
+        "chatcmpl-7",
+        "m-2026",
+        7,
+    )
+    assert first_chunk["service_tier"] == "flex"
 
 
 def test_completion_has_its_own_id_without_a_response_id() -> None:
-    first = translate_events(
+    first_chunk = translate_events(
         make_event("output_text.delta", **make_place(0), delta="a"), make_completed()
     )[0]
-    assert (first["id"], first["model"], first["created"]) == ("chatcmpl-1", "m", NOW)
+    assert (first_chunk["id"], first_chunk["model"], first_chunk["created"]) == (
+        "chatcmpl-1",
+        "m",
+        NOW,
+    )
 
 
 @check_each(
-    ("kind", "details", "finish"),
+    ("status", "details", "finish"),
     [
         ("completed", None, "stop"),
         ("incomplete", {"reason": "max_output_tokens"}, "length"),
@@ -74,13 +82,15 @@ def test_completion_has_its_own_id_without_a_response_id() -> None:
         ("incomplete", None, "length"),
     ],
 )
-def test_finish_reason_is_mapped(kind: str, details: Json | None, finish: str) -> None:
-    last = make_event(kind, response={"status": kind, "incomplete_details": details, "output": []})
-    assert translate_events(last)[-1]["choices"][0]["finish_reason"] == finish
+def test_finish_reason_is_mapped(status: str, details: Json | None, finish: str) -> None:
+    terminal_event = make_event(
+        status, response={"status": status, "incomplete_details": details, "output": []}
+    )
+    assert translate_events(terminal_event)[-1]["choices"][0]["finish_reason"] == finish
 
 
 @check_each(
-    "failed",
+    "event",
     [
         make_event(
             "failed", response={"error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
@@ -89,9 +99,9 @@ def test_finish_reason_is_mapped(kind: str, details: Json | None, finish: str) -
         {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Slow down."}},
     ],
 )
-def test_failure_keeps_its_status(failed: Json) -> None:
+def test_failure_keeps_its_status(event: Json) -> None:
     with pytest.raises(UpstreamRefused, match=r"Slow down\.") as caught:
-        translate_events(failed)
+        translate_events(event)
     assert caught.value.status == 429
 
 
@@ -149,10 +159,10 @@ def test_arguments_wait_for_an_unannounced_call() -> None:
 
 
 def test_both_reasoning_event_names_are_read() -> None:
-    for stem in ("reasoning_text", "reasoning"):
+    for event_name in ("reasoning_text", "reasoning"):
         reply = fold_events(
-            make_event(f"{stem}.delta", **make_place(0), delta="H"),
-            make_event(f"{stem}.done", **make_place(0), text="Hm"),
+            make_event(f"{event_name}.delta", **make_place(0), delta="H"),
+            make_event(f"{event_name}.done", **make_place(0), text="Hm"),
             make_completed(),
         )
         assert reply["reasoning_content"] == "Hm"
@@ -198,16 +208,24 @@ def test_empty_answer_still_has_a_message() -> None:
 def test_late_logprobs_are_sent_once() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
     deltas = make_event("output_text.delta", **make_place(0), delta="a", logprobs=[entry])
-    bare = make_event("output_text.delta", **make_place(0), delta="a", logprobs=[])
+    without_logprobs = make_event("output_text.delta", **make_place(0), delta="a", logprobs=[])
     done = make_event("output_text.done", **make_place(0), text="a", logprobs=[entry])
     part = {"type": "output_text", "text": "a", "annotations": [], "logprobs": [entry]}
     item = make_event(
         "output_item.done", output_index=0, item={"type": "message", "content": [part]}
     )
-    for events in ([deltas, done, item], [bare, done, item], [bare, item], [item], [deltas]):
+    for events in (
+        [deltas, done, item],
+        [without_logprobs, done, item],
+        [without_logprobs, item],
+        [item],
+        [deltas],
+    ):
         emitted = translate_events(*events, make_completed(), logprobs=True)
         logprobs = [c["choices"][0]["logprobs"] for c in emitted if c["choices"][0]["logprobs"]]
-        assert [[one["token"] for one in each["content"]] for each in logprobs] == [["a"]]
+        assert [[token["token"] for token in entry_list["content"]] for entry_list in logprobs] == [
+            ["a"]
+        ]
         assert "".join(c["choices"][0]["delta"].get("content") or "" for c in emitted) == "a"
 
 
@@ -255,9 +273,9 @@ def test_chunks_before_a_failure_are_sent() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
     stream = translate("chat_over_responses", body, make_translator_context()).answer(iter([batch]))
 
-    begun = next(stream)
+    first_batch = next(stream)
 
-    assert begun[-1]["choices"][0]["delta"] == {"content": "begun"}
+    assert first_batch[-1]["choices"][0]["delta"] == {"content": "begun"}
     with pytest.raises(UpstreamRefused):
         next(stream)
 
@@ -292,7 +310,7 @@ def test_cut_answer_streams_its_side_data() -> None:
 
 
 @check_each(
-    ("request_", "cut"),
+    ("request_", "is_cut"),
     [
         ({}, False),
         ({"stop": []}, False),
@@ -305,11 +323,11 @@ def test_cut_answer_streams_its_side_data() -> None:
         ({"max_tokens": "2"}, False),
     ],
 )
-def test_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> None:
-    assert is_answer_cut(request_) is cut
+def test_answer_is_cut_at_stops_and_low_limits(request_: Json, is_cut: bool) -> None:
+    assert is_answer_cut(request_) is is_cut
 
 
-# -- provider peculiarities ----------------------------------------------------------------------
+# -- quirks of providers -------------------------------------------------------------------------
 
 
 @check_each(
@@ -317,10 +335,10 @@ def test_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> Non
 )
 def test_service_tier_is_mapped_to_chats_values(tier: str, expected: str) -> None:
     created = make_event("created", response={"service_tier": tier})
-    first = translate_events(
+    first_chunk = translate_events(
         created, make_event("output_text.delta", **make_place(0), delta="a"), make_completed()
     )[0]
-    assert first["service_tier"] == expected
+    assert first_chunk["service_tier"] == expected
 
 
 SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
@@ -329,18 +347,18 @@ SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
 
 @check_each("streamed", [True, False])
 def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
-    own = {**SEARCH, "call_id": "call_1", "name": "patch"}
+    client_call = {**SEARCH, "call_id": "call_1", "name": "patch"}
     steps = [
         make_event("output_item.added", output_index=0, item={**SEARCH, "input": ""}),
         make_event("custom_tool_call_input.delta", **make_place(0), delta=SEARCH["input"]),
         make_event("custom_tool_call_input.done", **make_place(0), input=SEARCH["input"]),
         make_event("output_item.done", output_index=0, item=SEARCH),
-        make_event("output_item.added", output_index=1, item={**own, "input": ""}),
-        make_event("output_item.done", output_index=1, item=own),
+        make_event("output_item.added", output_index=1, item={**client_call, "input": ""}),
+        make_event("output_item.done", output_index=1, item=client_call),
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
     context = make_translator_context(server_calls=("xs_call_",))
-    events = [*(steps if streamed else []), make_completed(SEARCH, own)]
+    events = [*(steps if streamed else []), make_completed(SEARCH, client_call)]
     stream = translate("chat_over_responses", body, context).answer(iter([events]))
     [choice] = fold_chat(stream)["choices"]
     assert [call["id"] for call in choice["message"]["tool_calls"]] == ["call_1"]
@@ -362,13 +380,16 @@ def test_answer_after_provider_calls_finishes_with_stop() -> None:
 @check_each("streamed", [True, False])
 def test_citation_without_position_is_placed_at_the_end(streamed: bool) -> None:
     """xAI sends only the URL."""
-    bare = {"type": "url_citation", "url": "https://x.ai", "title": None}
-    part = {"type": "output_text", "text": "Hello.", "annotations": [bare]}
+    annotation = {"type": "url_citation", "url": "https://x.ai", "title": None}
+    part = {"type": "output_text", "text": "Hello.", "annotations": [annotation]}
     item = {"type": "message", "id": "item_0", "content": [part]}
     steps = [
         make_event("output_text.delta", **make_place(0), delta="Hello."),
         make_event(
-            "output_text.annotation.added", **make_place(0), annotation_index=0, annotation=bare
+            "output_text.annotation.added",
+            **make_place(0),
+            annotation_index=0,
+            annotation=annotation,
         ),
         make_event("output_item.done", output_index=0, item=item),
     ]
@@ -384,14 +405,14 @@ def test_citation_without_position_is_placed_at_the_end(streamed: bool) -> None:
 def test_moderation_is_carried() -> None:
     result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
               "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
-    listed = {"type": "moderation_results", "model": "omni", "results": [result]}
+    result_list = {"type": "moderation_results", "model": "omni", "results": [result]}
     emitted = translate_events(
         make_event("output_text.delta", **make_place(0), delta="a"),
         make_completed(moderation={"input": result, "output": result}),
     )
     assert [m for chunk in emitted for m in sdk.chunk_mistakes(chunk)] == []
     folded = fold_chat(iter([emitted]))
-    assert folded["moderation"] == {"input": listed, "output": listed}
+    assert folded["moderation"] == {"input": result_list, "output": result_list}
     assert sdk.completion_mistakes(folded) == []
 
 

@@ -123,7 +123,7 @@ OFFERED = [{"type": "function", "name": "f"}, {"type": "web_search"}]
 
 
 @check_each(
-    ("choice", "tools", "met"),
+    ("choice", "tools", "is_offered"),
     [
         ("auto", [], True),
         ("none", [], True),
@@ -134,8 +134,10 @@ OFFERED = [{"type": "function", "name": "f"}, {"type": "web_search"}]
         ("required", OFFERED, True),
     ],
 )
-def test_tool_choice_must_name_an_offered_tool(choice: Any, tools: list[Json], met: bool) -> None:
-    if met:
+def test_tool_choice_must_name_an_offered_tool(
+    choice: Any, tools: list[Json], is_offered: bool
+) -> None:
+    if is_offered:
         check_tool_choice(choice, tools)
         return
     with pytest.raises(InvalidRequest) as caught:

@@ -24,7 +24,7 @@ def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
 
 
 @check_each("name", ["model", "messages", "max_tokens"])
-def test_required_parameters_are_required(name: str) -> None:
+def test_missing_required_parameter_is_rejected(name: str) -> None:
     request = {key: value for key, value in REQUEST.items() if key != name}
     with pytest.raises(InvalidRequest) as raised:
         translate_request(request, make_translator_context())
@@ -39,7 +39,7 @@ def test_conversation_must_not_be_empty(messages: Any) -> None:
         translate(messages=messages)
 
 
-def test_search_that_cannot_run_is_dropped() -> None:
+def test_search_is_dropped_without_a_search_model() -> None:
     context = make_translator_context()
 
     assert "web_search_options" not in translate(context, tools=[SEARCH])
@@ -48,29 +48,29 @@ def test_search_that_cannot_run_is_dropped() -> None:
         translate(make_translator_context(strict=True), tools=[SEARCH])
 
 
-def test_choice_without_functions_is_left_out() -> None:
-    sent = translate(
+def test_choice_without_functions_is_omitted() -> None:
+    chat_request = translate(
         make_translator_context(web_search=True), tools=[SEARCH], tool_choice={"type": "any"}
     )
 
-    assert sent["web_search_options"] == {}
-    assert {"tools", "tool_choice"}.isdisjoint(sent)
+    assert chat_request["web_search_options"] == {}
+    assert {"tools", "tool_choice"}.isdisjoint(chat_request)
 
 
 def test_choice_of_no_tool_prevents_searches() -> None:
     choice = {"type": "none"}
-    sent = translate(
+    chat_request = translate(
         make_translator_context(web_search=True), tools=[SEARCH, FUNCTION], tool_choice=choice
     )
 
-    assert "web_search_options" not in sent
-    assert sent["tool_choice"] == "none"
+    assert "web_search_options" not in chat_request
+    assert chat_request["tool_choice"] == "none"
 
 
 def test_one_tool_can_be_forced() -> None:
-    sent = translate(tools=[FUNCTION], tool_choice={"type": "tool", "name": "f"})
+    chat_request = translate(tools=[FUNCTION], tool_choice={"type": "tool", "name": "f"})
 
-    assert sent["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert chat_request["tool_choice"] == {"type": "function", "function": {"name": "f"}}
 
 
 def test_threads_are_refused_and_unknown_parameters_dropped() -> None:

@@ -12,7 +12,7 @@ ORIGIN = "up/model"
 ITEM = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
 
 
-def build(*blocks: Any, **changes: Any) -> tuple[list[Any], dict[str, str]]:
+def build_items(*blocks: Any, **changes: Any) -> tuple[list[Any], dict[str, str]]:
     context = make_translator_context(origin=ORIGIN, **changes)
     builder = ResponsesConversationBuilder(context)
     builder.add_assistant(list(blocks))
@@ -21,46 +21,46 @@ def build(*blocks: Any, **changes: Any) -> tuple[list[Any], dict[str, str]]:
 
 def test_items_keep_the_order_of_the_blocks() -> None:
     sealed = {"origin": ORIGIN, "item": ITEM}
-    items, losses = build(Thinking("so", sealed), "a", ToolCall("c", "f", "{}"), "b")
+    items, losses = build_items(Thinking("so", sealed), "a", ToolCall("c", "f", "{}"), "b")
 
     assert items[0] == ITEM
     assert [item["type"] for item in items[1:]] == ["message", "function_call", "message"]
     assert losses == {}
 
 
-def test_item_of_another_model_is_left_out() -> None:
-    items, losses = build(Thinking("", {"origin": "else/where", "item": ITEM}), "a")
+def test_item_of_another_model_is_omitted() -> None:
+    items, losses = build_items(Thinking("", {"origin": "else/where", "item": ITEM}), "a")
 
     assert [item["type"] for item in items] == ["message"]
     assert list(losses) == ["messages.thinking.signature"]
 
 
-def test_text_of_reasoning_goes_to_upstreams_that_accept_it() -> None:
+def test_reasoning_text_is_sent_to_upstreams_that_accept_it() -> None:
     sealed = {"origin": ORIGIN, "reasoning_content": "hidden"}
     thinking = Thinking("", sealed), Thinking("so", None)
-    items, losses = build(*thinking, "a", extensions=["reasoning_text"])
+    items, losses = build_items(*thinking, "a", extensions=["reasoning_text"])
 
     assert [item["content"][0]["text"] for item in items] == ["hidden", "so", "a"]
     assert [item["id"] for item in items[:2]] == ["rs_0", "rs_1"]
     assert losses == {}
 
 
-def test_text_of_reasoning_is_noted_for_other_upstreams() -> None:
-    items, losses = build(Thinking("so", None), Thinking("", None), "a")
+def test_reasoning_text_is_noted_for_other_upstreams() -> None:
+    items, losses = build_items(Thinking("so", None), Thinking("", None), "a")
 
     assert len(items) == 1
     assert list(losses) == ["messages.thinking"]
 
 
-def test_reasoning_that_nothing_follows_is_left_out() -> None:
+def test_trailing_reasoning_is_omitted() -> None:
     sealed = {"origin": ORIGIN, "item": ITEM}
-    items, _ = build(Thinking("", sealed), "a", Thinking("", sealed))
+    items, _ = build_items(Thinking("", sealed), "a", Thinking("", sealed))
 
     assert [item["type"] for item in items] == ["reasoning", "message"]
-    assert build(Thinking("", sealed)) == ([], {})
+    assert build_items(Thinking("", sealed)) == ([], {})
 
 
-def test_system_messages_are_the_developers() -> None:
+def test_system_messages_become_developer_messages() -> None:
     builder = ResponsesConversationBuilder(make_translator_context())
     builder.add_system("")
     builder.add_system("s")

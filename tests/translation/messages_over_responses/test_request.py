@@ -24,7 +24,7 @@ def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
 
 
 @check_each("name", ["model", "messages", "max_tokens"])
-def test_required_parameters_are_required(name: str) -> None:
+def test_missing_required_parameter_is_rejected(name: str) -> None:
     request = {key: value for key, value in REQUEST.items() if key != name}
     with pytest.raises(InvalidRequest) as raised:
         translate_request(request, make_translator_context())
@@ -37,10 +37,10 @@ def test_conversation_must_not_be_empty() -> None:
 
 
 def test_low_limits_are_raised_and_nothing_is_stored() -> None:
-    sent = translate(max_tokens=1)
+    responses_request = translate(max_tokens=1)
 
-    assert sent["max_output_tokens"] == 16
-    assert sent["store"] is False
+    assert responses_request["max_output_tokens"] == 16
+    assert responses_request["store"] is False
 
 
 @check_each(
@@ -52,28 +52,30 @@ def test_low_limits_are_raised_and_nothing_is_stored() -> None:
         ({"type": "adaptive"}, False, {"effort": "medium", "summary": "auto"}),
     ],
 )
-def test_summaries_are_requested_for_clients_that_see_them(
+def test_summaries_are_requested_for_clients_with_thinking(
     thinking: Any, can_summarize: bool, reasoning: Any
 ) -> None:
-    sent = translate(make_translator_context(can_summarize=can_summarize), thinking=thinking)
+    responses_request = translate(
+        make_translator_context(can_summarize=can_summarize), thinking=thinking
+    )
 
-    assert sent.get("reasoning") == reasoning
-    assert ("include" in sent) is can_summarize
+    assert responses_request.get("reasoning") == reasoning
+    assert ("include" in responses_request) is can_summarize
 
 
 @check_each(
-    ("choice", "sent"),
+    ("choice", "expected"),
     [
         ({"type": "any"}, "required"),
         ({"type": "tool", "name": "f"}, {"type": "function", "name": "f"}),
     ],
 )
-def test_choices_are_flat(choice: Any, sent: Any) -> None:
-    assert translate(tools=[FUNCTION], tool_choice=choice)["tool_choice"] == sent
+def test_tool_choice_is_flattened(choice: Any, expected: Any) -> None:
+    assert translate(tools=[FUNCTION], tool_choice=choice)["tool_choice"] == expected
 
 
 def test_searches_are_limited() -> None:
-    sent = translate(tools=[SEARCH])
+    responses_request = translate(tools=[SEARCH])
 
-    assert sent["tools"] == [{"type": "web_search"}]
-    assert sent["max_tool_calls"] == 1
+    assert responses_request["tools"] == [{"type": "web_search"}]
+    assert responses_request["max_tool_calls"] == 1

@@ -18,14 +18,16 @@ from tests.helpers.translating import SEAL, collect_events, make_translator_cont
 Json = dict[str, Any]
 
 
-def translate(*events: Json, **changes: Any) -> list[Json]:
+def translate_events(*events: Json, **changes: Any) -> list[Json]:
     context = make_translator_context(origin="up/m", **changes.pop("terms", {}))
     translated = translate_request({**REQUEST, **changes}, context)
-    return collect_events(translate_stream(iter([[each] for each in events]), translated, context))
+    return collect_events(
+        translate_stream(iter([[event] for event in events]), translated, context)
+    )
 
 
-def answer(*events: Json, **changes: Any) -> Json:
-    message = fold_messages(iter([translate(*events, **changes)]))
+def fold_answer(*events: Json, **changes: Any) -> Json:
+    message = fold_messages(iter([translate_events(*events, **changes)]))
     assert message_mistakes(message) == []
     return message
 
@@ -38,7 +40,7 @@ def make_completed(*output: Json, **fields: Any) -> Json:
     return {"type": "response.completed", "response": {"output": list(output), **fields}}
 
 
-def incomplete(reason: str | None) -> Json:
+def make_incomplete(reason: str | None) -> Json:
     details = {"incomplete_details": {"reason": reason}} if reason else {}
     return {"type": "response.incomplete", "response": {"output": [], **details}}
 
@@ -55,10 +57,10 @@ SEARCH = {
 }
 
 
-def test_searches_are_uses_of_a_server_tool() -> None:
-    opened = {**SEARCH, "action": {"type": "open_page", "url": "https://example.com"}}
-    use, result, text = answer(
-        make_item_done(SEARCH), make_item_done(opened, 1), make_completed(SEARCH, opened)
+def test_searches_become_server_tool_blocks() -> None:
+    open_page = {**SEARCH, "action": {"type": "open_page", "url": "https://example.com"}}
+    use, result, text = fold_answer(
+        make_item_done(SEARCH), make_item_done(open_page, 1), make_completed(SEARCH, open_page)
     )["content"] + [None]
 
     assert use["input"] == {"query": "weather"}
@@ -68,13 +70,13 @@ def test_searches_are_uses_of_a_server_tool() -> None:
 
 
 def test_failed_searches_are_errors() -> None:
-    content = answer(make_completed({**SEARCH, "status": "failed"}))["content"]
+    content = fold_answer(make_completed({**SEARCH, "status": "failed"}))["content"]
 
     assert content[1]["content"]["type"] == "web_search_tool_result_error"
 
 
 def test_searches_are_counted_in_the_usage() -> None:
-    usage = answer(make_completed(SEARCH))["usage"]
+    usage = fold_answer(make_completed(SEARCH))["usage"]
 
     assert usage["server_tool_use"]["web_search_requests"] == 1
 
@@ -88,13 +90,13 @@ def test_searches_are_counted_in_the_usage() -> None:
         ("steered", "end_turn"),
     ],
 )
-def test_incomplete_answers_have_their_reason(reason: str | None, stop: str) -> None:
-    assert answer(incomplete(reason))["stop_reason"] == stop
+def test_incomplete_reason_is_mapped(reason: str | None, stop: str) -> None:
+    assert fold_answer(make_incomplete(reason))["stop_reason"] == stop
 
 
 def test_reasoning_without_text_is_redacted_thinking() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
-    block, _ = answer(make_item_done(item), make_completed(item))["content"] + [None]
+    block, _ = fold_answer(make_item_done(item), make_completed(item))["content"] + [None]
 
     assert block["type"] == "redacted_thinking"
     assert block["data"].startswith(SEAL)
@@ -106,31 +108,31 @@ def make_reasoning_event(kind: str, part: int = 0, **fields: Any) -> Json:
 
 
 @check_each(
-    ("stem", "field"),
+    ("event_name", "field"),
     [
         ("reasoning_text", "content"),
         ("reasoning", "content"),
         ("reasoning_summary_text", "summary"),
     ],
 )
-def test_reasoning_that_its_deltas_omit_is_shown(stem: str, field: str) -> None:
+def test_reasoning_missing_in_deltas_is_taken_from_done_events(event_name: str, field: str) -> None:
     """An upstream may send the end of a part, or whole parts, in done events only."""
-    begun = make_reasoning_event(f"{stem}.delta", delta="Hm")
-    done = [
-        make_reasoning_event(f"{stem}.done", text="Hmm"),
-        make_reasoning_event(f"{stem}.done", part=1, text="So"),
+    delta = make_reasoning_event(f"{event_name}.delta", delta="Hm")
+    done_events = [
+        make_reasoning_event(f"{event_name}.done", text="Hmm"),
+        make_reasoning_event(f"{event_name}.done", part=1, text="So"),
     ]
     parts = [{"text": "Hmm"}, {"text": "So"}]
     item: Json = {"type": "reasoning", "id": "rs_1", "encrypted_content": "x", field: parts}
-    for events in ([], [begun], [begun, done[0]], [begun, *done], done):
-        for end in ([make_item_done(item)], []):
-            thinking = answer(*events, *end, make_completed(item))["content"][0]
+    for events in ([], [delta], [delta, done_events[0]], [delta, *done_events], done_events):
+        for item_events in ([make_item_done(item)], []):
+            thinking = fold_answer(*events, *item_events, make_completed(item))["content"][0]
             assert thinking["thinking"] == "Hmm\n\nSo"
             assert thinking["signature"].startswith(SEAL)
 
 
-@check_each("shown", ["text", "summary"])
-def test_second_form_of_reasoning_is_not_shown(shown: str) -> None:
+@check_each("first_form", ["text", "summary"])
+def test_only_the_first_form_of_reasoning_is_sent(first_form: str) -> None:
     texts = [
         make_reasoning_event("reasoning_text.delta", delta="tex"),
         make_reasoning_event("reasoning_text.done", text="text"),
@@ -140,35 +142,35 @@ def test_second_form_of_reasoning_is_not_shown(shown: str) -> None:
         make_reasoning_event("reasoning_summary_text.done", text="summary"),
     ]
     item = {"type": "reasoning", "content": [{"text": "text"}], "summary": [{"text": "summary"}]}
-    streamed = [*texts, *summaries] if shown == "text" else [*summaries, *texts]
+    streamed = [*texts, *summaries] if first_form == "text" else [*summaries, *texts]
 
-    assert answer(*streamed, make_completed(item))["content"][0]["thinking"] == shown
+    assert fold_answer(*streamed, make_completed(item))["content"][0]["thinking"] == first_form
 
 
-def test_hidden_text_is_in_the_seal() -> None:
+def test_omitted_thinking_is_in_the_signature() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "so"}]}
     thinking = {"type": "adaptive", "display": "omitted"}
 
-    block = answer(make_completed(item), thinking=thinking)["content"][0]
+    block = fold_answer(make_completed(item), thinking=thinking)["content"][0]
 
     assert block["thinking"] == ""
     assert '"reasoning_content": "so"' in block["signature"]
 
 
-def test_interleaved_items_are_blocks_one_after_the_other() -> None:
-    def delta(index: int, text: str) -> Json:
+def test_interleaved_items_become_consecutive_blocks() -> None:
+    def make_text_delta(index: int, text: str) -> Json:
         place = {"output_index": index, "content_index": 0}
         return {"type": "response.output_text.delta", **place, "delta": text}
 
-    def message(text: str) -> Json:
+    def make_message(text: str) -> Json:
         return {"type": "message", "content": [{"type": "output_text", "text": text}]}
 
-    events = translate(
-        delta(0, "a"),
-        delta(1, "b"),
-        delta(0, "a"),
-        make_item_done(message("aa")),
-        make_item_done(message("b"), 1),
+    events = translate_events(
+        make_text_delta(0, "a"),
+        make_text_delta(1, "b"),
+        make_text_delta(0, "a"),
+        make_item_done(make_message("aa")),
+        make_item_done(make_message("b"), 1),
         make_completed(),
     )
 
@@ -178,10 +180,12 @@ def test_interleaved_items_are_blocks_one_after_the_other() -> None:
     assert texts == ["aa", "b"]
 
 
-def test_calls_that_the_provider_answers_are_left_out() -> None:
+def test_calls_answered_by_the_provider_are_omitted() -> None:
     call = {"type": "function_call", "call_id": "xs_1", "name": "f", "arguments": "{}"}
 
-    message = answer(make_item_done(call), make_completed(call), terms={"server_calls": ("xs_",)})
+    message = fold_answer(
+        make_item_done(call), make_completed(call), terms={"server_calls": ("xs_",)}
+    )
 
     assert message["content"] == [{"type": "text", "text": ""}]
     assert message["stop_reason"] == "end_turn"
@@ -194,22 +198,22 @@ def test_cited_pages_are_citations_of_the_text(streamed: bool) -> None:
         "type": "message",
         "content": [{"type": "output_text", "text": "a", "annotations": [annotation]}],
     }
-    place = {"output_index": 0, "content_index": 0}
+    position = {"output_index": 0, "content_index": 0}
     events = [
-        {"type": "response.output_text.delta", **place, "delta": "a"},
-        {"type": "response.output_text.done", **place, "text": "a"},
-        {"type": "response.output_text.annotation.added", **place, "annotation": annotation},
+        {"type": "response.output_text.delta", **position, "delta": "a"},
+        {"type": "response.output_text.done", **position, "text": "a"},
+        {"type": "response.output_text.annotation.added", **position, "annotation": annotation},
         make_item_done(message),
     ]
 
-    text = answer(*(events if streamed else ()), make_completed(message))["content"][0]
-    assert [each["url"] for each in text["citations"]] == ["https://example.com"]
+    text = fold_answer(*(events if streamed else ()), make_completed(message))["content"][0]
+    assert [citation["url"] for citation in text["citations"]] == ["https://example.com"]
 
 
 def test_images_become_markdown() -> None:
     image = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo="}
 
-    text = answer(make_completed(image))["content"][0]["text"]
+    text = fold_answer(make_completed(image))["content"][0]["text"]
     assert text == "![image](data:image/png;base64,iVBORw0KGgo=)"
 
 
@@ -224,17 +228,17 @@ def test_images_become_markdown() -> None:
 )
 def test_failures_are_raised(event: Json) -> None:
     with pytest.raises(UpstreamError, match="broken|failed"):
-        translate(event)
+        translate_events(event)
 
 
 def test_stream_without_an_end_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError):
-        translate({"type": "response.created", "response": {}})
+        translate_events({"type": "response.created", "response": {}})
 
 
 IGNORED_EVENTS = {
-    "response.created",  # a message has the client's name of the model and an id of its own
-    "response.image_generation_call.partial_image",  # a text cannot be replaced by a better one
+    "response.created",  # a message has the model name of the request and its own id
+    "response.image_generation_call.partial_image",  # a sent text cannot be replaced by a later draft
 }
 
 

@@ -17,10 +17,10 @@ def make_delta(index: int | None, text: Any = None, name: str | None = None, **m
     return {"index": index, "function": {"name": name, "arguments": text}, **more}
 
 
-def collect_calls(*pieces: Json, is_cut: bool = False) -> list[Json]:
+def collect_calls(*deltas: Json, is_cut: bool = False) -> list[Json]:
     calls = OllamaToolCallCollector()
-    for each in pieces:
-        calls.add_delta(each)
+    for delta in deltas:
+        calls.add_delta(delta)
     return calls.build_calls(is_cut)
 
 

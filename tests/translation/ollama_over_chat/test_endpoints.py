@@ -48,12 +48,12 @@ def test_unsupported_parameters_are_refused(name: str, value: Any) -> None:
 
 
 def test_parameters_of_the_other_endpoint_are_dropped() -> None:
-    one, other = make_translator_context(), make_translator_context()
-    translate_ollama_request(one, CHAT_ENDPOINT, prompt="Hi.")
+    chat_context, generate_context = make_translator_context(), make_translator_context()
+    translate_ollama_request(chat_context, CHAT_ENDPOINT, prompt="Hi.")
     translate_ollama_request(
-        other, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}]
+        generate_context, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}]
     )
-    assert (set(one.loss_report.losses), set(other.loss_report.losses)) == (
+    assert (set(chat_context.loss_report.losses), set(generate_context.loss_report.losses)) == (
         {"prompt"},
         {"messages"},
     )

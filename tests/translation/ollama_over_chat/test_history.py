@@ -54,11 +54,14 @@ def test_missing_text_is_empty() -> None:
     assert read_history({"role": "user"}) == [{"role": "user", "content": ""}]
 
 
-@check_each(("data", "kind"), [(PNG, "png"), (JPEG, "jpeg"), ("AAAA", "png")])
-def test_image_becomes_a_part_after_the_text(data: str, kind: str) -> None:
+@check_each(("data", "image_format"), [(PNG, "png"), (JPEG, "jpeg"), ("AAAA", "png")])
+def test_image_becomes_a_part_after_the_text(data: str, image_format: str) -> None:
     [converted] = read_history({"role": "user", "content": "What?", "images": [data]})
-    shown = {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
-    assert converted["content"] == [{"type": "text", "text": "What?"}, shown]
+    image_part = {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/{image_format};base64,{data}"},
+    }
+    assert converted["content"] == [{"type": "text", "text": "What?"}, image_part]
 
 
 def test_image_url_without_text_is_accepted() -> None:
@@ -74,12 +77,12 @@ def test_invalid_image_error_names_the_path(image: Any) -> None:
 
 
 def test_long_invalid_image_is_refused_quickly() -> None:
-    began = time.process_time()
+    started_at = time.process_time()
 
     with pytest.raises(InvalidRequest):
         read_history({"role": "user", "images": ["A" + " " * 50_000 + "!"]})
 
-    assert time.process_time() - began < 1
+    assert time.process_time() - started_at < 1
 
 
 @check_each("image", ["aGk=", "a Gk\n=\n", "aA==", "aA= =\n", "aGkh\n"])
@@ -114,10 +117,15 @@ def test_arguments_are_serialized_compactly(arguments: Any, text: str) -> None:
 
 
 def test_generated_ids_are_stable_when_the_history_grows() -> None:
-    first = [make_calls("a", "b"), make_result("1"), make_result("2")]
-    more = [*first, {"role": "user", "content": "on"}, make_calls("a"), make_result("3")]
-    assert read_call_ids(read_history(*first)) == ["call_1", "call_2"]
-    assert read_call_ids(read_history(*more)) == ["call_1", "call_2", "call_3"]
+    history = [make_calls("a", "b"), make_result("1"), make_result("2")]
+    longer_history = [
+        *history,
+        {"role": "user", "content": "on"},
+        make_calls("a"),
+        make_result("3"),
+    ]
+    assert read_call_ids(read_history(*history)) == ["call_1", "call_2"]
+    assert read_call_ids(read_history(*longer_history)) == ["call_1", "call_2", "call_3"]
 
 
 def test_unnamed_results_are_matched_in_order() -> None:
@@ -137,9 +145,9 @@ def test_named_results_are_matched_by_tool(field: str) -> None:
 
 
 def test_client_ids_are_kept_and_never_generated() -> None:
-    own = {"id": "call_1", "function": {"name": "a", "arguments": {}}}
-    none = {"function": {"name": "b", "arguments": {}}}
-    message = {"role": "assistant", "tool_calls": [none, own]}
+    call_with_id = {"id": "call_1", "function": {"name": "a", "arguments": {}}}
+    call_without_id = {"function": {"name": "b", "arguments": {}}}
+    message = {"role": "assistant", "tool_calls": [call_without_id, call_with_id]}
     converted = read_history(
         message,
         make_result("a", tool_call_id="call_1"),
@@ -164,8 +172,8 @@ def test_result_without_a_call_is_refused(messages: list[Json]) -> None:
 
 
 def test_many_client_ids_are_skipped() -> None:
-    own = [{"id": f"call_{i}", "function": {"name": "f"}} for i in range(1, 3000)]
-    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}, *own]}
+    calls_with_ids = [{"id": f"call_{i}", "function": {"name": "f"}} for i in range(1, 3000)]
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}, *calls_with_ids]}
     assert read_call_ids(read_history(message))[0] == "call_3000"
 
 
@@ -206,13 +214,13 @@ SYSTEM = {"role": "system", "content": "be brief"}
 )
 def test_results_directly_follow_their_calls(messages: list[Json], expected: list[str]) -> None:
     converted = read_history(*messages)
-    shown = [
+    ids_and_texts = [
         " ".join(call["id"] for call in m["tool_calls"]) if "tool_calls" in m else m["content"]
         for m in converted
     ]
-    assert shown == expected
-    answered = [m["tool_call_id"] for m in converted if m["role"] == "tool"]
-    assert answered == read_call_ids(converted)
+    assert ids_and_texts == expected
+    result_ids = [m["tool_call_id"] for m in converted if m["role"] == "tool"]
+    assert result_ids == read_call_ids(converted)
 
 
 def test_result_may_have_images() -> None:

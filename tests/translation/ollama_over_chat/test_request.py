@@ -100,8 +100,8 @@ def test_top_logprobs_need_logprobs(fields: Json, expected: Json) -> None:
 
 
 def test_tools_are_converted() -> None:
-    bare = {"function": {"name": "g", "description": None, "extra": 1}, "items": 2}
-    tools = chat(tools=[TOOL, bare])["tools"]
+    minimal_tool = {"function": {"name": "g", "description": None, "extra": 1}, "items": 2}
+    tools = chat(tools=[TOOL, minimal_tool])["tools"]
     assert tools == [TOOL, {"type": "function", "function": {"name": "g"}}]
     assert "tools" not in chat(tools=[])
 
@@ -140,11 +140,11 @@ def test_other_tool_types_are_refused() -> None:
 
 
 @check_each(
-    ("keep_alive", "instead"),
+    ("keep_alive", "done_reason"),
     [(None, "load"), ("5m", "load"), (-1, "load"), (0.5, "load"), ("0.5s", "load"),
      (0, "unload"), (0.0, "unload"), ("0", "unload"), ("0s", "unload"), ("0.0m", "unload")],
 )  # fmt: skip
-def test_empty_request_loads_or_unloads_the_model(keep_alive: Any, instead: str) -> None:
+def test_empty_request_loads_or_unloads_the_model(keep_alive: Any, done_reason: str) -> None:
     for translated in (
         translate_ollama_request(messages=[], keep_alive=keep_alive),
         translate_ollama_request(messages=None, keep_alive=keep_alive),
@@ -153,7 +153,7 @@ def test_empty_request_loads_or_unloads_the_model(keep_alive: Any, instead: str)
             form=GENERATE_ENDPOINT, prompt=None, system="x", keep_alive=keep_alive
         ),
     ):
-        assert (translated.chat_request, translated.load_action) == ({}, instead)
+        assert (translated.chat_request, translated.load_action) == ({}, done_reason)
 
 
 def test_keep_alive_is_ignored_with_messages() -> None:

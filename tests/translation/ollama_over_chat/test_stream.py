@@ -47,21 +47,21 @@ def test_text_streams_and_the_last_line_is_done() -> None:
 
 
 def test_durations_add_up_and_tokens_are_the_upstreams() -> None:
-    last = translate_lines(
+    final_line = translate_lines(
         [[make_chunk(role="assistant")], [make_chunk(content="x")], [END, USAGE]]
     )[-1]
-    assert last["done_reason"] == "stop"
-    assert (last["prompt_eval_count"], last["eval_count"]) == (5, 3)
-    assert last["load_duration"] == 0
+    assert final_line["done_reason"] == "stop"
+    assert (final_line["prompt_eval_count"], final_line["eval_count"]) == (5, 3)
+    assert final_line["load_duration"] == 0
     # The test clock advances by one millisecond per reading.
-    assert last["prompt_eval_duration"] == last["eval_duration"] == 10**6
-    assert last["total_duration"] == 2 * 10**6
+    assert final_line["prompt_eval_duration"] == final_line["eval_duration"] == 10**6
+    assert final_line["total_duration"] == 2 * 10**6
 
 
 def test_missing_token_counts_are_omitted() -> None:
-    last = translate_lines([[make_chunk(content="x"), END]])[-1]
-    assert not {"prompt_eval_count", "eval_count"} & last.keys()
-    assert last["total_duration"] > 0
+    final_line = translate_lines([[make_chunk(content="x"), END]])[-1]
+    assert not {"prompt_eval_count", "eval_count"} & final_line.keys()
+    assert final_line["total_duration"] > 0
 
 
 @check_each("usage", [{"x_groq": {"usage": USAGE["usage"]}}, {"usage": USAGE["usage"]}])
@@ -96,8 +96,11 @@ def test_reasoning_becomes_thinking_in_all_formats(deltas: list[Json]) -> None:
         "Hm.",
         "Hi",
     )
-    quiet = translate_lines([*batches, [END]], think=False)
-    assert (read_values(quiet, "thinking"), "".join(read_values(quiet))) == ([], "Hi")
+    without_thinking = translate_lines([*batches, [END]], think=False)
+    assert (read_values(without_thinking, "thinking"), "".join(read_values(without_thinking))) == (
+        [],
+        "Hi",
+    )
 
 
 def test_incomplete_think_tag_is_text() -> None:
@@ -176,7 +179,7 @@ def test_whole_answer_is_translated() -> None:
     )
     assert (read_values(ollama_lines, "thinking"), read_values(ollama_lines)) == (["Hm."], ["Hi"])
     assert ollama_lines[-2]["message"]["tool_calls"][0]["id"] == "c"
-    # A whole answer does not tell the time of its first token.
+    # A whole answer has no time of the first token.
     assert ollama_lines[-1]["prompt_eval_duration"] == 0
     assert ollama_lines[-1]["eval_duration"] == ollama_lines[-1]["total_duration"] > 0
 
@@ -211,7 +214,7 @@ def test_heartbeat_is_forwarded() -> None:
 
 
 @check_each(
-    ("batches", "kind"),
+    ("batches", "error_type"),
     [
         ([[make_chunk(content="x")]], UpstreamProtocolError),
         ([], UpstreamProtocolError),
@@ -224,13 +227,13 @@ def test_heartbeat_is_forwarded() -> None:
         ),
     ],
 )
-def test_broken_answer_is_never_done(batches: list[Any], kind: type[UpstreamError]) -> None:
+def test_broken_answer_is_never_done(batches: list[Any], error_type: type[UpstreamError]) -> None:
     context = make_translator_context()
     ollama_lines: list[Json] = []
     stream = ollama_over_chat.translate_stream(
         iter(batches), translate_ollama_request(context), context
     )
-    with pytest.raises(kind):
+    with pytest.raises(error_type):
         ollama_lines.extend(line for batch in stream for line in batch)
     assert not any(line["done"] for line in ollama_lines)
     assert read_values(ollama_lines) == (
@@ -250,34 +253,34 @@ def test_stream_error_keeps_its_status() -> None:
 FOLDED_CALL = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
 
 
-def measured_chunk(text: str) -> Json:
+def make_chunk_with_logprobs(text: str) -> Json:
     line = make_chunk(content=text)
     line["choices"][0]["logprobs"] = {"content": [{"token": text, "logprob": -1.0}]}
     return line
 
 
 FOLDED_STREAM = [
-    [make_chunk(reasoning_content="H")], [], [make_chunk(reasoning_content="m.")], [measured_chunk("Hel")],
-    [measured_chunk("lo")], [make_chunk(tool_calls=[FOLDED_CALL])], [make_chunk("stop")],
+    [make_chunk(reasoning_content="H")], [], [make_chunk(reasoning_content="m.")], [make_chunk_with_logprobs("Hel")],
+    [make_chunk_with_logprobs("lo")], [make_chunk(tool_calls=[FOLDED_CALL])], [make_chunk("stop")],
 ]  # fmt: skip
 
 
 def test_fold_joins_chat_lines_into_one_message() -> None:
     ollama_lines = translate_lines(FOLDED_STREAM, logprobs=True)
-    whole = fold_ollama(iter([ollama_lines[:2], [], ollama_lines[2:]]))
+    answer = fold_ollama(iter([ollama_lines[:2], [], ollama_lines[2:]]))
     function = {"index": 0, "name": "f", "arguments": {}}
     message = {"role": "assistant", "content": "Hello", "thinking": "Hm.",
                "tool_calls": [{"function": function}]}  # fmt: skip
-    assert whole["message"] == message
-    assert [entry["token"] for entry in whole["logprobs"]] == ["Hel", "lo"]
-    assert {k: v for k, v in whole.items() if k not in ("message", "logprobs")} == {
+    assert answer["message"] == message
+    assert [entry["token"] for entry in answer["logprobs"]] == ["Hel", "lo"]
+    assert {k: v for k, v in answer.items() if k not in ("message", "logprobs")} == {
         k: v for k, v in ollama_lines[-1].items() if k != "message"
     }
-    assert list_mistakes(whole) == []
+    assert list_mistakes(answer) == []
 
 
 def test_fold_joins_generate_lines_into_one_response() -> None:
-    whole = fold_ollama(
+    answer = fold_ollama(
         iter(
             [
                 translate_lines(
@@ -286,14 +289,14 @@ def test_fold_joins_generate_lines_into_one_response() -> None:
             ]
         )
     )
-    assert (whole["response"], whole["thinking"], whole["done"]) == ("Hello", "Hm.", True)
-    assert len(whole["logprobs"]) == 2
-    assert "message" not in whole
-    assert list_mistakes(whole) == []
+    assert (answer["response"], answer["thinking"], answer["done"]) == ("Hello", "Hm.", True)
+    assert len(answer["logprobs"]) == 2
+    assert "message" not in answer
+    assert list_mistakes(answer) == []
 
 
 def test_fold_fails_without_a_final_line() -> None:
     ollama_lines = translate_lines([[make_chunk(content="x"), make_chunk("stop")]])
-    for broken in ([], [ollama_lines[:-1]]):
+    for batches in ([], [ollama_lines[:-1]]):
         with pytest.raises(UpstreamProtocolError):
-            fold_ollama(iter(broken))
+            fold_ollama(iter(batches))

@@ -15,11 +15,13 @@ from tests.helpers.check_cases import check_each
 Json = dict[str, Any]
 
 
-def make_item(name: str, call_id: str, whole: bool) -> ToolCallItem | None:
+def make_item(name: str, call_id: str, is_complete: bool) -> ToolCallItem | None:
     """Make a function, or a shell, which must be complete."""
     tool = ClientTool(SHELL if name == "shell" else FUNCTION, name)
     return (
-        ToolCallItem("fc_1", 0, call_id, tool, False) if tool.kind.streams_input or whole else None
+        ToolCallItem("fc_1", 0, call_id, tool, False)
+        if tool.kind.streams_input or is_complete
+        else None
     )
 
 
@@ -30,7 +32,7 @@ def make_delta(name: str | None = None, arguments: Any = None, call_id: str | No
 def write_call(*deltas: Json) -> tuple[list[str], Json]:
     """Return the events of each delta in brief, and the finished item."""
     call = PendingCall()
-    events = [call.add_delta(each, make_item) for each in deltas]
+    events = [call.add_delta(delta, make_item) for delta in deltas]
     item: Json = call.close("completed", make_item)[-1]["item"]
     return ["".join(map(name_event, batch)) for batch in events], item
 

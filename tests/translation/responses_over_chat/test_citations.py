@@ -36,10 +36,12 @@ def test_annotation_is_flattened_and_completed(nested: Any, expected: Any) -> No
     assert flatten_annotation(nested) == expected
 
 
-@check_each(("offset", "ends"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
-def test_positions_are_shifted_to_the_start_of_the_text(offset: int, ends: tuple[int, int]) -> None:
-    moved = move_annotation(FLAT, offset)
-    assert (moved["start_index"], moved["end_index"]) == ends
+@check_each(("offset", "positions"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
+def test_positions_are_shifted_to_the_start_of_the_text(
+    offset: int, positions: tuple[int, int]
+) -> None:
+    annotation = move_annotation(FLAT, offset)
+    assert (annotation["start_index"], annotation["end_index"]) == positions
     assert move_annotation({"type": "file_path", "file_id": "f", "index": 3}, offset)["index"] == 3
 
 

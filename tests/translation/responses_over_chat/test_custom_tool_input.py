@@ -104,9 +104,9 @@ def wrapped_inputs(draw: st.DrawFn) -> tuple[str, list[str]]:
     """Return an input, and the arguments that wrap it, cut into pieces."""
     text = draw(INPUTS)
     layout = draw(st.sampled_from(['{{"input": {}}}', '{{"input":{}}}', '\n{{ "patch" : {} }}\n']))
-    whole = layout.format(json.dumps(text, ensure_ascii=draw(st.booleans())))
-    cuts = sorted(draw(st.lists(st.integers(0, len(whole)))))
-    return text, [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    arguments = layout.format(json.dumps(text, ensure_ascii=draw(st.booleans())))
+    cuts = sorted(draw(st.lists(st.integers(0, len(arguments)))))
+    return text, [arguments[a:b] for a, b in zip([0, *cuts], [*cuts, len(arguments)], strict=True)]
 
 
 @given(wrapped_inputs())
@@ -117,10 +117,10 @@ def test_unwrapper_result_is_independent_of_chunking(case: tuple[str, list[str]]
 
 @given(st.text(alphabet='\\ud83"DeE00cnx \n'), st.integers(0, 40))
 def test_unwrapper_reads_malformed_input_independent_of_chunking(body: str, cut: int) -> None:
-    whole = f'{{"input": "{body}"}}'
-    streamed, whole_input = unwrap(list(whole))
-    assert unwrap([whole])[1] == whole_input
-    assert unwrap([whole[:cut], whole[cut:]])[1] == whole_input
+    arguments = f'{{"input": "{body}"}}'
+    streamed, whole_input = unwrap(list(arguments))
+    assert unwrap([arguments])[1] == whole_input
+    assert unwrap([arguments[:cut], arguments[cut:]])[1] == whole_input
     assert whole_input.startswith(streamed)
 
 

@@ -38,7 +38,7 @@ def make_assistant_message(text: str) -> Json:
     }
 
 
-def call(call_id: str, **more: Any) -> Json:
+def make_call(call_id: str, **more: Any) -> Json:
     return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}", **more}
 
 
@@ -59,7 +59,7 @@ def summarize_turns(*items: Any) -> list[str]:
     """Return the messages in brief: ``assistant:text+a+b`` has a text and the calls a and b."""
     lines = []
     for message in read_messages(*items):
-        calls = [f"+{each['id']}" for each in message.get("tool_calls", ())]
+        calls = [f"+{call['id']}" for call in message.get("tool_calls", ())]
         name = message.get("tool_call_id") or message["content"] or ""
         thinking = f"({message['reasoning_content']})" if "reasoning_content" in message else ""
         lines.append(f"{message['role']}:{thinking}{name}{''.join(calls)}")
@@ -68,44 +68,62 @@ def summarize_turns(*items: Any) -> list[str]:
 
 TURNS: dict[str, tuple[list[Json], list[str]]] = {
     "a call and its text are one message": (
-        [make_assistant_message("Look."), call("a"), make_output("a")],
+        [make_assistant_message("Look."), make_call("a"), make_output("a")],
         ["assistant:Look.+a", "tool:a"],
     ),
     "a text after its call joins it": (
-        [call("a"), make_assistant_message("Look."), make_output("a")],
+        [make_call("a"), make_assistant_message("Look."), make_output("a")],
         ["assistant:Look.+a", "tool:a"],
     ),
     "parallel calls are one message, answered in order": (
-        [call("a"), call("b"), make_output("b"), make_output("a")],
+        [make_call("a"), make_call("b"), make_output("b"), make_output("a")],
         ["assistant:+a+b", "tool:a", "tool:b"],
     ),
     "a call after an answer is another turn": (
-        [call("a"), make_output("a"), call("b"), make_output("b")],
+        [make_call("a"), make_output("a"), make_call("b"), make_output("b")],
         ["assistant:+a", "tool:a", "assistant:+b", "tool:b"],
     ),
     "outputs may come between parallel calls": (
-        [call("a"), call("b"), make_output("a"), call("c"), make_output("b"), make_output("c")],
+        [
+            make_call("a"),
+            make_call("b"),
+            make_output("a"),
+            make_call("c"),
+            make_output("b"),
+            make_output("c"),
+        ],
         ["assistant:+a+b+c", "tool:a", "tool:b", "tool:c"],
     ),
     "an id may be used again in another turn": (
-        [call("a"), make_output("a"), make_user_message("More."), call("a"), make_output("a")],
+        [
+            make_call("a"),
+            make_output("a"),
+            make_user_message("More."),
+            make_call("a"),
+            make_output("a"),
+        ],
         ["assistant:+a", "tool:a", "user:More.", "assistant:+a", "tool:a"],
     ),
     "a user's message waits for the answers": (
-        [call("a"), make_user_message("Hurry!"), make_output("a"), make_user_message("Thanks.")],
+        [
+            make_call("a"),
+            make_user_message("Hurry!"),
+            make_output("a"),
+            make_user_message("Thanks."),
+        ],
         ["assistant:+a", "tool:a", "user:Hurry!", "user:Thanks."],
     ),
     "a second text waits for the answers": (
         [
             make_assistant_message("One."),
-            call("a"),
+            make_call("a"),
             make_assistant_message("Two."),
             make_output("a"),
         ],
         ["assistant:One.+a", "tool:a", "assistant:Two."],
     ),
     "a text after the answers is another turn": (
-        [call("a"), make_output("a"), make_assistant_message("Done.")],
+        [make_call("a"), make_output("a"), make_assistant_message("Done.")],
         ["assistant:+a", "tool:a", "assistant:Done."],
     ),
     "two texts are two messages": (
@@ -121,7 +139,7 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
             make_assistant_message("Yes."),
             make_user_message("And?"),
             make_reasoning("Hm"),
-            call("a"),
+            make_call("a"),
             make_output("a"),
         ],
         ["assistant:Yes.", "user:And?", "assistant:(Hm)+a", "tool:a"],
@@ -130,9 +148,9 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
         [
             make_reasoning("A"),
             make_reasoning("B"),
-            call("a"),
+            make_call("a"),
             make_reasoning("C"),
-            call("b"),
+            make_call("b"),
             make_output("a"),
             make_output("b"),
         ],
@@ -141,10 +159,10 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
     "reasoning between turns goes to the later one": (
         [
             make_reasoning("A"),
-            call("a"),
+            make_call("a"),
             make_output("a"),
             make_reasoning("B"),
-            call("b"),
+            make_call("b"),
             make_output("b"),
         ],
         ["assistant:(A)+a", "tool:a", "assistant:(B)+b", "tool:b"],
@@ -169,7 +187,7 @@ def test_items_are_grouped_into_turns(name: str) -> None:
 
 ITEMS = st.lists(
     st.one_of(
-        st.sampled_from("abc").map(call),
+        st.sampled_from("abc").map(make_call),
         st.sampled_from("abc").map(make_output),
         st.sampled_from([make_user_message("Hi."), make_assistant_message("Yes."), make_assistant_message(""), make_reasoning("Hm"), {"role": "developer", "content": "Be."}]),
         st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
@@ -186,14 +204,14 @@ def test_any_items_give_a_valid_history_or_an_error(items: list[Json]) -> None:
         return
     chat_messages = read_messages(*items)
     assert check_chat({"model": "m", "messages": chat_messages or [make_user_message("Hi.")]}) == []
-    answered = [i["call_id"] for i in items if i.get("type") == "function_call_output"]
+    result_ids = [i["call_id"] for i in items if i.get("type") == "function_call_output"]
     assert sorted(m["tool_call_id"] for m in chat_messages if m["role"] == "tool") == sorted(
-        answered
+        result_ids
     )
     for text, role in (("Hi.", "user"), ("Be.", "developer"), ("Yes.", "assistant")):
-        given_texts = [i for i in items if i.get("role") == role and text in str(i["content"])]
+        text_items = [i for i in items if i.get("role") == role and text in str(i["content"])]
         assert sum(m["content"] == text for m in chat_messages if m["role"] == role) == len(
-            given_texts
+            text_items
         )
 
 
@@ -211,22 +229,23 @@ def media_items(draw: st.DrawFn) -> list[Json]:
     """Draw a conversation of messages, images and batches of calls; each image has its own mark."""
     marks = map("{:04}".format, itertools.count())
 
-    def content() -> list[Json]:
-        chosen = draw(st.lists(st.sampled_from([*MEDIA_PARTS, None]), max_size=3))
+    def draw_content() -> list[Json]:
+        part_makers = draw(st.lists(st.sampled_from([*MEDIA_PARTS, None]), max_size=3))
         return [
-            make(next(marks)) if make else {"type": "input_text", "text": "t"} for make in chosen
+            make_part(next(marks)) if make_part else {"type": "input_text", "text": "t"}
+            for make_part in part_makers
         ]
 
     def draw_call_batch() -> list[Json]:
         ids = draw(st.sampled_from(["a", "ab", "abc"]))
-        results = [make_output(i, content()) for i in ids]
-        between = [make_user_message("Hurry!")] if draw(st.booleans()) else []
-        return [*map(call, ids), *between, *results]
+        results = [make_output(i, draw_content()) for i in ids]
+        interruption = [make_user_message("Hurry!")] if draw(st.booleans()) else []
+        return [*map(make_call, ids), *interruption, *results]
 
     turns: list[Callable[[], list[Json]]] = [
-        lambda: [{"role": "user", "content": content()}],
+        lambda: [{"role": "user", "content": draw_content()}],
         lambda: [make_assistant_message("Yes.")],
-        lambda: [image_call(1, result=next(marks))],
+        lambda: [make_image_call(1, result=next(marks))],
         draw_call_batch,
     ]
     return [
@@ -245,16 +264,16 @@ def test_media_keep_their_order_and_calls_their_results(
 ) -> None:
     chat_messages = read_messages(*items)
     marks = MARK.findall(str([i for i in items if i.get("type") != "image_generation_call"]))
-    drawn = [i["result"] for i in items if i.get("type") == "image_generation_call"]
+    generated_marks = [i["result"] for i in items if i.get("type") == "image_generation_call"]
     for profile in (PROFILES["generic"], PROFILES["openai"]):
-        sent = adapt_request(
+        adapted = adapt_request(
             {"model": "m", "messages": chat_messages}, "chat", profile, LossReport()
         )["messages"]
-        said_something = [m for m in sent if m["content"] != []] or [make_user_message("Hi.")]
-        assert check_chat({"model": "m", "messages": said_something}) == []
-        arrived = MARK.findall(str(sent))
-        assert [mark for mark in arrived if mark not in drawn] == marks
-        assert [mark for mark in arrived if mark in drawn] == drawn
+        nonempty = [m for m in adapted if m["content"] != []] or [make_user_message("Hi.")]
+        assert check_chat({"model": "m", "messages": nonempty}) == []
+        adapted_marks = MARK.findall(str(adapted))
+        assert [mark for mark in adapted_marks if mark not in generated_marks] == marks
+        assert [mark for mark in adapted_marks if mark in generated_marks] == generated_marks
 
 
 # -- content ------------------------------------------------------------------------------------
@@ -304,12 +323,16 @@ def test_message_content_is_converted(item: Json, message: Json) -> None:
 )
 def test_tool_output_is_text_unless_it_has_media(result: Any, content: Any) -> None:
     chat_messages = read_messages(
-        call("a"), call("b"), make_output("a", result), make_output("b"), make_user_message("Next.")
+        make_call("a"),
+        make_call("b"),
+        make_output("a", result),
+        make_output("b"),
+        make_user_message("Next."),
     )
     assert [m["content"] for m in chat_messages[1:]] == [content, "done", "Next."]
 
 
-def image_call(number: int, **more: Any) -> Json:
+def make_image_call(number: int, **more: Any) -> Json:
     return {
         "type": "image_generation_call",
         "id": f"ig_{number}",
@@ -323,23 +346,23 @@ IMAGES: dict[str, tuple[list[Json], list[str]]] = {
         [
             make_user_message("Draw."),
             make_assistant_message("Here."),
-            image_call(1),
+            make_image_call(1),
             make_user_message("Thanks."),
         ],
         ["user:Draw.", "assistant:Here.", "user:1", "user:Thanks."],
     ),
     "an image follows the text that came after it": (
-        [image_call(1), make_assistant_message("Here."), make_user_message("Thanks.")],
+        [make_image_call(1), make_assistant_message("Here."), make_user_message("Thanks.")],
         ["assistant:Here.", "user:1", "user:Thanks."],
     ),
     "images of one turn are one message": (
-        [image_call(1), image_call(2), make_user_message("Thanks.")],
+        [make_image_call(1), make_image_call(2), make_user_message("Thanks.")],
         ["user:1+2", "user:Thanks."],
     ),
     "an image waits for the answers": (
         [
-            call("a"),
-            image_call(1),
+            make_call("a"),
+            make_image_call(1),
             make_user_message("Hurry!"),
             make_output("a"),
             make_assistant_message("Done."),
@@ -347,7 +370,7 @@ IMAGES: dict[str, tuple[list[Json], list[str]]] = {
         ["assistant:", "tool:done", "user:1", "user:Hurry!", "assistant:Done."],
     ),
     "an image after the answers is another turn": (
-        [call("a"), make_output("a"), image_call(1), call("b"), make_output("b")],
+        [make_call("a"), make_output("a"), make_image_call(1), make_call("b"), make_output("b")],
         ["assistant:", "tool:done", "assistant:", "tool:done", "user:1"],
     ),
 }
@@ -378,13 +401,13 @@ def describe_content(content: Any) -> str:
     ],
 )
 def test_generated_image_becomes_a_data_url(more: Json, url: str) -> None:
-    [message] = read_messages(image_call(1, **more))
+    [message] = read_messages(make_image_call(1, **more))
     assert message["content"][1] == {"type": "image_url", "image_url": {"url": url}}
 
 
 def test_top_level_audio_becomes_a_user_message() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}
-    assert read_messages(call("a"), audio, make_output("a"))[2] == {
+    assert read_messages(make_call("a"), audio, make_output("a"))[2] == {
         "role": "user",
         "content": [audio],
     }
@@ -392,10 +415,10 @@ def test_top_level_audio_becomes_a_user_message() -> None:
 
 def test_own_encrypted_reasoning_is_decrypted_other_is_read_as_text() -> None:
     sealed = SEAL + '{"reasoning_content": "sealed", "reasoning_details": [1], "role": "user"}'
-    [own] = read_messages(
+    [decrypted] = read_messages(
         make_reasoning("shown", encrypted_content=sealed), make_assistant_message("Yes.")
     )
-    assert (own["reasoning_content"], own["reasoning_details"], own["role"]) == (
+    assert (decrypted["reasoning_content"], decrypted["reasoning_details"], decrypted["role"]) == (
         "sealed",
         [1],
         "assistant",
@@ -404,11 +427,11 @@ def test_own_encrypted_reasoning_is_decrypted_other_is_read_as_text() -> None:
         make_reasoning("shown", encrypted_content="gAAAA"), make_assistant_message("Yes.")
     )
     assert foreign["reasoning_content"] == "shown"
-    [hidden] = read_messages(
+    [unreadable] = read_messages(
         {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"},
         make_assistant_message("Yes."),
     )
-    assert hidden == {"role": "assistant", "content": "Yes."}
+    assert unreadable == {"role": "assistant", "content": "Yes."}
 
 
 def test_reasoning_text_takes_precedence_over_its_summary() -> None:
@@ -452,12 +475,12 @@ def test_hosted_tool_items_are_dropped_and_reported() -> None:
 
 REFUSED: list[tuple[list[Any], str, str]] = [
     ([make_output("a")], "input", "No tool call found for function call output with call_id a."),
-    ([call("a"), make_output("a"), make_output("a")], "input", "No tool call found"),
-    ([call("a"), make_output("a"), make_user_message("Hi."), make_output("a")], "input", "No tool call found"),
-    ([make_output("a"), call("a")], "input", "No tool call found"),
-    ([call("a")], "input", "No tool output found for function call a."),
-    ([call("a"), call("b"), make_output("a"), make_user_message("Hi.")], "input", "No tool output found for function call b."),
-    ([call("a"), call("a"), make_output("a")], "input[1].call_id", "Two calls have the call_id 'a'."),
+    ([make_call("a"), make_output("a"), make_output("a")], "input", "No tool call found"),
+    ([make_call("a"), make_output("a"), make_user_message("Hi."), make_output("a")], "input", "No tool call found"),
+    ([make_output("a"), make_call("a")], "input", "No tool call found"),
+    ([make_call("a")], "input", "No tool output found for function call a."),
+    ([make_call("a"), make_call("b"), make_output("a"), make_user_message("Hi.")], "input", "No tool output found for function call b."),
+    ([make_call("a"), make_call("a"), make_output("a")], "input[1].call_id", "Two calls have the call_id 'a'."),
     (["Hi."], "input[0]", "expected an object"),
     ([{}], "input[0].type", "Missing required parameter"),
     ([{"type": "telepathy"}], "input[0].type", "'telepathy'"),
@@ -469,10 +492,10 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([{"role": "system", "content": [IMAGE]}], "input[0].content[0].type", "'input_image'"),
     ([{"type": "function_call", "call_id": "a"}], "input[0].name", "Missing required parameter"),
     ([{"type": "function_call", "name": "f"}], "input[0].call_id", "Missing required parameter"),
-    ([call("a", arguments={})], "input[0].arguments", "expected a string"),
-    ([call("a", namespace=1)], "input[0].namespace", "expected a string"),
-    ([call("a"), make_output("a", None)], "input[1].output", "Missing required parameter"),
-    ([call("a"), {"type": "apply_patch_call_output", "call_id": "a"}], "input[1].status", "Missing"),
+    ([make_call("a", arguments={})], "input[0].arguments", "expected a string"),
+    ([make_call("a", namespace=1)], "input[0].namespace", "expected a string"),
+    ([make_call("a"), make_output("a", None)], "input[1].output", "Missing required parameter"),
+    ([make_call("a"), {"type": "apply_patch_call_output", "call_id": "a"}], "input[1].status", "Missing"),
     ([make_reasoning("x", summary="x")], "input[0].summary", "expected an array"),
     ([make_reasoning("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
     ([{"type": "additional_tools", "tools": "x"}], "input[0].tools", "expected an array"),

@@ -92,7 +92,7 @@ def test_text_part_has_annotations_and_logprobs() -> None:
     note = {"type": "file_path", "file_id": "f", "index": 0}
     assert not message.has_open_text
     events = [*message.append_text_with_logprobs("b", [entry]), *message.add_annotation(note)]
-    assert (message.has_open_text, message.text_length) == (True, 0)  # the part is not closed
+    assert (message.has_open_text, message.text_length) == (True, 0)  # the part is still open
     events += [*message.append_refusal("no"), *message.close("completed")]
     assert summarize_events(events)[:5] == [
         "content_part.added",
@@ -113,51 +113,52 @@ def test_text_part_has_annotations_and_logprobs() -> None:
 
 
 @check_each(
-    ("style", "stems"),
+    ("style", "event_names"),
     [("summary", ["reasoning_summary_text"]), ("text", ["reasoning_text"]),
      ("both", ["reasoning_text", "reasoning_summary_text"])],
 )  # fmt: skip
-def test_reasoning_is_emitted_in_each_style(style: str, stems: list[str]) -> None:
-    thought = ReasoningItem("rs_1", 0, style)
+def test_reasoning_is_emitted_in_each_style(style: str, event_names: list[str]) -> None:
+    item = ReasoningItem("rs_1", 0, style)
     events = [
-        *thought.open(),
-        *thought.append_text("a"),
-        *thought.append_text("b"),
-        *thought.close("completed"),
+        *item.open(),
+        *item.append_text("a"),
+        *item.append_text("b"),
+        *item.close("completed"),
     ]
     parts = [
-        {"reasoning_text": "content_part"}.get(stem, "reasoning_summary_part") for stem in stems
+        {"reasoning_text": "content_part"}.get(event_name, "reasoning_summary_part")
+        for event_name in event_names
     ]
     assert summarize_events(events) == [
         "output_item.added",
         *(f"{part}.added" for part in parts),
-        *(f"{stem}.delta a" for stem in stems),
-        *(f"{stem}.delta b" for stem in stems),
+        *(f"{event_name}.delta a" for event_name in event_names),
+        *(f"{event_name}.delta b" for event_name in event_names),
         *(
             line
-            for stem, part in zip(stems, parts, strict=True)
-            for line in (f"{stem}.done ab", f"{part}.done")
+            for event_name, part in zip(event_names, parts, strict=True)
+            for line in (f"{event_name}.done ab", f"{part}.done")
         ),
         "output_item.done",
     ]
-    assert bool(thought.final_item["summary"]) == ("reasoning_summary_text" in stems)
-    assert ("content" in thought.final_item) == ("reasoning_text" in stems)
+    assert bool(item.final_item["summary"]) == ("reasoning_summary_text" in event_names)
+    assert ("content" in item.final_item) == ("reasoning_text" in event_names)
 
 
 @check_each("style", ["summary", "text", "both"])
 def test_empty_reasoning_can_be_encrypted(style: str) -> None:
-    thought = ReasoningItem("rs_1", 0, style)
-    thought.encrypted_content = "fwd1.x"
-    assert summarize_events([*thought.open(), *thought.close("completed")]) == [
+    item = ReasoningItem("rs_1", 0, style)
+    item.encrypted_content = "fwd1.x"
+    assert summarize_events([*item.open(), *item.close("completed")]) == [
         "output_item.added",
         "output_item.done",
     ]
-    assert thought.final_item == {
+    assert item.final_item == {
         "id": "rs_1", "type": "reasoning", "summary": [], "status": "completed", "encrypted_content": "fwd1.x",
     }  # fmt: skip
 
 
-def events_of_call(
+def make_call_events(
     kind: ClientToolKind, *pieces: str, native: bool = False, status: str = "completed"
 ) -> list[Json]:
     call = ToolCallItem("x_1", 2, "call_1", ClientTool(kind, "t", "ns"), native)
@@ -186,12 +187,12 @@ CALLS: list[tuple[ClientToolKind, list[str], bool, str, list[str]]] = [
 ]  # fmt: skip
 
 
-@check_each(("kind", "pieces", "native", "status", "between"), CALLS)
+@check_each(("kind", "pieces", "native", "status", "input_events"), CALLS)
 def test_call_input_streams(
-    kind: ClientToolKind, pieces: list[str], native: bool, status: str, between: list[str]
+    kind: ClientToolKind, pieces: list[str], native: bool, status: str, input_events: list[str]
 ) -> None:
-    events = events_of_call(kind, *pieces, native=native, status=status)
-    assert summarize_events(events) == ["output_item.added", *between, "output_item.done"]
+    events = make_call_events(kind, *pieces, native=native, status=status)
+    assert summarize_events(events) == ["output_item.added", *input_events, "output_item.done"]
     added, done = events[0]["item"], events[-1]["item"]
     assert (added["status"], done["status"]) == ("in_progress", status)
     assert {added["namespace"], done["namespace"]} == {"ns"}
@@ -201,12 +202,12 @@ def test_call_input_streams(
 
 def test_function_done_event_has_the_name() -> None:
     assert [
-        e["name"] for e in events_of_call(FUNCTION, "{}") if e["type"].endswith("arguments.done")
+        e["name"] for e in make_call_events(FUNCTION, "{}") if e["type"].endswith("arguments.done")
     ] == ["t"]
 
 
 @check_each(("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")])
 def test_cut_call_has_no_partial_action(kind: ClientToolKind, status: str) -> None:
-    item = events_of_call(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
+    item = make_call_events(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
     assert item["status"] == status
     assert "rm" not in str(item)

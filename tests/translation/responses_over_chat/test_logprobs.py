@@ -40,20 +40,20 @@ def make_entries(*tokens: str) -> list[Json]:
 
 
 @check_each(
-    ("tokens", "thought", "text", "is_last", "expected"),
+    ("tokens", "reasoning", "text", "is_last", "expected"),
     [
         (["H", "i"], "", "Hi", True, ["H", "i"]),
         (["Hm", ".", "</t>", "H", "é", "<|end|>"], "Hm.", "Hé", True, ["H", "é", "<|end|>"]),
         (["Hm", ".", "H", "é", "f(", ")"], "Hm.", "Hé", False, ["H", "é"]),
-        (["Hi", "Hi", "f"], "Hi", "Hi", False, ["Hi"]),  # the second of them
+        (["Hi", "Hi", "f"], "Hi", "Hi", False, ["Hi"]),  # the second "Hi"
         (["Hi"], "a thought without any", "Hi", True, ["Hi"]),
         (["a", "b"], "", "something else", True, ["a", "b"]),
     ],
 )
 def test_text_entries_are_selected_from_a_mixed_delta(
-    tokens: list[str], thought: str, text: str, is_last: bool, expected: list[str]
+    tokens: list[str], reasoning: str, text: str, is_last: bool, expected: list[str]
 ) -> None:
-    assert select_text_entries(make_entries(*tokens), thought, text, is_last) == make_entries(
+    assert select_text_entries(make_entries(*tokens), reasoning, text, is_last) == make_entries(
         *expected
     )
 

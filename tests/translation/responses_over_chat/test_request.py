@@ -78,9 +78,9 @@ MAPPED: list[tuple[Json, Json]] = [
 ]
 
 
-@check_each(("request_", "sent"), MAPPED)
-def test_parameter_is_mapped(request_: Json, sent: Json) -> None:
-    assert translate_to_chat(**request_) == {**BASE, **sent}
+@check_each(("request_", "expected"), MAPPED)
+def test_parameter_is_mapped(request_: Json, expected: Json) -> None:
+    assert translate_to_chat(**request_) == {**BASE, **expected}
 
 
 def test_instructions_come_first() -> None:
@@ -95,8 +95,14 @@ def test_instructions_come_first() -> None:
 
 
 def test_parallel_tool_calls_need_tools() -> None:
-    sent = translate_to_chat(tools=[FUNCTION], parallel_tool_calls=False, tool_choice="required")
-    assert (sent["parallel_tool_calls"], sent["tool_choice"], len(sent["tools"])) == (
+    chat_request = translate_to_chat(
+        tools=[FUNCTION], parallel_tool_calls=False, tool_choice="required"
+    )
+    assert (
+        chat_request["parallel_tool_calls"],
+        chat_request["tool_choice"],
+        len(chat_request["tools"]),
+    ) == (
         False,
         "required",
         1,
@@ -116,8 +122,11 @@ def test_last_configuration_update_wins() -> None:
         make_update("low", "text"),
         make_update("high", "json_object"),
     ]
-    sent = translate_to_chat(input=items, reasoning={"effort": "none"})
-    assert (sent["reasoning_effort"], sent["response_format"]) == ("high", {"type": "json_object"})
+    chat_request = translate_to_chat(input=items, reasoning={"effort": "none"})
+    assert (chat_request["reasoning_effort"], chat_request["response_format"]) == (
+        "high",
+        {"type": "json_object"},
+    )
     assert "response_format" not in translate_to_chat(
         input=items[:2], text={"format": {"type": "json_object"}}
     )
@@ -196,9 +205,9 @@ REFUSED: list[tuple[Json, Any, str]] = [
 ]  # fmt: skip
 
 
-@check_each(("request_", "raised", "param"), REFUSED)
-def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
-    with pytest.raises(raised) as caught:
+@check_each(("request_", "error", "param"), REFUSED)
+def test_unsupported_parameter_error_names_it(request_: Json, error: Any, param: str) -> None:
+    with pytest.raises(error) as caught:
         translate_to_chat(**request_)
     assert caught.value.status == 400
     assert caught.value.param == param

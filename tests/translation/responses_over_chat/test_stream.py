@@ -23,18 +23,18 @@ def make_chunk(delta: Json | None = None, finish: str | None = None, **more: Any
 def translate_chunks(*chunks: Json, **request: Any) -> Json:
     body = {"model": "m", "input": "Hi.", **request}
     stream = translate("responses_over_chat", body, make_translator_context()).answer(
-        iter([[each] for each in chunks])
+        iter([[chunk] for chunk in chunks])
     )
     return fold_responses(stream)
 
 
 STOP = make_chunk(finish="stop")
-SAID = make_chunk({"content": "a"})
+TEXT_CHUNK = make_chunk({"content": "a"})
 
 
 @check_each("finish", ["stop", "tool_calls", "function_call", "eos"])
 def test_unknown_finish_reason_completes_the_response(finish: str) -> None:
-    response = translate_chunks(SAID, make_chunk(finish=finish))
+    response = translate_chunks(TEXT_CHUNK, make_chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("completed", NOW)
 
 
@@ -44,7 +44,7 @@ def test_unknown_finish_reason_completes_the_response(finish: str) -> None:
      ("model_length", "max_output_tokens"), ("content_filter", "content_filter")],
 )  # fmt: skip
 def test_cut_answer_is_incomplete_with_a_reason(finish: str, reason: str) -> None:
-    response = translate_chunks(SAID, make_chunk(finish=finish))
+    response = translate_chunks(TEXT_CHUNK, make_chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("incomplete", None)
     assert response["incomplete_details"] == {"reason": reason}
 
@@ -52,15 +52,15 @@ def test_cut_answer_is_incomplete_with_a_reason(finish: str, reason: str) -> Non
 @check_each("finish", ["error", "abort", "insufficient_system_resource"])
 def test_failed_finish_reason_raises(finish: str) -> None:
     with pytest.raises(UpstreamError, match=finish):
-        translate_chunks(SAID, make_chunk(finish=finish))
+        translate_chunks(TEXT_CHUNK, make_chunk(finish=finish))
 
 
 def test_stream_error_keeps_its_status() -> None:
     error = {"message": "Slow down.", "code": 429, "metadata": {"x": 1}}
-    broken = {"choices": [{"delta": {}, "finish_reason": "error", "error": error}]}
-    for odd in ({"error": error}, broken):
+    choice_error = {"choices": [{"delta": {}, "finish_reason": "error", "error": error}]}
+    for error_chunk in ({"error": error}, choice_error):
         with pytest.raises(UpstreamRefused, match=r"Slow down\.") as caught:
-            translate_chunks(SAID, odd)
+            translate_chunks(TEXT_CHUNK, error_chunk)
         assert caught.value.status == 429
 
 
@@ -73,26 +73,28 @@ def test_unnamed_call_raises() -> None:
 
 
 def test_reasoning_is_encrypted_only_on_request() -> None:
-    thought = make_chunk(
+    reasoning_chunk = make_chunk(
         {"reasoning_content": "t", "reasoning_details": [{"type": "x", "data": "d"}]}
     )
-    [plain, _] = translate_chunks(thought, SAID, STOP)["output"]
+    [plain, _] = translate_chunks(reasoning_chunk, TEXT_CHUNK, STOP)["output"]
     assert "encrypted_content" not in plain
-    [sealed, _] = translate_chunks(thought, SAID, STOP, include=["reasoning.encrypted_content"])[
-        "output"
-    ]
-    assert sealed["encrypted_content"] == (
+    [encrypted, _] = translate_chunks(
+        reasoning_chunk, TEXT_CHUNK, STOP, include=["reasoning.encrypted_content"]
+    )["output"]
+    assert encrypted["encrypted_content"] == (
         SEAL + '{"reasoning_content": "t", "reasoning_details": [{"data": "d", "type": "x"}]}'
     )
 
 
 def test_unreadable_reasoning_is_an_encrypted_item() -> None:
-    hidden = make_chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "d"}]})
-    [thought, _] = translate_chunks(hidden, SAID, STOP, include=["reasoning.encrypted_content"])[
-        "output"
-    ]
-    assert (thought["type"], thought["summary"]) == ("reasoning", [])
-    assert '"data": "d"' in thought["encrypted_content"]
+    reasoning_chunk = make_chunk(
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "d"}]}
+    )
+    [reasoning_item, _] = translate_chunks(
+        reasoning_chunk, TEXT_CHUNK, STOP, include=["reasoning.encrypted_content"]
+    )["output"]
+    assert (reasoning_item["type"], reasoning_item["summary"]) == ("reasoning", [])
+    assert '"data": "d"' in reasoning_item["encrypted_content"]
 
 
 def test_response_names_the_served_tier_and_the_requested_model() -> None:
@@ -105,7 +107,7 @@ def test_response_names_the_served_tier_and_the_requested_model() -> None:
 def test_early_heartbeat_opens_the_response() -> None:
     stream = translate(
         "responses_over_chat", {"model": "m", "input": "Hi."}, make_translator_context()
-    ).answer(iter([[], [], [SAID], [STOP]]))
+    ).answer(iter([[], [], [TEXT_CHUNK], [STOP]]))
     assert [event["type"] for event in next(stream)] == ["response.created", "response.in_progress"]
     assert next(stream) == []
     assert next(event["sequence_number"] for event in collect_events(stream)) == 2
@@ -114,32 +116,32 @@ def test_early_heartbeat_opens_the_response() -> None:
 def test_chunks_of_one_batch_give_one_batch() -> None:
     stream = translate(
         "responses_over_chat", {"model": "m", "input": "Hi."}, make_translator_context()
-    ).answer(iter([[SAID] * 5, [STOP]]))
+    ).answer(iter([[TEXT_CHUNK] * 5, [STOP]]))
     assert sum(event["type"].endswith("text.delta") for event in next(stream)) == 5
 
 
 # -- side data ----------------------------------------------------------------------------------
 
 PNG = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-CITED = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "T", "url": "u"}
+CITATION = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "T", "url": "u"}
 
 
 @check_each("streamed", [False, True])
 def test_whole_message_has_all_fields_of_a_stream(streamed: bool) -> None:
-    message = {"role": "assistant", "content": "Hi", "annotations": [CITED], "images": [PNG]}
+    message = {"role": "assistant", "content": "Hi", "annotations": [CITATION], "images": [PNG]}
     entries = [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     choice = {"message": message, "logprobs": {"content": entries}, "finish_reason": "stop"}
     [chunk_] = unfold.unfold_answer("chat", {"choices": [choice]}, streamed)
-    message_item, drawn = translate_chunks(chunk_)["output"]
+    message_item, image_item = translate_chunks(chunk_)["output"]
     assert message_item["content"] == [
         {
             "type": "output_text",
             "text": "Hi",
-            "annotations": [CITED],
+            "annotations": [CITATION],
             "logprobs": [{**entries[0], "bytes": [72, 105]}],
         }
     ]
-    assert drawn["result"] == "iVBORw0KGgo="
+    assert image_item["result"] == "iVBORw0KGgo="
 
 
 @check_each("streamed", [False, True])
@@ -203,7 +205,7 @@ def test_malformed_images_are_ignored(images: Any) -> None:
     assert message_item["type"] == "message"
 
 
-# -- provider peculiarities ----------------------------------------------------------------------
+# -- quirks of providers -------------------------------------------------------------------------
 
 
 def make_choices(*entries: tuple[int, str, str | None]) -> Json:
@@ -215,7 +217,7 @@ def make_choices(*entries: tuple[int, str, str | None]) -> Json:
     return {"choices": choice_list}
 
 
-def text_of(response: Json) -> str:
+def join_text(response: Json) -> str:
     return "".join(
         part["text"]
         for item in response["output"]
@@ -236,37 +238,37 @@ def text_of(response: Json) -> str:
 )  # fmt: skip
 def test_further_choices_are_ignored(chunks: list[Json]) -> None:
     response = translate_chunks(*chunks)
-    assert (text_of(response), response["status"]) == ("ab", "completed")
+    assert (join_text(response), response["status"]) == ("ab", "completed")
 
 
 @check_each(
     ("tier", "expected"), [("on_demand", "default"), ("priority", "priority"), ("", "default")]
 )
 def test_service_tier_is_mapped_to_the_apis_values(tier: str, expected: str) -> None:
-    assert translate_chunks({**SAID, "service_tier": tier}, STOP)["service_tier"] == expected
+    assert translate_chunks({**TEXT_CHUNK, "service_tier": tier}, STOP)["service_tier"] == expected
 
 
 @check_each(
-    "blank",
+    "delta",
     [{"reasoning_content": "\n\n"}, {"reasoning": " "}, {"content": "<think>\n\n</think>\n\n"},
      {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "\n"}]}]}],
 )  # fmt: skip
-def test_blank_reasoning_opens_no_item(blank: Json) -> None:
-    response = translate_chunks(make_chunk(blank), SAID, STOP)
+def test_blank_reasoning_opens_no_item(delta: Json) -> None:
+    response = translate_chunks(make_chunk(delta), TEXT_CHUNK, STOP)
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
 def test_leading_white_space_of_reasoning_is_kept() -> None:
     pieces = [make_chunk({"reasoning_content": text}) for text in ("\n", " ", "Hm.", "\n")]
-    thought, _ = translate_chunks(*pieces, SAID, STOP)["output"]
-    assert thought["summary"] == [{"type": "summary_text", "text": "\n Hm.\n"}]
+    reasoning_item, _ = translate_chunks(*pieces, TEXT_CHUNK, STOP)["output"]
+    assert reasoning_item["summary"] == [{"type": "summary_text", "text": "\n Hm.\n"}]
 
 
 def test_reasoning_with_only_a_signature_is_an_item() -> None:
     detail = {"type": "reasoning.encrypted", "data": "x"}
     response = translate_chunks(
         make_chunk({"reasoning_details": [detail]}),
-        SAID,
+        TEXT_CHUNK,
         STOP,
         include=["reasoning.encrypted_content"],
     )
@@ -276,15 +278,20 @@ def test_reasoning_with_only_a_signature_is_an_item() -> None:
 def test_usage_in_a_choice_is_read() -> None:
     """Moonshot sends usage in the choice."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
-    assert translate_chunks(SAID, {"choices": [last]})["usage"]["total_tokens"] == 3
+    last_choice = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
+    assert translate_chunks(TEXT_CHUNK, {"choices": [last_choice]})["usage"]["total_tokens"] == 3
 
 
 def test_top_level_usage_takes_precedence() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
-    end = {"choices": [], "usage": {**usage, "total_tokens": 9}}
-    assert translate_chunks(SAID, {"choices": [last]}, end)["usage"]["total_tokens"] == 9
+    last_choice = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
+    usage_chunk = {"choices": [], "usage": {**usage, "total_tokens": 9}}
+    assert (
+        translate_chunks(TEXT_CHUNK, {"choices": [last_choice]}, usage_chunk)["usage"][
+            "total_tokens"
+        ]
+        == 9
+    )
 
 
 def test_message_beside_a_delta_is_ignored() -> None:
@@ -293,18 +300,23 @@ def test_message_beside_a_delta_is_ignored() -> None:
         {"choices": [{"index": 0, "delta": {"content": text}, "message": {"content": so_far}}]}
         for text, so_far in (("Hel", "Hel"), ("lo.", "Hello."))
     ]
-    end = {"index": 0, "delta": {}, "message": {"content": "Hello."}, "finish_reason": "stop"}
-    assert text_of(translate_chunks(*pieces, {"choices": [end]})) == "Hello."
+    last_choice = {
+        "index": 0,
+        "delta": {},
+        "message": {"content": "Hello."},
+        "finish_reason": "stop",
+    }
+    assert join_text(translate_chunks(*pieces, {"choices": [last_choice]})) == "Hello."
 
 
 def test_moderation_is_carried() -> None:
     result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
               "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
-    listed = {"type": "moderation_results", "model": "omni", "results": [result]}
+    result_list = {"type": "moderation_results", "model": "omni", "results": [result]}
     response = translate_chunks(
-        SAID,
-        {"choices": [], "moderation": {"input": listed}},
-        {**STOP, "moderation": {"output": listed}},
+        TEXT_CHUNK,
+        {"choices": [], "moderation": {"input": result_list}},
+        {**STOP, "moderation": {"output": result_list}},
     )
     assert response["moderation"] == {"input": result, "output": result}
     assert sdk.response_mistakes({**response, "usage": None}) == []
@@ -312,17 +324,17 @@ def test_moderation_is_carried() -> None:
 
 def test_empty_answer_is_an_empty_message() -> None:
     response = translate_chunks(make_chunk({"role": "assistant", "content": ""}), STOP)
-    assert (response["status"], text_of(response)) == ("completed", "")
+    assert (response["status"], join_text(response)) == ("completed", "")
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
 def test_delta_logprobs_have_bytes() -> None:
     token = {"token": "a", "logprob": -1.0, "bytes": [97]}
-    weighed = make_chunk({"content": "a"})
-    weighed["choices"][0]["logprobs"] = {"content": [{**token, "top_logprobs": [token]}]}
+    chunk = make_chunk({"content": "a"})
+    chunk["choices"][0]["logprobs"] = {"content": [{**token, "top_logprobs": [token]}]}
     body = {"model": "m", "input": "Hi."}
     stream = translate("responses_over_chat", body, make_translator_context()).answer(
-        iter([[weighed], [STOP]])
+        iter([[chunk], [STOP]])
     )
     [delta] = [e for e in collect_events(stream) if e["type"] == "response.output_text.delta"]
     assert delta["logprobs"] == [{**token, "top_logprobs": [token]}]

@@ -24,9 +24,9 @@ Json = dict[str, Any]
 
 
 def make_toolbox(*tools: Json, context: TranslationContext | None = None) -> Toolbox:
-    box = Toolbox(context or make_translator_context())
-    box.add_tools(list(tools), "tools")
-    return box
+    toolbox = Toolbox(context or make_translator_context())
+    toolbox.add_tools(list(tools), "tools")
+    return toolbox
 
 
 def make_function(name: str, **more: Any) -> Json:
@@ -41,7 +41,7 @@ def make_namespace(name: str, *tools: Json) -> Json:
 
 
 @check_each(
-    ("name", "space", "flat"),
+    ("name", "namespace", "expected"),
     [
         ("read", None, "read"),
         ("read", "mcp__files", "mcp__files__read"),
@@ -49,8 +49,8 @@ def make_namespace(name: str, *tools: Json) -> Json:
         ("read", "", "read"),
     ],
 )
-def test_flatten_name_keeps_valid_names(name: str, space: str | None, flat: str) -> None:
-    assert flatten_name(name, space) == flat
+def test_flatten_name_keeps_valid_names(name: str, namespace: str | None, expected: str) -> None:
+    assert flatten_name(name, namespace) == expected
 
 
 NAMES = st.text(alphabet="ab_.-é", min_size=1, max_size=3) | st.sampled_from(
@@ -59,28 +59,31 @@ NAMES = st.text(alphabet="ab_.-é", min_size=1, max_size=3) | st.sampled_from(
 
 
 @given(NAMES, st.none() | NAMES)
-def test_flatten_name_returns_valid_names(name: str, space: str | None) -> None:
-    flat = flatten_name(name, space)
-    assert re.fullmatch(r"[A-Za-z0-9_-]+", flat)
-    assert len(flat) <= MAX_TOOL_NAME_LENGTH
-    assert flat == flatten_name(name, space)
+def test_flatten_name_returns_valid_names(name: str, namespace: str | None) -> None:
+    flat_name = flatten_name(name, namespace)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", flat_name)
+    assert len(flat_name) <= MAX_TOOL_NAME_LENGTH
+    assert flat_name == flatten_name(name, namespace)
 
 
 @given(st.lists(st.tuples(NAMES, st.none() | NAMES), min_size=1, max_size=6, unique=True))
 def test_flat_names_stay_unique_or_are_refused(names: list[tuple[str, str | None]]) -> None:
     """Every tool is found by its flat name, or the collision is refused."""
     tools = [
-        make_namespace(space, make_function(name)) if space else make_function(name)
-        for name, space in names
+        make_namespace(namespace, make_function(name)) if namespace else make_function(name)
+        for name, namespace in names
     ]
     refusal = catch_error(lambda: make_toolbox(*tools))
     if refusal is not None:
         assert refusal.code == "tool_name_collision"
-        assert len({flatten_name(*each) for each in names}) < len(names)
+        assert len({flatten_name(*name_and_namespace) for name_and_namespace in names}) < len(names)
         return
-    box = make_toolbox(*tools)
-    sent = [tool["function"]["name"] for tool in box.chat_tools]
-    assert [(box.find(flat).name, box.find(flat).namespace) for flat in sent] == names
+    toolbox = make_toolbox(*tools)
+    flat_names = [tool["function"]["name"] for tool in toolbox.chat_tools]
+    assert [
+        (toolbox.find(flat_name).name, toolbox.find(flat_name).namespace)
+        for flat_name in flat_names
+    ] == names
 
 
 def test_tools_with_the_same_flat_name_are_refused() -> None:
@@ -92,11 +95,13 @@ def test_tools_with_the_same_flat_name_are_refused() -> None:
 
 
 def test_first_definition_of_a_tool_wins() -> None:
-    box = make_toolbox(
+    toolbox = make_toolbox(
         make_function("f", description="first"), make_function("f", description="second")
     )
-    box.add_tools([make_function("f", description="third"), make_function("g")], "input[0].tools")
-    assert [t["function"].get("description") for t in box.chat_tools] == ["first", None]
+    toolbox.add_tools(
+        [make_function("f", description="third"), make_function("g")], "input[0].tools"
+    )
+    assert [t["function"].get("description") for t in toolbox.chat_tools] == ["first", None]
 
 
 def test_unknown_tool_is_a_function() -> None:
@@ -109,7 +114,7 @@ EMPTY = {"type": "object", "properties": {}}
 
 
 @check_each(
-    ("tool", "sent"),
+    ("tool", "expected"),
     [
         (make_function("f"), {"name": "f", "parameters": EMPTY}),
         (make_function("f", parameters=None, strict=None, description=None), {"name": "f", "parameters": EMPTY}),
@@ -121,8 +126,8 @@ EMPTY = {"type": "object", "properties": {}}
         ),
     ],
 )  # fmt: skip
-def test_function_definition_is_nested(tool: Json, sent: Json) -> None:
-    assert make_toolbox(tool).chat_tools == [{"type": "function", "function": sent}]
+def test_function_definition_is_nested(tool: Json, expected: Json) -> None:
+    assert make_toolbox(tool).chat_tools == [{"type": "function", "function": expected}]
 
 
 GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "a+"}
@@ -138,7 +143,7 @@ def test_custom_tool_becomes_a_function_with_its_grammar_in_the_description() ->
 
 
 @check_each(
-    ("given_format", "sent"),
+    ("input_format", "expected"),
     [
         (GRAMMAR, {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a+"}}),
         ({"type": "text"}, {"type": "text"}),
@@ -146,15 +151,15 @@ def test_custom_tool_becomes_a_function_with_its_grammar_in_the_description() ->
     ],
 )
 def test_custom_tool_is_nested_for_upstreams_with_custom_tools(
-    given_format: Any, sent: Any
+    input_format: Any, expected: Any
 ) -> None:
-    box = make_toolbox(
-        {"type": "custom", "name": "c", "format": given_format},
+    toolbox = make_toolbox(
+        {"type": "custom", "name": "c", "format": input_format},
         context=make_translator_context(custom_tools=True),
     )
-    assert box.chat_tools[0]["custom"].get("format") == sent
-    assert box.is_native(CUSTOM)
-    assert not box.is_native(SHELL)
+    assert toolbox.chat_tools[0]["custom"].get("format") == expected
+    assert toolbox.is_native(CUSTOM)
+    assert not toolbox.is_native(SHELL)
 
 
 HOSTED = [
@@ -234,16 +239,16 @@ def make_offered_toolbox() -> Toolbox:
     )  # fmt: skip
 
 
-@check_each(("choice", "sent"), CHOICES)
-def test_tool_choice_is_nested(choice: Any, sent: Any) -> None:
-    assert make_offered_toolbox().convert_choice(choice) == sent
+@check_each(("choice", "expected"), CHOICES)
+def test_tool_choice_is_nested(choice: Any, expected: Any) -> None:
+    assert make_offered_toolbox().convert_choice(choice) == expected
 
 
 def test_choice_of_a_native_custom_tool_stays_custom() -> None:
-    box = make_toolbox(
+    toolbox = make_toolbox(
         {"type": "custom", "name": "c"}, context=make_translator_context(custom_tools=True)
     )
-    choice = box.convert_choice({"type": "custom", "name": "c"})
+    choice = toolbox.convert_choice({"type": "custom", "name": "c"})
     assert choice == {"type": "custom", "custom": {"name": "c"}}
 
 
@@ -253,7 +258,7 @@ def test_tool_choice_is_omitted_without_tools(mode: str) -> None:
 
 
 @check_each(
-    ("choice", "raised", "param"),
+    ("choice", "error", "param"),
     [
         ("always", InvalidRequest, "tool_choice"),
         ({}, InvalidRequest, "tool_choice.type"),
@@ -271,15 +276,15 @@ def test_tool_choice_is_omitted_without_tools(mode: str) -> None:
         ),
     ],
 )
-def test_impossible_tool_choice_is_refused(choice: Any, raised: Any, param: str) -> None:
-    with pytest.raises(raised) as caught:
+def test_impossible_tool_choice_is_refused(choice: Any, error: Any, param: str) -> None:
+    with pytest.raises(error) as caught:
         make_offered_toolbox().convert_choice(choice)
     assert caught.value.param == param
 
 
-@check_each(("tools", "raised"), [([], InvalidRequest), ([{"type": "web_search"}], Unsupported)])
-def test_required_tool_choice_needs_a_tool(tools: list[Json], raised: Any) -> None:
-    with pytest.raises(raised) as caught:
+@check_each(("tools", "error"), [([], InvalidRequest), ([{"type": "web_search"}], Unsupported)])
+def test_required_tool_choice_needs_a_tool(tools: list[Json], error: Any) -> None:
+    with pytest.raises(error) as caught:
         make_toolbox(*tools).convert_choice("required")
     assert caught.value.param == "tool_choice"
 
@@ -291,7 +296,7 @@ NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"
 
 
 @check_each(
-    ("tool", "expected", "lost"),
+    ("tool", "expected", "losses"),
     [
         ({}, {}, []),
         ({"search_context_size": "high", "user_location": None}, {"search_context_size": "high"}, []),
@@ -301,10 +306,12 @@ NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"
         ({"filters": None}, {}, []),
     ],
 )  # fmt: skip
-def test_search_options_take_chats_form(tool: Json, expected: Json, lost: list[str]) -> None:
+def test_search_options_are_converted_for_chat(
+    tool: Json, expected: Json, losses: list[str]
+) -> None:
     loss_report = LossReport()
     assert make_search_options({"type": "web_search", **tool}, "tools[0]", loss_report) == expected
-    assert list(loss_report.losses) == [f"tools.web_search.{name}" for name in lost]
+    assert list(loss_report.losses) == [f"tools.web_search.{name}" for name in losses]
 
 
 @check_each(
@@ -349,21 +356,25 @@ CHOICES: list[tuple[Any, list[Json], bool, Any]] = [
 ]
 
 
-@check_each(("choice", "tools", "searches", "sent"), CHOICES)
+@check_each(("choice", "tools", "searches", "expected_choice"), CHOICES)
 def test_search_is_offered_unless_the_choice_forbids_it(
-    choice: Any, tools: list[Json], searches: bool, sent: Any
+    choice: Any, tools: list[Json], searches: bool, expected_choice: Any
 ) -> None:
     request = {"model": "m", "input": "News?", "tools": tools, "tool_choice": choice}
-    chat, lost, _ = translate(
+    chat, losses, _ = translate(
         "responses_over_chat", request, make_translator_context(web_search=True)
     )
-    assert ("web_search_options" in chat, chat.get("tool_choice"), lost) == (searches, sent, {})
+    assert ("web_search_options" in chat, chat.get("tool_choice"), losses) == (
+        searches,
+        expected_choice,
+        {},
+    )
 
 
 def test_search_is_dropped_without_a_search_model() -> None:
     request = {"model": "m", "input": "News?", "tools": [WEB_SEARCH]}
-    chat, lost, _ = translate("responses_over_chat", request, make_translator_context())
-    assert ("web_search_options" in chat, list(lost)) == (False, ["tools.web_search"])
+    chat, losses, _ = translate("responses_over_chat", request, make_translator_context())
+    assert ("web_search_options" in chat, list(losses)) == (False, ["tools.web_search"])
     with pytest.raises(Unsupported):
         translate(
             "responses_over_chat", {**request, "tool_choice": WEB_SEARCH}, make_translator_context()
