@@ -39,7 +39,7 @@ def test_read_text_reads_each_reasoning_field_once(delta: dict[str, Any], text: 
 
 
 @check_each(
-    ("content", "apart"),
+    ("content", "expected"),
     [
         ([{"type": "text", "text": "a"}], ("", "a")),
         (
@@ -51,26 +51,26 @@ def test_read_text_reads_each_reasoning_field_once(delta: dict[str, Any], text: 
         ([{"type": "thinking", "thinking": None}, None, 1], ("", "")),
     ],
 )
-def test_split_content(content: list[Any], apart: tuple[str, str]) -> None:
-    assert split_content(content) == apart
-    assert is_reasoning_part(content[0]) == bool(apart[0] or content[-1] == 1)
+def test_split_content(content: list[Any], expected: tuple[str, str]) -> None:
+    assert split_content(content) == expected
+    assert is_reasoning_part(content[0]) == bool(expected[0] or content[-1] == 1)
 
 
 def test_detail_merger_restores_the_list() -> None:
     merger = DetailMerger()
-    first = {"type": "reasoning.text", "text": "a", "index": 0, "signature": None}
-    for more in (
-        [first],
+    first_detail = {"type": "reasoning.text", "text": "a", "index": 0, "signature": None}
+    for details in (
+        [first_detail],
         [{"type": "reasoning.text", "text": "b", "index": 0}],
         [{"type": "reasoning.text", "signature": "s", "index": 0}],
         [{"type": "reasoning.text", "text": "c", "index": 1}],
         [{"type": "reasoning.encrypted", "data": "x", "index": 2}],
         [{"type": "reasoning.encrypted", "data": "y", "index": 2}],
     ):
-        merger.add(more)
-        early = merger.read()  # may be read at any time
+        merger.add(details)
+        merged = merger.read()  # may be read at any time
     assert (
-        early
+        merged
         == merger.read()
         == [
             {"type": "reasoning.text", "text": "ab", "index": 0, "signature": "s"},
@@ -79,15 +79,15 @@ def test_detail_merger_restores_the_list() -> None:
             {"type": "reasoning.encrypted", "data": "y", "index": 2},
         ]
     )
-    assert first["text"] == "a"
+    assert first_detail["text"] == "a"
 
 
-def split(pieces: list[str]) -> list[tuple[str, str]]:
+def split_pieces(pieces: list[str]) -> list[tuple[str, str]]:
     """Split the pieces; join neighbours of one kind."""
     splitter = ThinkTagSplitter()
-    out = [part for piece in pieces for part in splitter.feed(piece)]
+    parts = [part for piece in pieces for part in splitter.feed(piece)]
     joined: list[tuple[str, str]] = []
-    for kind, text in [*out, *splitter.flush()]:
+    for kind, text in [*parts, *splitter.flush()]:
         assert text
         if joined and joined[-1][0] == kind:
             joined[-1] = (kind, joined[-1][1] + text)
@@ -97,7 +97,7 @@ def split(pieces: list[str]) -> list[tuple[str, str]]:
 
 
 @check_each(
-    ("content", "apart"),
+    ("content", "expected"),
     [
         ("plain", [("text", "plain")]),
         ("<think>t</think>a", [("reasoning", "t"), ("text", "a")]),
@@ -115,10 +115,10 @@ def split(pieces: list[str]) -> list[tuple[str, str]]:
     ],
 )
 def test_think_tag_splitter_removes_leading_block(
-    content: str, apart: list[tuple[str, str]]
+    content: str, expected: list[tuple[str, str]]
 ) -> None:
-    assert split([content]) == apart
-    assert split(list(content)) == apart
+    assert split_pieces([content]) == expected
+    assert split_pieces(list(content)) == expected
 
 
 TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<", "</th", "\n", " ", "a", "think>"]))
@@ -128,7 +128,7 @@ TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<", "</th", "\n", " ",
 def test_think_tag_splitter_with_any_chunks(content: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)))))
     pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
-    assert split(pieces) == split([content])
+    assert split_pieces(pieces) == split_pieces([content])
 
 
 def test_think_tag_splitter_is_reasoning() -> None:
@@ -150,10 +150,10 @@ def test_think_tag_splitter_is_done_with_plain_text() -> None:
 
 
 @check_each(
-    ("blob", "own"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
+    ("blob", "expected"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
 )  # fmt: skip
-def test_is_seal(blob: Any, own: bool) -> None:
-    assert is_seal(blob) is own
+def test_is_seal(blob: Any, expected: bool) -> None:
+    assert is_seal(blob) is expected
 
 
 @check_each(

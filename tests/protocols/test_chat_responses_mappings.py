@@ -67,19 +67,19 @@ def test_find_minimax_error_without_message() -> None:
     }
 
 
-def responses_usage(
+def make_responses_usage(
     input_tokens: int,
     output_tokens: int,
     total: int,
     cached: int = 0,
-    thought: int = 0,
+    reasoning: int = 0,
     cache_writes: int = 0,
 ) -> dict[str, Any]:
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": cache_writes},
         "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": thought},
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": total,
     }
 
@@ -90,25 +90,25 @@ PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 @check_each(
     ("chat", "responses"),
     [
-        pytest.param(PLAIN, responses_usage(5, 3, 8), id="plain"),
+        pytest.param(PLAIN, make_responses_usage(5, 3, 8), id="plain"),
         pytest.param(
             {**PLAIN, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
              "completion_tokens_details": {"reasoning_tokens": 2}},
-            responses_usage(5, 3, 8, cached=4, thought=2, cache_writes=1),
+            make_responses_usage(5, 3, 8, cached=4, reasoning=2, cache_writes=1),
             id="details",
         ),
         pytest.param(
-            {**PLAIN, "prompt_cache_hit_tokens": 4}, responses_usage(5, 3, 8, cached=4), id="DeepSeek"
+            {**PLAIN, "prompt_cache_hit_tokens": 4}, make_responses_usage(5, 3, 8, cached=4), id="DeepSeek"
         ),
         pytest.param(
-            {"prompt_tokens": 5, "completion_tokens": 3}, responses_usage(5, 3, 8), id="no total"
+            {"prompt_tokens": 5, "completion_tokens": 3}, make_responses_usage(5, 3, 8), id="no total"
         ),
         pytest.param(
             {**PLAIN, "prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": None}},
-            responses_usage(5, 3, 8),
+            make_responses_usage(5, 3, 8),
             id="null details",
         ),
-        pytest.param({"prompt_tokens": 5, "completion_tokens": None}, responses_usage(5, 0, 5), id="null"),
+        pytest.param({"prompt_tokens": 5, "completion_tokens": None}, make_responses_usage(5, 0, 5), id="null"),
         pytest.param({}, None, id="empty"),
         pytest.param(None, None, id="none"),
     ],
@@ -118,7 +118,7 @@ def test_map_usage_to_responses(chat: Any, responses: Any) -> None:
 
 
 def test_usage_round_trip() -> None:
-    usage = responses_usage(5, 3, 8, cached=4, thought=2, cache_writes=1)
+    usage = make_responses_usage(5, 3, 8, cached=4, reasoning=2, cache_writes=1)
     assert map_usage_to_responses(map_usage_to_chat(usage)) == usage
     assert map_usage_to_chat(None) is None
 
@@ -171,9 +171,9 @@ def test_finish_reason_round_trip() -> None:
     ],
 )
 def test_to_upstream_error_status(error: Any, status: int, code: str | None) -> None:
-    raised = to_upstream_error(error)
-    assert (raised.status, raised.code) == (status, code)
-    assert raised.message
+    upstream_error = to_upstream_error(error)
+    assert (upstream_error.status, upstream_error.code) == (status, code)
+    assert upstream_error.message
 
 
 @check_each(
@@ -224,8 +224,10 @@ def test_map_format_both_directions(chat: Any, responses: Any) -> None:
 
 
 def test_map_format_adds_required_schema() -> None:
-    flat = map_format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
-    assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+    responses_format = map_format_to_responses(
+        {"type": "json_schema", "json_schema": {"name": "n"}}
+    )
+    assert responses_format == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
 
 
 USAGE = {"prompt_tokens": 1}
@@ -265,8 +267,8 @@ FAILED = {"type": "error", "code": "server_error", "message": "No."}
 
 
 def test_map_moderation() -> None:
-    listed = {"type": "moderation_results", "model": "omni", "results": [RESULT]}
-    chat, response = {"input": listed, "output": FAILED}, {"input": RESULT, "output": FAILED}
+    result_list = {"type": "moderation_results", "model": "omni", "results": [RESULT]}
+    chat, response = {"input": result_list, "output": FAILED}, {"input": RESULT, "output": FAILED}
     assert map_moderation_to_responses(chat) == response
     assert map_moderation_to_chat(response) == chat
 
@@ -304,20 +306,20 @@ def make_citation(start: int, end: int) -> Json:
     return {"type": "url_citation", "start_index": start, "end_index": end, "url": "u"}
 
 
-@check_each("wrap", [nest_annotation, dict])
+@check_each("convert", [nest_annotation, dict])
 @check_each("insertions", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]])
 def test_shift_annotation_keeps_the_same_words(
-    wrap: Any, insertions: list[tuple[int, int]]
+    convert: Any, insertions: list[tuple[int, int]]
 ) -> None:
     text = "abcdefgh"
-    whole = "".join(
+    extended = "".join(
         "".join("-" * size for at, size in insertions if at == i) + c for i, c in enumerate(text)
     )
     for start in range(len(text)):
         for end in range(start + 1, len(text) + 1):
-            shifted = shift_annotation(wrap(make_citation(start, end)), insertions)
+            shifted = shift_annotation(convert(make_citation(start, end)), insertions)
             inner = shifted.get("url_citation", shifted)
-            span = whole[inner["start_index"] : inner["end_index"]]
+            span = extended[inner["start_index"] : inner["end_index"]]
             assert span.replace("-", "") == text[start:end]
             assert span[0] != "-"
             assert span[-1] != "-"
@@ -330,11 +332,11 @@ def test_shift_annotation_keeps_empty_span() -> None:
 
 
 def test_shift_annotation_without_positions() -> None:
-    for odd in (
+    for annotation in (
         {"type": "url_citation", "url": "u"},
         {"start_index": "1"},
         "odd",
         None,
         {"type": 1},
     ):
-        assert shift_annotation(odd, [(0, 3)]) == odd
+        assert shift_annotation(annotation, [(0, 3)]) == annotation

@@ -87,7 +87,8 @@ def test_select_style_refuses_style_of_other_api(api: str, style: str) -> None:
         select_style(api, style, (), "auto")
     assert refused.value.param == "X-Forwarder-Reasoning"
     assert all(
-        f"'{known}'" in refused.value.message for known in CLIENT_PROTOCOLS[api].reasoning_styles
+        f"'{style_of_api}'" in refused.value.message
+        for style_of_api in CLIENT_PROTOCOLS[api].reasoning_styles
     )
 
 

@@ -14,9 +14,14 @@ Json = dict[str, Any]
 
 
 def test_fold_chat_ignores_repeated_name() -> None:
-    call = {"index": 0, "id": "c", "type": "function"}
-    named = [{**call, "function": {"name": "look", "arguments": piece}} for piece in ("{", "}")]
-    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [one]}}]} for one in named]
+    make_call_delta = {"index": 0, "id": "c", "type": "function"}
+    calls = [
+        {**make_call_delta, "function": {"name": "look", "arguments": piece}}
+        for piece in ("{", "}")
+    ]
+    chunks = [
+        {"choices": [{"index": 0, "delta": {"tool_calls": [delta_call]}}]} for delta_call in calls
+    ]
 
     answer = fold_chat(iter([chunks]))
 
@@ -35,7 +40,7 @@ def make_message(**fields: Any) -> Json:
     return {"role": "assistant", "content": None, "refusal": None, **fields}
 
 
-def call(**fields: Any) -> Json:
+def make_call_delta(**fields: Any) -> Json:
     return {"tool_calls": [fields]}
 
 
@@ -87,23 +92,23 @@ MESSAGES = {
         make_message(content=[THOUGHT, {"type": "text", "text": "a"}]),
     ),
     "calls are joined by index": (
-        [call(index=0, id="a", type="function", function={"name": "f", "arguments": ""}),
-         call(index=1, id="b", type="custom", custom={"name": "g", "input": "x"}),
-         call(index=0, function={"arguments": "{}"}),
-         call(index=1, custom={"input": "y"})],
+        [make_call_delta(index=0, id="a", type="function", function={"name": "f", "arguments": ""}),
+         make_call_delta(index=1, id="b", type="custom", custom={"name": "g", "input": "x"}),
+         make_call_delta(index=0, function={"arguments": "{}"}),
+         make_call_delta(index=1, custom={"input": "y"})],
         make_message(tool_calls=[
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
             {"id": "b", "type": "custom", "custom": {"name": "g", "input": "xy"}}]),
     ),
     "calls without an index are distinguished by id": (
-        [call(id="a", type="function", function={"name": "f", "arguments": {"x": 1}}),
-         call(id="b", type="function", function={"name": "f", "arguments": None})],
+        [make_call_delta(id="a", type="function", function={"name": "f", "arguments": {"x": 1}}),
+         make_call_delta(id="b", type="function", function={"name": "f", "arguments": None})],
         make_message(tool_calls=[
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
             {"id": "b", "type": "function", "function": {"name": "f", "arguments": ""}}]),
     ),
     "a vendor's extra fields of a call are preserved": (
-        [call(index=0, id="a", type="function", function={"name": "f", "arguments": "{}"},
+        [make_call_delta(index=0, id="a", type="function", function={"name": "f", "arguments": "{}"},
               extra_content={"signature": "s"})],
         make_message(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"},
                              "extra_content": {"signature": "s"}}]),
@@ -111,8 +116,8 @@ MESSAGES = {
     "pieces of signatures are joined": (
         [{"thinking_blocks": [{"type": "thinking", "thinking": "a"}]},
          {"thinking_blocks": [{"type": "thinking", "thinking": "b", "signature": "s"}]},
-         call(index=0, id="a", function={"name": "f", "provider_specific_fields": {"x": "s"}}),
-         call(index=0, function={"arguments": "{}"})],
+         make_call_delta(index=0, id="a", function={"name": "f", "provider_specific_fields": {"x": "s"}}),
+         make_call_delta(index=0, function={"arguments": "{}"})],
         make_message(thinking_blocks=[{"type": "thinking", "thinking": "ab", "signature": "s"}],
                 tool_calls=[{"id": "a", "type": "function", "function": {
                     "name": "f", "provider_specific_fields": {"x": "s"}, "arguments": "{}"}}]),
@@ -218,32 +223,38 @@ def test_fold_responses_returns_terminal_response() -> None:
 def test_fold_responses_adds_missing_items() -> None:
     items = [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]
     done = [{"type": "response.output_item.done", "item": item} for item in items]
-    last = {"type": "response.completed", "response": {"output": []}}
-    assert fold_responses(iter([[*done, last]]))["output"] == items
+    terminal_event = {"type": "response.completed", "response": {"output": []}}
+    assert fold_responses(iter([[*done, terminal_event]]))["output"] == items
 
 
 def test_fold_chat_ignores_nulls_in_delta() -> None:
-    def chunk(delta: Json, finish: str | None = None) -> Json:
-        nothing = {"function_call": None, "tool_calls": None, "refusal": None}
-        return {"choices": [{"index": 0, "delta": {**nothing, **delta}, "finish_reason": finish}]}
+    def make_chunk(delta: Json, finish: str | None = None) -> Json:
+        nulls = {"function_call": None, "tool_calls": None, "refusal": None}
+        return {"choices": [{"index": 0, "delta": {**nulls, **delta}, "finish_reason": finish}]}
 
-    completion = fold_chat(iter([[chunk({"content": ""}), chunk({"tool_calls": []}, "stop")]]))
+    completion = fold_chat(
+        iter([[make_chunk({"content": ""}), make_chunk({"tool_calls": []}, "stop")]])
+    )
     message = {"role": "assistant", "content": "", "refusal": None}
     assert completion["choices"][0]["message"] == message
 
 
 def test_fold_chat_adds_missing_call_type() -> None:
-    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
-    chunk = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "stop"}]}
+    make_call_delta = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    chunk = {
+        "choices": [
+            {"index": 0, "delta": {"tool_calls": [make_call_delta]}, "finish_reason": "stop"}
+        ]
+    }
     completion = fold_chat(iter([[chunk]]))
     assert completion["choices"][0]["message"]["tool_calls"][0]["type"] == "function"
 
 
 def test_fold_chat_ignores_message_beside_delta() -> None:
     """Perplexity sends the message so far with each delta, Writer a null."""
-    for beside in (None, {"role": "assistant", "content": "Hello."}):
+    for message in (None, {"role": "assistant", "content": "Hello."}):
         pieces = [
-            {"choices": [{"index": 0, "delta": {"content": text}, "message": beside}]}
+            {"choices": [{"index": 0, "delta": {"content": text}, "message": message}]}
             for text in ("Hel", "lo.")
         ]
         completion = fold_chat(iter([pieces]))
@@ -270,14 +281,14 @@ def test_fold_responses_raises_without_response() -> None:
 
 
 def test_fold_chat_merges_logprobs() -> None:
-    def chunk(logprobs: Json | None, **delta: str) -> Json:
+    def make_chunk(logprobs: Json | None, **delta: str) -> Json:
         return {"choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]}
 
     chunks = [
-        chunk(None, content="a"),
-        chunk({"content": [1], "refusal": None}, content="b"),
-        chunk({"content": [2], "refusal": [3]}),
-        chunk({"content": None, "refusal": None}),
+        make_chunk(None, content="a"),
+        make_chunk({"content": [1], "refusal": None}, content="b"),
+        make_chunk({"content": [2], "refusal": [3]}),
+        make_chunk({"content": None, "refusal": None}),
     ]
     assert fold_chat(iter([chunks]))["choices"][0]["logprobs"] == {
         "content": [1, 2],

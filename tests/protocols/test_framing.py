@@ -87,17 +87,17 @@ def test_decode_byte_by_byte(name: str) -> None:
 def test_decode_with_any_cuts(names: list[str], cuts: list[int]) -> None:
     data = b"".join(CASES[name][0] for name in names if name != "BOM")
     events = [event for name in names if name != "BOM" for event in CASES[name][1]]
-    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
 
-    assert decode([data[a:b] for a, b in itertools.pairwise(places)]) == events
+    assert decode([data[a:b] for a, b in itertools.pairwise(bounds)]) == events
 
 
-@check_each("end", [b"\n\n", b"\r\n\r", b"\r\r"])
-def test_decoder_returns_event_at_its_last_byte(end: bytes) -> None:
+@check_each("separator", [b"\n\n", b"\r\n\r", b"\r\r"])
+def test_decoder_returns_event_at_its_last_byte(separator: bytes) -> None:
     decoder = framing.SseDecoder()
 
-    assert decoder.feed(b'data: {"a":1}' + end[:-1]) == []
-    assert decoder.feed(end[-1:]) == [{"a": 1}]
+    assert decoder.feed(b'data: {"a":1}' + separator[:-1]) == []
+    assert decoder.feed(separator[-1:]) == [{"a": 1}]
 
 
 def test_decoder_sees_done_marker() -> None:
@@ -157,20 +157,20 @@ def test_decoder_reads_large_event_in_linear_time() -> None:
     assert decode([data[at : at + 2000] for at in range(0, len(data), 2000)]) == [{"a": text}]
 
 
-def _read_by_the_sdk(data: bytes) -> list[tuple[str | None, str]]:
+def _decode_with_sdk(data: bytes) -> list[tuple[str | None, str]]:
     return [(event.event, event.data) for event in SSEDecoder().iter_bytes(iter([data]))]
 
 
 def test_sdk_reads_encoded_responses_events() -> None:
     events = [CREATED, {"type": "response.output_text.delta", "delta": "a\nb\u2028c"}]
 
-    read = _read_by_the_sdk(framing.encode_responses(events))
+    read = _decode_with_sdk(framing.encode_responses(events))
 
     assert [(name, json.loads(data)) for name, data in read] == [(e["type"], e) for e in events]
 
 
 def test_sdk_reads_encoded_chat_chunks() -> None:
-    read = _read_by_the_sdk(framing.encode_chat([CHUNK, CHUNK]) + framing.KEEP_ALIVE + framing.DONE)
+    read = _decode_with_sdk(framing.encode_chat([CHUNK, CHUNK]) + framing.KEEP_ALIVE + framing.DONE)
 
     assert [name for name, _ in read] == [None, None, None]
     assert [json.loads(data) for _, data in read[:2]] == [CHUNK, CHUNK]

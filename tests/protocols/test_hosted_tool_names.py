@@ -30,6 +30,6 @@ def test_hosted_tools_have_names(tool: Any, name: str | None) -> None:
     assert find_hosted_name(tool) == name
 
 
-def test_all_stands_for_every_name() -> None:
+def test_all_includes_every_name() -> None:
     assert expand_tool_names(frozenset({"all"})) == ALL_HOSTED_TOOLS
     assert expand_tool_names(frozenset({"mcp"})) == {"mcp"}

@@ -61,11 +61,11 @@ UNIONS: dict[tuple[str, str], Any] = {
     ("chat", "tool calls"): ChatCompletionMessageToolCallUnionParam,
     ("chat", "tools"): ChatCompletionToolUnionParam,
 }
-BEYOND = {("responses", "parts of messages"): {"input_audio"}}
+ROWS_BEYOND_SDK = {("responses", "parts of messages"): {"input_audio"}}
 """Types that clients send although the unions lack them."""
 
 TABLES = [
-    (client, about) for client, each in UPSTREAM_PROTOCOLS.items() for about in each.item_tables
+    (client, table) for client, each in UPSTREAM_PROTOCOLS.items() for table in each.item_tables
 ]
 
 
@@ -78,9 +78,9 @@ def list_names(hint: Any) -> Iterator[str]:
             yield from list_names(arg)
 
 
-def list_variants(client: str, about: str) -> set[str]:
-    key = "role" if about == "messages" else "type"
-    members = get_args(UNIONS[client, about])
+def list_variants(client: str, table: str) -> set[str]:
+    key = "role" if table == "messages" else "type"
+    members = get_args(UNIONS[client, table])
     return {name for member in members for name in list_names(get_type_hints(member)[key])}
 
 
@@ -88,24 +88,26 @@ def test_every_table_has_an_sdk_union() -> None:
     assert set(TABLES) == set(UNIONS)
 
 
-@check_each(("client", "about"), TABLES)
-def test_every_sdk_type_has_a_disposition(client: str, about: str) -> None:
-    known = list_variants(client, about)
-    assert len(known) > 1
-    assert known - set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) == set()
+@check_each(("client", "table"), TABLES)
+def test_every_sdk_type_has_a_disposition(client: str, table: str) -> None:
+    sdk_types = list_variants(client, table)
+    assert len(sdk_types) > 1
+    assert (
+        sdk_types - set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[table])) == set()
+    )
 
 
-@check_each(("client", "about"), TABLES)
-def test_rows_beyond_the_sdk_are_known_exceptions(client: str, about: str) -> None:
-    beyond = set(
-        map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])
-    ) - list_variants(client, about)
-    assert beyond == BEYOND.get((client, about), set())
+@check_each(("client", "table"), TABLES)
+def test_rows_beyond_the_sdk_are_known_exceptions(client: str, table: str) -> None:
+    extra_rows = set(
+        map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[table])
+    ) - list_variants(client, table)
+    assert extra_rows == ROWS_BEYOND_SDK.get((client, table), set())
 
 
 # -- one sample of each -----------------------------------------------------------------------------
 
-ASKED: Json = {"role": "user", "content": "hi"}
+QUESTION: Json = {"role": "user", "content": "hi"}
 FUNCTION: Json = {"type": "function", "name": MARK}
 
 
@@ -123,7 +125,7 @@ def with_call(output: Json) -> list[Json]:
 
 
 SHELL: Json = {"type": "shell_call", "action": {"commands": [MARK]}}
-LOCAL: Json = {"type": "local_shell_call", "id": "c1", "status": "completed",
+LOCAL_SHELL: Json = {"type": "local_shell_call", "id": "c1", "status": "completed",
                "action": {"type": "exec", "command": [MARK], "env": {}}}  # fmt: skip
 PATCH: Json = {"type": "apply_patch_call", "status": "completed",
                "operation": {"type": "delete_file", "path": MARK}}  # fmt: skip
@@ -133,16 +135,16 @@ CUSTOM: Json = {"type": "custom_tool_call", "name": "c", "input": MARK}
 
 def make_result(call: Json, **output: Any) -> list[Json]:
     """Return a call without the mark, and its output."""
-    silent = json.loads(json.dumps(call).replace(MARK, "x"))
+    call_without_mark = json.loads(json.dumps(call).replace(MARK, "x"))
     kind = call["type"].removesuffix("_call") if call is SEARCH else call["type"]
-    return make_pair(silent, {"type": f"{kind}_output", **output})
+    return make_pair(call_without_mark, {"type": f"{kind}_output", **output})
 
 
 MCP_TOOL: Json = {"type": "mcp", "server_label": "s", "server_url": "http://mcp.test/"}
 MCP_CALL: Json = {"id": "m", "name": "x", "arguments": "{}", "server_label": "s"}
 MCP_LIST: Json = {"type": "mcp_list_tools", "id": "m", "server_label": "s",
                   "tools": [{"name": MARK, "input_schema": {"type": "object"}}]}  # fmt: skip
-MCP_REQUEST: Json = {"input": [ASKED, MCP_LIST], "tools": [MCP_TOOL]}
+MCP_REQUEST: Json = {"input": [QUESTION, MCP_LIST], "tools": [MCP_TOOL]}
 
 ITEM_SAMPLES: dict[str, Any] = {
     "message": [{"type": "message", "role": "user", "content": MARK}],
@@ -156,8 +158,8 @@ ITEM_SAMPLES: dict[str, Any] = {
     "function_call_output": with_call({"type": "function_call_output", "output": MARK}),
     "custom_tool_call": make_pair(CUSTOM, {"type": "custom_tool_call_output", "output": ""}),
     "custom_tool_call_output": make_result(CUSTOM, output=MARK),
-    "local_shell_call": make_pair(LOCAL, {"type": "local_shell_call_output", "output": "0"}),
-    "local_shell_call_output": make_result(LOCAL, output=MARK, id="c1"),
+    "local_shell_call": make_pair(LOCAL_SHELL, {"type": "local_shell_call_output", "output": "0"}),
+    "local_shell_call_output": make_result(LOCAL_SHELL, output=MARK, id="c1"),
     "shell_call": make_pair(SHELL, {"type": "shell_call_output", "output": []}),
     "shell_call_output": make_result(
         SHELL, output=[{"stdout": MARK, "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
@@ -253,7 +255,7 @@ RESPONSES_TOOL_SAMPLES: dict[str, Json] = {
     "programmatic_tool_calling": {"type": "programmatic_tool_calling"},
 }  # fmt: skip
 
-ARRIVING_AS = {
+FUNCTION_TEXTS = {
     "local_shell": "local_shell",
     "shell": "commands",
     "apply_patch": "V4A",
@@ -264,10 +266,10 @@ ARRIVING_AS = {
     "web_search_preview_2025_03_11": "web_open_page",
     "file_search": "file_search",
 }
-"""Row -> a text in its function, for tools whose definition cannot contain the mark."""
+"""A text in the function of a row, for tools whose definition cannot contain the mark."""
 
 
-def chat_call(kind: str, body: Json) -> list[Json]:
+def make_chat_call(kind: str, body: Json) -> list[Json]:
     call = {"id": "c1", "type": kind, kind: body}
     return [
         {"role": "assistant", "tool_calls": [call]},
@@ -275,7 +277,7 @@ def chat_call(kind: str, body: Json) -> list[Json]:
     ]
 
 
-F_CALL = chat_call("function", {"name": "f", "arguments": "{}"})[0]
+F_CALL = make_chat_call("function", {"name": "f", "arguments": "{}"})[0]
 
 MESSAGE_SAMPLES: dict[str, list[Json]] = {
     **{role: [{"role": role, "content": MARK}] for role in ("developer", "system", "user")},
@@ -303,7 +305,7 @@ USER_PART_SAMPLES: dict[str, Json] = {
 }
 
 SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
-    ("responses", "input items"): (ITEM_SAMPLES, lambda items: {"input": [ASKED, *items]}),
+    ("responses", "input items"): (ITEM_SAMPLES, lambda items: {"input": [QUESTION, *items]}),
     ("responses", "parts of messages"): (
         INPUT_PART_SAMPLES,
         lambda part: {"input": [{"role": "user", "content": [part]}]},
@@ -323,16 +325,16 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
             },
             "refusal": {"type": "refusal", "refusal": MARK},
         },
-        lambda part: {"input": [ASKED, {"role": "assistant", "content": [part]}]},
+        lambda part: {"input": [QUESTION, {"role": "assistant", "content": [part]}]},
     ),
     ("responses", "parts of tools' results"): (
         RESULT_PART_SAMPLES,
         lambda part: {
-            "input": [ASKED, *with_call({"type": "function_call_output", "output": [part]})]
+            "input": [QUESTION, *with_call({"type": "function_call_output", "output": [part]})]
         },
     ),
     ("responses", "tools"): (RESPONSES_TOOL_SAMPLES, lambda tool: {"input": "hi", "tools": [tool]}),
-    ("chat", "messages"): (MESSAGE_SAMPLES, lambda messages: {"messages": [ASKED, *messages]}),
+    ("chat", "messages"): (MESSAGE_SAMPLES, lambda messages: {"messages": [QUESTION, *messages]}),
     ("chat", "parts of messages"): (
         USER_PART_SAMPLES,
         lambda part: {"messages": [{"role": "user", "content": [part]}]},
@@ -342,29 +344,29 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
             "text": {"type": "text", "text": MARK},
             "refusal": {"type": "refusal", "refusal": MARK},
         },
-        lambda part: {"messages": [ASKED, {"role": "assistant", "content": [part]}]},
+        lambda part: {"messages": [QUESTION, {"role": "assistant", "content": [part]}]},
     ),
     ("chat", "tool calls"): (
         {
-            "function": chat_call("function", {"name": MARK, "arguments": "{}"}),
-            "custom": chat_call("custom", {"name": "c", "input": MARK}),
+            "function": make_chat_call("function", {"name": MARK, "arguments": "{}"}),
+            "custom": make_chat_call("custom", {"name": "c", "input": MARK}),
         },
-        lambda messages: {"messages": [ASKED, *messages]},
+        lambda messages: {"messages": [QUESTION, *messages]},
     ),
     ("chat", "tools"): (
         {
             "function": {"type": "function", "function": {"name": MARK}},
             "custom": {"type": "custom", "custom": {"name": MARK}},
         },
-        lambda tool: {"messages": [ASKED], "tools": [tool]},
+        lambda tool: {"messages": [QUESTION], "tools": [tool]},
     ),
 }
 
 
-@check_each(("client", "about"), TABLES)
-def test_every_row_has_a_sample(client: str, about: str) -> None:
-    samples, _ = SAMPLES[client, about]
-    assert samples.keys() == UPSTREAM_PROTOCOLS[client].item_tables[about].keys()
+@check_each(("client", "table"), TABLES)
+def test_every_row_has_a_sample(client: str, table: str) -> None:
+    samples, _ = SAMPLES[client, table]
+    assert samples.keys() == UPSTREAM_PROTOCOLS[client].item_tables[table].keys()
     for row, sample in samples.items():
         assert f'"{parse_row_type(row)}"' in json.dumps(sample), row
 
@@ -372,9 +374,9 @@ def test_every_row_has_a_sample(client: str, about: str) -> None:
 # -- dispositions and behaviour ---------------------------------------------------------------------
 
 ROWS = [
-    pytest.param(client, about, row, disposition, id=f"{client}-{about}-{row}".replace(" ", "_"))
-    for client, about in TABLES
-    for row, disposition in UPSTREAM_PROTOCOLS[client].item_tables[about].items()
+    pytest.param(client, table, row, disposition, id=f"{client}-{table}-{row}".replace(" ", "_"))
+    for client, table in TABLES
+    for row, disposition in UPSTREAM_PROTOCOLS[client].item_tables[table].items()
 ]
 
 
@@ -382,7 +384,7 @@ TRIGGER: Json = {"type": "compaction_trigger"}
 
 
 class DryRun:
-    """A gateway for dry runs; it stored one answer, which contains the mark."""
+    """A gateway for dry runs. It has stored one answer, which contains the mark."""
 
     def __init__(self) -> None:
         chunk = {"choices": [{"index": 0, "delta": {"content": MARK}, "finish_reason": "stop"}]}
@@ -403,19 +405,19 @@ class DryRun:
                     "FORWARDER_IMAGE_GENERATION": "images:responses/m",
                 }
             )
-            built = Services.build(settings)
-            self._gateway = Gateway(built)
-        owner = built.owners.find_owner(None)
+            built_services = Services.build(settings)
+            self._gateway = Gateway(built_services)
+        owner = built_services.owners.find_owner(None)
         stores = self._gateway.vector_stores
         self.store: str = stores.create_store(owner, "s", None, {}, None, [])["id"]
-        self.remembered: str = self._run("hi")["id"]
-        self.compacted: str = self._run([ASKED, TRIGGER])["encrypted_content"]
+        self.stored_item_id: str = self._run("hi")["id"]
+        self.compacted: str = self._run([QUESTION, TRIGGER])["encrypted_content"]
 
     def _run(self, input_value: Any) -> Json:
         """Run a request and return the first item of the answer."""
         request = {"model": "m", "input": input_value, "stream": True}
-        [last] = [e for e in self._events(request) if e["type"] == "response.completed"]
-        item: Json = last["response"]["output"][0]
+        [terminal_event] = [e for e in self._events(request) if e["type"] == "response.completed"]
+        item: Json = terminal_event["response"]["output"][0]
         return item
 
     def _events(self, request: Json) -> Iterator[Json]:
@@ -424,7 +426,7 @@ class DryRun:
             yield from batch
 
     def translate(self, client: str, request: Json, strict: bool = False) -> Json:
-        text = json.dumps({"model": "m", **request}).replace("<remembered>", self.remembered)
+        text = json.dumps({"model": "m", **request}).replace("<remembered>", self.stored_item_id)
         text = text.replace("<compacted>", self.compacted).replace("<store>", self.store)
         context = RequestContext("req_2", "translate", LossReport(strict=strict))
         return self._gateway.preview(client, json.loads(text), None, context)
@@ -435,33 +437,33 @@ def dry_run() -> DryRun:
     return DryRun()
 
 
-def make_request(client: str, about: str, row: str) -> Json:
-    samples, wrap = SAMPLES[client, about]
+def make_request(client: str, table: str, row: str) -> Json:
+    samples, wrap = SAMPLES[client, table]
     sample = samples[row]
     is_request = isinstance(sample, dict) and sample.keys() & {"input", "messages"}
     return dict(sample) if is_request else wrap(sample)
 
 
-@check_each(("client", "about", "row", "disposition"), ROWS)
+@check_each(("client", "table", "row", "disposition"), ROWS)
 def test_disposition_matches_behaviour(
-    client: str, about: str, row: str, disposition: Disposition, dry_run: DryRun
+    client: str, table: str, row: str, disposition: Disposition, dry_run: DryRun
 ) -> None:
-    CHECKS[disposition.kind](dry_run, client, about, row, disposition)
+    CHECKS[disposition.kind](dry_run, client, table, row, disposition)
 
 
 def check_refused(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> None:
     with pytest.raises(ForwarderError) as caught:
-        dry_run.translate(client, make_request(client, about, row))
+        dry_run.translate(client, make_request(client, table, row))
     assert caught.value.status == 400
     assert caught.value.param
 
 
 def check_dropped(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> None:
-    request = make_request(client, about, row)
+    request = make_request(client, table, row)
     preview = dry_run.translate(client, request)
     assert list(preview["dropped"].values()) == [disposition.reason]
     assert MARK not in json.dumps(preview["request"])
@@ -471,43 +473,43 @@ def check_dropped(
 
 
 def check_noted(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> None:
     for strict in (False, True):
-        preview = dry_run.translate(client, make_request(client, about, row), strict)
+        preview = dry_run.translate(client, make_request(client, table, row), strict)
         assert list(preview["dropped"].values()) == [disposition.reason]
         assert MARK not in json.dumps(preview["request"])
 
 
 def check_arrival(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> Json:
-    preview = dry_run.translate(client, make_request(client, about, row), strict=True)
+    preview = dry_run.translate(client, make_request(client, table, row), strict=True)
     assert preview["dropped"] == {}
-    assert ARRIVING_AS.get(row, MARK) in json.dumps(preview["request"])
+    assert FUNCTION_TEXTS.get(row, MARK) in json.dumps(preview["request"])
     return preview
 
 
 def check_carried(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> None:
-    preview = check_arrival(dry_run, client, about, row, disposition)
-    assert contains_part(preview["request"], SAMPLES[client, about][0][row])
+    preview = check_arrival(dry_run, client, table, row, disposition)
+    assert contains_part(preview["request"], SAMPLES[client, table][0][row])
 
 
 def check_mapped(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> None:
-    preview = check_arrival(dry_run, client, about, row, disposition)
+    preview = check_arrival(dry_run, client, table, row, disposition)
     assert disposition.reason
-    assert not contains_part(preview["request"], SAMPLES[client, about][0][row]), "it is carried"
+    assert not contains_part(preview["request"], SAMPLES[client, table][0][row]), "unchanged"
 
 
 def check_emulated(
-    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+    dry_run: DryRun, client: str, table: str, row: str, disposition: Disposition
 ) -> None:
-    preview = check_arrival(dry_run, client, about, row, disposition)
-    assert preview["would_fetch"] or dry_run.remembered not in json.dumps(preview["request"])
+    preview = check_arrival(dry_run, client, table, row, disposition)
+    assert preview["would_fetch"] or dry_run.stored_item_id not in json.dumps(preview["request"])
     assert dry_run.compacted not in json.dumps(preview["request"])
 
 
@@ -518,4 +520,4 @@ CHECKS = {"refused": check_refused, "dropped": check_dropped, "noted": check_not
 def contains_part(value: Any, part: Any) -> bool:
     """Return True if a JSON value contains ``part`` unchanged."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(value == part) or any(contains_part(each, part) for each in inner)
+    return bool(value == part) or any(contains_part(child, part) for child in inner)

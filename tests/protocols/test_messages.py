@@ -36,19 +36,27 @@ def test_every_parameter_of_the_sdk_has_a_disposition() -> None:
     from anthropic.types import message_count_tokens_params, message_create_params
     from anthropic.types.beta import message_create_params as beta
 
-    known = {"stream", "output_format", "temperature", "top_k", "top_p"}  # some of older SDKs
+    sdk_parameters = {
+        "stream",
+        "output_format",
+        "temperature",
+        "top_k",
+        "top_p",
+    }  # including parameters of older SDKs
     for params in (
         message_create_params.MessageCreateParamsBase,
         beta.MessageCreateParamsBase,
         message_count_tokens_params.MessageCountTokensParams,
     ):
-        known |= set(params.__annotations__)
-    assert MESSAGES_PARAMETERS.keys() == known
+        sdk_parameters |= set(params.__annotations__)
+    assert MESSAGES_PARAMETERS.keys() == sdk_parameters
 
 
 def list_types(union: Any) -> set[str]:
     """The types of the objects in a union of the SDK."""
-    members = [each for each in get_args(union) if hasattr(each, "__required_keys__")]
+    members = [
+        member_type for member_type in get_args(union) if hasattr(member_type, "__required_keys__")
+    ]
     hints = [get_type_hints(member).get("type") for member in members]
     return {kind for hint in hints for kind in get_args(hint) if isinstance(kind, str)}
 
@@ -82,7 +90,7 @@ def make_refusal(status: int, **error: str) -> UpstreamRefused:
 
 
 @check_each(
-    ("error", "status", "kind"),
+    ("error", "status", "error_type"),
     [
         (InvalidRequest("no"), 400, "invalid_request_error"),
         (errors.Unauthorized("no"), 401, "authentication_error"),
@@ -100,30 +108,30 @@ def make_refusal(status: int, **error: str) -> UpstreamRefused:
         (make_refusal(418), 418, "invalid_request_error"),
     ],
 )
-def test_errors_have_anthropics_types(error: ForwarderError, status: int, kind: str) -> None:
+def test_errors_have_anthropics_types(error: ForwarderError, status: int, error_type: str) -> None:
     answer = encode_error(error, "req_1")
 
     assert answer.status == status
     assert answer.body == {
         "type": "error",
-        "error": {"type": kind, "message": error.message},
+        "error": {"type": error_type, "message": error.message},
         "request_id": "req_1",
     }
 
 
-def test_error_of_a_full_context_has_the_words_for_claude_code() -> None:
+def test_context_length_error_has_the_message_for_claude_code() -> None:
     error = make_refusal(400, code="context_length_exceeded")
 
     assert encode_error(error, "").body["error"]["message"] == "prompt is too long: no"
 
 
-def test_refused_thread_has_the_details_that_the_tool_runner_recovers_from() -> None:
+def test_thread_error_has_details_for_the_tool_runner() -> None:
     module = pytest.importorskip("anthropic.types.thread_unsupported_request_error_details")
     error = encode_error(errors.Unsupported("no", param="thread"), "").body["error"]
-    other = encode_error(errors.Unsupported("no", param="prompt"), "").body["error"]
+    other_error = encode_error(errors.Unsupported("no", param="prompt"), "").body["error"]
 
     module.ThreadUnsupportedRequestErrorDetails.model_validate(error["details"])
-    assert "details" not in other
+    assert "details" not in other_error
 
 
 def test_failure_ends_the_stream_with_an_error_event() -> None:
@@ -155,7 +163,7 @@ def make_events(*deltas: Json, block: Json) -> Batch:
     return [
         {"type": "message_start", "message": message},
         {"type": "content_block_start", "index": 0, "content_block": block},
-        *({"type": "content_block_delta", "index": 0, "delta": each} for each in deltas),
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": 0},
         {
             "type": "message_delta",
@@ -166,27 +174,27 @@ def make_events(*deltas: Json, block: Json) -> Batch:
     ]
 
 
-@check_each(("arguments", "read"), [('{"a": 1}', {"a": 1}), ('{"a": ', {}), ("[1]", {})])
-def test_fold_parses_the_input_of_calls(arguments: str, read: Json) -> None:
+@check_each(("arguments", "expected"), [('{"a": 1}', {"a": 1}), ('{"a": ', {}), ("[1]", {})])
+def test_fold_parses_the_input_of_calls(arguments: str, expected: Json) -> None:
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
-    deltas = [{"type": "input_json_delta", "partial_json": each} for each in arguments]
+    deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in arguments]
 
     message = fold_messages(iter([make_events(*deltas, block=call)]))
 
-    assert message["content"] == [{**call, "input": read}]
+    assert message["content"] == [{**call, "input": expected}]
     assert message["usage"] == {"input_tokens": 0, "output_tokens": 3}
 
 
 def test_fold_adds_citations() -> None:
     citations = [{"type": "web_search_result_location", "url": url} for url in "ab"]
-    deltas = [{"type": "citations_delta", "citation": each} for each in citations]
+    deltas = [{"type": "citations_delta", "citation": citation} for citation in citations]
 
     message = fold_messages(iter([make_events(*deltas, block={"type": "text", "text": ""})]))
 
     assert message["content"][0]["citations"] == citations
 
 
-def test_fold_raises_errors_and_requires_the_end() -> None:
+def test_fold_raises_errors_and_requires_a_terminal_event() -> None:
     events = make_events(block={"type": "text", "text": ""})
     with pytest.raises(errors.UpstreamProtocolError):
         fold_messages(iter([events[:-1]]))
@@ -194,7 +202,7 @@ def test_fold_raises_errors_and_requires_the_end() -> None:
         fold_messages(iter([[{"type": "error", "error": {"message": "broken"}}]]))
 
 
-def test_framing_names_events_and_pings() -> None:
+def test_framing_writes_event_names_and_pings() -> None:
     framing = MESSAGES.framing
 
     assert framing.encode([{"type": "message_stop"}]) == (
@@ -227,7 +235,7 @@ def test_models_are_listed_in_pages(query: dict[str, str], ids: str, has_more: b
 
 
 @check_each("limit", ["0", "1001", "x", "-1", "", "99999"])
-def test_limits_of_pages_are_checked(limit: str) -> None:
+def test_invalid_page_limit_is_rejected(limit: str) -> None:
     with pytest.raises(InvalidRequest, match="limit"):
         make_model_page(MODELS, {"limit": limit})
 

@@ -24,22 +24,22 @@ ALL: Json = {
 
 
 def collect_added_fields(
-    defaults: ModelDefaults, protocol: str, request: Json, early: bool = True
+    defaults: ModelDefaults, protocol: str, request: Json, for_client: bool = True
 ) -> Json:
     """Return the fields that the defaults add to a request."""
-    seen: list[Json] = []
+    requests: list[Json] = []
 
-    def handler(given: Json) -> EventStream:
-        seen.append(given)
+    def handler(changed_request: Json) -> EventStream:
+        requests.append(changed_request)
         return iter(())
 
-    wrapped = (defaults.with_client_defaults if early else defaults.with_upstream_defaults)(
-        handler, protocol
-    )
+    wrapped_handler = (
+        defaults.with_client_defaults if for_client else defaults.with_upstream_defaults
+    )(handler, protocol)
     before = repr(request)
-    list(wrapped(request))
-    assert repr(request) == before, "the request itself is left alone"
-    return {k: v for k, v in seen[0].items() if k not in request or v != request[k]}
+    list(wrapped_handler(request))
+    assert repr(request) == before, "the request itself is not modified"
+    return {k: v for k, v in requests[0].items() if k not in request or v != request[k]}
 
 
 def test_every_model_parameter_is_covered() -> None:
@@ -47,7 +47,7 @@ def test_every_model_parameter_is_covered() -> None:
 
 
 @check_each(
-    ("protocol", "early", "added"),
+    ("protocol", "for_client", "added"),
     [
         ("chat", True, {"temperature": 0.5, "top_p": 0.9, "max_tokens": 50, "stop": ["END"]}),
         (
@@ -62,24 +62,27 @@ def test_every_model_parameter_is_covered() -> None:
         ("responses", False, {"temperature": 0.5, "top_p": 0.9, "max_output_tokens": 50}),
     ],
 )  # fmt: skip
-def test_defaults_by_protocol(protocol: str, early: bool, added: Json) -> None:
-    assert collect_added_fields(ModelDefaults(ALL), protocol, {"temperature": None}, early) == added
+def test_defaults_by_protocol(protocol: str, for_client: bool, added: Json) -> None:
+    assert (
+        collect_added_fields(ModelDefaults(ALL), protocol, {"temperature": None}, for_client)
+        == added
+    )
 
 
 @check_each("spelling", ["repetition_penalty", "repeat_penalty"])
 @check_each("protocol", ["chat", "responses"])
 def test_defaults_beyond_the_protocol(protocol: str, spelling: str) -> None:
-    offered = ModelDefaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
+    defaults = ModelDefaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
     takes = {"top_k", "seed", spelling}
 
-    seen: list[Json] = []
+    requests: list[Json] = []
     list(
-        offered.with_upstream_defaults(lambda r: iter(seen.append(r) or ()), protocol, takes)(
+        defaults.with_upstream_defaults(lambda r: iter(requests.append(r) or ()), protocol, takes)(
             {"top_k": 1}
         )
     )
 
-    assert seen == [{"top_k": 1, "seed": 7, spelling: 1.1}]
+    assert requests == [{"top_k": 1, "seed": 7, spelling: 1.1}]
 
 
 @check_each("protocol", ["chat", "responses"])
@@ -114,18 +117,18 @@ SYSTEM = ModelDefaults(system="Be kind.")
 def test_system_prompt_is_first() -> None:
     added = collect_added_fields(SYSTEM, "chat", {"messages": [USER]})
     assert added == {"messages": [{"role": "system", "content": "Be kind."}, USER]}
-    for given in ("hi", [USER]):
-        assert collect_added_fields(SYSTEM, "responses", {"input": given}) == {
+    for input_value in ("hi", [USER]):
+        assert collect_added_fields(SYSTEM, "responses", {"input": input_value}) == {
             "instructions": "Be kind."
         }
 
 
 @check_each("role", ["system", "developer"])
 def test_client_instructions_replace_system_prompt(role: str) -> None:
-    own = {"role": role, "content": "Be brief."}
+    instruction = {"role": role, "content": "Be brief."}
 
-    assert collect_added_fields(SYSTEM, "chat", {"messages": [USER, own]}) == {}
-    assert collect_added_fields(SYSTEM, "responses", {"input": [own, USER]}) == {}
+    assert collect_added_fields(SYSTEM, "chat", {"messages": [USER, instruction]}) == {}
+    assert collect_added_fields(SYSTEM, "responses", {"input": [instruction, USER]}) == {}
     assert (
         collect_added_fields(SYSTEM, "responses", {"input": "hi", "instructions": "Be brief."})
         == {}
@@ -133,7 +136,7 @@ def test_client_instructions_replace_system_prompt(role: str) -> None:
 
 
 def test_upstream_defaults_have_no_system_prompt() -> None:
-    assert collect_added_fields(SYSTEM, "chat", {"messages": [USER]}, early=False) == {}
+    assert collect_added_fields(SYSTEM, "chat", {"messages": [USER]}, for_client=False) == {}
 
 
 def test_invalid_messages_are_left_to_the_translator() -> None:

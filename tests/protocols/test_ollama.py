@@ -34,7 +34,7 @@ TYPES = {
     "ollama_embeddings": "EmbeddingsRequest",
 }
 SAMPLES: dict[type, Any] = {str: "x", int: 7, float: 0.5, bool: True, list: [1], dict: {"a": 1}}
-EMBEDDED = {"data": [{"embedding": [1.0]}]}
+EMBEDDINGS = {"data": [{"embedding": [1.0]}]}
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
 
 
@@ -61,29 +61,29 @@ def make_request(client: str, name: str, value: Any) -> Json:
 def translate_request(client: str, request: Json, **options: Any) -> tuple[Json, dict[str, str]]:
     """Return the upstream request and the losses."""
     context = make_translator_context(**options)
-    sent: list[Json] = []
+    upstream_requests: list[Json] = []
 
     def handler(body: Json) -> EventStream:
-        sent.append(body)
-        return iter([[CHUNK if client in CLIENT_PROTOCOLS else EMBEDDED]])
+        upstream_requests.append(body)
+        return iter([[CHUNK if client in CLIENT_PROTOCOLS else EMBEDDINGS]])
 
     upstream = "chat" if client in CLIENT_PROTOCOLS else "embeddings"
     list(translate_handler(handler, client, upstream, context)(request))
-    return sent[0], context.loss_report.losses
+    return upstream_requests[0], context.loss_report.losses
 
 
 @check_each("client", TABLES)
 def test_every_parameter_of_the_package_has_a_disposition(client: str) -> None:
     ollama = import_client("ollama._types")
-    known = set(getattr(ollama, TYPES[client]).model_fields) - {"options"}
-    known |= {f"options.{name}" for name in ollama.Options.model_fields}
-    assert known - TABLES[client].keys() == set()
+    package_parameters = set(getattr(ollama, TYPES[client]).model_fields) - {"options"}
+    package_parameters |= {f"options.{name}" for name in ollama.Options.model_fields}
+    assert package_parameters - TABLES[client].keys() == set()
 
 
 @check_each(
     ("client", "name", "disposition"), list_rows("dropped", "refused", "mapped", "local", "offered")
 )
-def test_every_other_disposition_than_carried_has_a_reason(
+def test_dispositions_except_carried_have_a_reason(
     client: str, name: str, disposition: Disposition
 ) -> None:
     assert disposition.reason
@@ -101,14 +101,14 @@ def test_dropped_parameters_are_reported_or_refused(
 
 
 @check_each(("client", "name", "disposition"), list_rows("offered"))
-def test_offered_parameters_reach_upstreams_that_take_them(
+def test_offered_parameters_are_sent_to_upstreams_that_accept_them(
     client: str, name: str, disposition: Disposition
 ) -> None:
     inner = name.removeprefix("options.")
-    sent, dropped = translate_request(
+    upstream_request, dropped = translate_request(
         client, make_request(client, name, make_sample(disposition)), extensions={inner}
     )
-    assert (sent[inner], dropped) == (make_sample(disposition), {})
+    assert (upstream_request[inner], dropped) == (make_sample(disposition), {})
 
 
 @check_each(("client", "name", "disposition"), list_rows("dropped", "refused", "offered"))
@@ -118,7 +118,7 @@ def test_neutral_values_are_not_reported(client: str, name: str, disposition: Di
 
 
 @check_each(("client", "name", "disposition"), list_rows("refused"))
-def test_refused_parameter_is_a_400_that_names_it(
+def test_refused_parameter_is_rejected_by_name(
     client: str, name: str, disposition: Disposition
 ) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
@@ -127,14 +127,12 @@ def test_refused_parameter_is_a_400_that_names_it(
 
 
 @check_each(("client", "name", "disposition"), list_rows())
-def test_wrong_type_is_a_400_that_names_the_parameter(
-    client: str, name: str, disposition: Disposition
-) -> None:
+def test_wrong_type_is_rejected_by_name(client: str, name: str, disposition: Disposition) -> None:
     if not disposition.types:
         return
-    wrong = next(value for kind, value in SAMPLES.items() if kind not in disposition.types)
+    wrong_value = next(value for kind, value in SAMPLES.items() if kind not in disposition.types)
     with pytest.raises(InvalidRequest) as caught:
-        translate_request(client, make_request(client, name, wrong))
+        translate_request(client, make_request(client, name, wrong_value))
     assert (caught.value.param, caught.value.code) == (name, "invalid_type")
 
 

@@ -54,22 +54,24 @@ def list_losses(direction: str, name: str, value: Any, strict: bool = False) -> 
 
 @check_each("direction", TABLES)
 def test_every_sdk_parameter_has_a_disposition(direction: str) -> None:
-    known = REQUEST_PARAMETERS[CLIENTS[direction]]
-    assert known - TABLES[direction].keys() == set()
+    sdk_parameters = REQUEST_PARAMETERS[CLIENTS[direction]]
+    assert sdk_parameters - TABLES[direction].keys() == set()
 
 
 @check_each("direction", TABLES)
 def test_parameters_beyond_the_sdk_are_known_exceptions(direction: str) -> None:
-    beyond = TABLES[direction].keys() - REQUEST_PARAMETERS[CLIENTS[direction]]
+    extra_parameters = TABLES[direction].keys() - REQUEST_PARAMETERS[CLIENTS[direction]]
     penalties = {"frequency_penalty", "presence_penalty"}  # in the Open Responses schema, too
-    assert beyond <= penalties | {"logit_bias", "seed", "stop"} | {"client_metadata"}  # Codex's
+    assert extra_parameters <= penalties | {"logit_bias", "seed", "stop"} | {
+        "client_metadata"
+    }  # Codex's
 
 
 @check_each(
     ("direction", "name", "disposition"),
     list_rows("dropped", "refused", "mapped", "local", "emulated", "offered"),
 )
-def test_every_other_disposition_than_carried_has_a_reason(
+def test_dispositions_except_carried_have_a_reason(
     direction: str, name: str, disposition: Disposition
 ) -> None:
     assert disposition.reason
@@ -106,7 +108,7 @@ def test_strict_mode_refuses_dropped_parameter(
 
 
 @check_each(("direction", "name", "disposition"), list_rows("refused"))
-def test_refused_parameter_is_a_400_that_names_it(
+def test_refused_parameter_is_rejected_by_name(
     direction: str, name: str, disposition: Disposition
 ) -> None:
     with pytest.raises((Unsupported, InvalidRequest)) as caught:
@@ -128,12 +130,12 @@ def test_neutral_values_are_not_reported(
     ("direction", "name", "disposition"),
     list_rows("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
 )
-def test_wrong_type_is_a_400_that_names_the_parameter(
+def test_wrong_type_is_rejected_by_name(
     direction: str, name: str, disposition: Disposition
 ) -> None:
-    wrong = next(value for kind, value in SAMPLES.items() if kind not in disposition.types)
+    wrong_value = next(value for kind, value in SAMPLES.items() if kind not in disposition.types)
     with pytest.raises(InvalidRequest) as caught:
-        list_losses(direction, name, wrong)
+        list_losses(direction, name, wrong_value)
     assert (caught.value.param, caught.value.code) == (name, "invalid_type")
 
 

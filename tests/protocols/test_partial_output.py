@@ -11,8 +11,8 @@ MESSAGE: Json = {"type": "message", "id": "m", "role": "assistant", "content": [
 CALL: Json = {"type": "function_call", "id": "c", "name": "f", "arguments": ""}
 
 
-def make_event(kind: str, place: int, **more: Any) -> Json:
-    return {"type": f"response.{kind}", "output_index": place, **more}
+def make_event(kind: str, output_index: int, **more: Any) -> Json:
+    return {"type": f"response.{kind}", "output_index": output_index, **more}
 
 
 def test_collect_output_keeps_finished_items() -> None:
@@ -59,7 +59,7 @@ def test_collect_output_skips_partial_calls_and_empty_items() -> None:
     assert collect_output(events) == []
 
 
-def test_items_stand_in_the_order_of_their_places() -> None:
+def test_items_are_ordered_by_output_index() -> None:
     first, second = ({**MESSAGE, "id": name} for name in "ab")
     events = [
         make_event("output_item.added", 0, item=first),

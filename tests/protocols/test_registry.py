@@ -1,4 +1,4 @@
-"""The protocols, and that nothing else decides by their names."""
+"""The protocols. No other module branches on their names."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.helpers.check_cases import check_each
 
 PACKAGE = Path(forwarder.__file__).parent
 
-DECIDERS = ("pipeline/", "upstream/")
+ALLOWED_PATHS = ("pipeline/", "upstream/")
 """The declared pipeline, and the package that calls the upstreams' two APIs."""
 
 LITERALS = PROTOCOLS.keys() - {"messages"}
-"""Names that mean a protocol when they are written out; ``messages`` is a parameter too."""
+"""Literals that are protocol names. ``messages`` is excluded, because it is also a parameter."""
 
 
 def test_every_protocol_is_found_by_its_own_name() -> None:
@@ -38,7 +38,9 @@ def test_every_client_protocol_has_a_translation_and_an_upstream_api() -> None:
     for protocol in PROTOCOLS.values():
         assert protocol.upstream_api in UPSTREAM_PROTOCOLS
     for client in CLIENT_PROTOCOLS.values():
-        carriers = {over: carrier.protocol for over, carrier in client.served_as.items()}
+        carriers = {
+            upstream_api: carrier.protocol for upstream_api, carrier in client.served_as.items()
+        }
         assert carriers.keys() == (UPSTREAM_PROTOCOLS.keys() if carriers else set())
         assert carriers.keys() >= set(carriers.values())
         assert all((client.name, carrier) in TRANSLATIONS for carrier in carriers.values())
@@ -61,15 +63,15 @@ def test_framing_writes_events_that_end_with_a_line(name: str) -> None:
     assert framing.mimetype in ("text/event-stream", "application/x-ndjson")
 
 
-def find_decisions(tree: ast.Module) -> Iterator[tuple[int, bool]]:
-    """Lines that compare with a protocol's name, and whether it is written as a literal."""
+def find_comparisons(tree: ast.Module) -> Iterator[tuple[int, bool]]:
+    """Lines that compare a value with a protocol's name, and whether the name is a literal."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Compare):
             continue
-        for each in (part for side in (node.left, *node.comparators) for part in ast.walk(side)):
-            if isinstance(each, ast.Constant) and each.value in LITERALS:
+        for operand in (part for side in (node.left, *node.comparators) for part in ast.walk(side)):
+            if isinstance(operand, ast.Constant) and operand.value in LITERALS:
                 yield node.lineno, True
-            elif is_name_of_protocol(each) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
+            elif is_name_of_protocol(operand) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
                 yield node.lineno, False
 
 
@@ -79,18 +81,18 @@ def is_name_of_protocol(node: ast.AST) -> bool:
 
 
 @check_each("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_module_decides_by_the_name_of_a_protocol(path: Path) -> None:
-    place = str(path.relative_to(PACKAGE))
+def test_no_module_branches_on_a_protocol_name(path: Path) -> None:
+    relative_path = str(path.relative_to(PACKAGE))
     text = path.read_text(encoding="utf-8")
     if not any(f'"{name}"' in text for name in LITERALS) and ".name" not in text:
-        return  # parsing takes a hundred times longer
-    found = list(find_decisions(ast.parse(text)))
+        return  # skips parsing, which takes a hundred times longer
+    comparisons = list(find_comparisons(ast.parse(text)))
 
-    assert [line for line, is_literal in found if is_literal] == []
-    assert found == [] or place.startswith(DECIDERS)
+    assert [line for line, is_literal in comparisons if is_literal] == []
+    assert comparisons == [] or relative_path.startswith(ALLOWED_PATHS)
 
 
-def test_decisions_are_found() -> None:
+def test_comparisons_are_found() -> None:
     source = "a == 'chat'\nb in ('responses', 'x')\nc != CHAT.name\nd == 'other'\n"
     source += "CHAT.name in upstream.apis\n"
-    assert list(find_decisions(ast.parse(source))) == [(1, True), (2, True), (3, False)]
+    assert list(find_comparisons(ast.parse(source))) == [(1, True), (2, True), (3, False)]

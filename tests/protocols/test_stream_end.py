@@ -41,22 +41,22 @@ def make_chunk(delta: Json | None = None, finish: str | None = None, **more: Any
 
 def check_chat_stream(*chunks: Json, done: bool = False) -> list[Json]:
     return collect_events(
-        require_complete_chat_stream(iter([[each] for each in chunks]), lambda: done)
+        require_complete_chat_stream(iter([[chunk] for chunk in chunks]), lambda: done)
     )
 
 
-SAID = make_chunk({"content": "a"})
+TEXT_CHUNK = make_chunk({"content": "a"})
 
 
 @check_each(
-    "sent",
+    "delta",
     [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
      {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}, {"images": [{}]}],
 )  # fmt: skip
-def test_complete_chat_stream_is_unchanged(sent: Json) -> None:
+def test_complete_chat_stream_is_unchanged(delta: Json) -> None:
     chunks = [
         make_chunk({"role": "assistant"}),
-        make_chunk(sent),
+        make_chunk(delta),
         make_chunk(finish="stop"),
         {"choices": [], "usage": {}},
     ]
@@ -65,12 +65,12 @@ def test_complete_chat_stream_is_unchanged(sent: Json) -> None:
 
 def test_truncated_chat_stream_raises() -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its answer was finished"):
-        check_chat_stream(SAID, done=False)
+        check_chat_stream(TEXT_CHUNK, done=False)
 
 
-@check_each(("sent", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")])
-def test_done_marker_replaces_finish_reason(sent: Json, finish: str) -> None:
-    chunks = check_chat_stream(make_chunk(sent), {"choices": [], "usage": {}}, done=True)
+@check_each(("delta", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")])
+def test_done_marker_replaces_finish_reason(delta: Json, finish: str) -> None:
+    chunks = check_chat_stream(make_chunk(delta), {"choices": [], "usage": {}}, done=True)
     assert chunks[-1] == make_chunk(finish=finish)
 
 
@@ -98,8 +98,10 @@ def test_empty_complete_message_is_an_answer() -> None:
 
 def test_chat_stream_ends_with_error() -> None:
     error = {"error": {"message": "Full."}}
-    stream = require_complete_chat_stream(iter([[SAID, error, SAID], [SAID]]), lambda: True)
-    assert collect_events(stream) == [SAID, error]
+    stream = require_complete_chat_stream(
+        iter([[TEXT_CHUNK, error, TEXT_CHUNK], [TEXT_CHUNK]]), lambda: True
+    )
+    assert collect_events(stream) == [TEXT_CHUNK, error]
 
 
 # -- Responses ----------------------------------------------------------------------------------
@@ -109,9 +111,13 @@ def make_event(kind: str, **more: Any) -> Json:
     return {"type": kind, **more}
 
 
-@check_each("ending", ["response.completed", "response.incomplete", "response.failed"])
-def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
-    events = [make_event("response.created"), make_event(ending), make_event("response.completed")]
+@check_each("event_type", ["response.completed", "response.incomplete", "response.failed"])
+def test_responses_stream_ends_with_terminal_event(event_type: str) -> None:
+    events = [
+        make_event("response.created"),
+        make_event(event_type),
+        make_event("response.completed"),
+    ]
     assert (
         collect_events(require_complete_responses_stream(iter([events, events]), lambda: False))
         == events[:2]
@@ -129,15 +135,17 @@ def test_completed_empty_response_is_complete() -> None:
 
 
 @check_each(
-    "sent",
+    "events",
     [
         [make_event("response.incomplete", response={"output": []})],
         [make_event("response.completed", response={"output": [{}]})],
         [make_event("response.output_text.delta", delta="a"), make_event("response.completed", response={"output": []})],
     ],
 )  # fmt: skip
-def test_response_with_text_in_one_place_is_complete(sent: list[Json]) -> None:
-    assert collect_events(require_complete_responses_stream(iter([sent]), lambda: False)) == sent
+def test_response_with_text_in_one_place_is_complete(events: list[Json]) -> None:
+    assert (
+        collect_events(require_complete_responses_stream(iter([events]), lambda: False)) == events
+    )
 
 
 @check_each("done", [True, False])
@@ -153,24 +161,24 @@ def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
 @check_each("nested", [True, False])
 def test_error_event_without_terminal_event_is_raised(nested: bool) -> None:
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
-    last = make_event("error", error=error) if nested else make_event("error", **error)
+    error_event = make_event("error", error=error) if nested else make_event("error", **error)
     with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
-        collect_events(require_complete_responses_stream(iter([[last], []]), lambda: False))
+        collect_events(require_complete_responses_stream(iter([[error_event], []]), lambda: False))
     assert caught.value.status == 429
 
 
 # -- errors in client streams -------------------------------------------------------------------
 
 
-def failing(*batches: Batch) -> EventStream:
+def fail_after(*batches: Batch) -> EventStream:
     yield from batches
     raise UpstreamTimeout("Too slow.")
 
 
 def test_append_chat_error() -> None:
-    chunks = collect_events(append_chat_error(failing([SAID], [])))
+    chunks = collect_events(append_chat_error(fail_after([TEXT_CHUNK], [])))
     assert chunks == [
-        SAID,
+        TEXT_CHUNK,
         {"error": {"message": "Too slow.", "type": "upstream_error", "param": None, "code": "upstream_timeout"}},
     ]  # fmt: skip
 
@@ -179,10 +187,10 @@ def test_append_chat_error_after_upstream_error() -> None:
     error = {"error": {"message": "Full."}}
 
     def upstream() -> Iterator[Batch]:
-        yield [SAID, error]
-        raise AssertionError("nobody may ask for more")
+        yield [TEXT_CHUNK, error]
+        raise AssertionError("the stream was read after the error")
 
-    assert collect_events(append_chat_error(upstream())) == [SAID, error]
+    assert collect_events(append_chat_error(upstream())) == [TEXT_CHUNK, error]
 
 
 def test_append_responses_error() -> None:
@@ -193,12 +201,14 @@ def test_append_responses_error() -> None:
         make_event("response.created", response=response, sequence_number=0),
         make_event("response.output_item.done", output_index=0, item=item, sequence_number=1),
     ]
-    [*passed, error, failed] = collect_events(append_responses_error(failing(first_events, [])))
-    assert passed == first_events
-    assert [error["sequence_number"], failed["sequence_number"]] == [2, 3]
+    [*passed_events, error, failed_event] = collect_events(
+        append_responses_error(fail_after(first_events, []))
+    )
+    assert passed_events == first_events
+    assert [error["sequence_number"], failed_event["sequence_number"]] == [2, 3]
     assert (error["message"], error["code"]) == ("Too slow.", "upstream_timeout")
     assert error["error"]["type"] == "upstream_error"
-    assert failed["response"] == {
+    assert failed_event["response"] == {
         **response,
         "status": "failed",
         "output": [item],
@@ -207,15 +217,15 @@ def test_append_responses_error() -> None:
 
 
 def test_append_responses_error_before_first_event() -> None:
-    events = collect_events(append_responses_error(failing([])))
+    events = collect_events(append_responses_error(fail_after([])))
     assert [e["type"] for e in events] == ["error", "response.failed"]
     assert [e["sequence_number"] for e in events] == [0, 1]
     assert [m for e in events for m in sdk.event_mistakes(e)] == []
 
 
 def test_append_responses_error_after_upstream_error_event() -> None:
-    first = make_event("error", message="Full.", sequence_number=7)
-    events = collect_events(append_responses_error(failing([first])))
+    error_event = make_event("error", message="Full.", sequence_number=7)
+    events = collect_events(append_responses_error(fail_after([error_event])))
     assert [(e["type"], e["sequence_number"]) for e in events] == [
         ("error", 7),
         ("response.failed", 8),
@@ -223,8 +233,8 @@ def test_append_responses_error_after_upstream_error_event() -> None:
 
 
 @check_each("append_error", [append_chat_error, append_responses_error])
-def test_append_error_passes_successful_stream(append_error: Any) -> None:
-    batches: list[Batch] = [[SAID], [], [make_chunk(finish="stop")]]
+def test_append_error_passes_successful_stream_unchanged(append_error: Any) -> None:
+    batches: list[Batch] = [[TEXT_CHUNK], [], [make_chunk(finish="stop")]]
     assert list(append_error(iter(batches))) == batches
 
 
@@ -251,11 +261,11 @@ def test_failure_after_last_finish_reason_is_ignored(error: Exception) -> None:
 
 
 def test_append_ollama_error() -> None:
-    def breaking() -> EventStream:
+    def break_stream() -> EventStream:
         yield [{"done": False}]
         raise UpstreamTimeout("Too late.")
 
-    assert collect_events(append_ollama_error(breaking())) == [
+    assert collect_events(append_ollama_error(break_stream())) == [
         {"done": False},
         {"error": "Too late."},
     ]
@@ -264,7 +274,7 @@ def test_append_ollama_error() -> None:
 # -- errors of a known kind -----------------------------------------------------------------------
 
 LONG = {"message": "The prompt is too long.", "type": "x", "code": 7, "more": 1}
-KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
+KNOWN_ERROR_FIELDS = {"type": "invalid_request_error", "code": "context_length_exceeded"}
 
 
 @check_each(
@@ -285,35 +295,38 @@ KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
          400, "context_length_exceeded"),
     ],
 )  # fmt: skip
-@check_each("greeted", [True, False])
+@check_each("has_first_chunk", [True, False])
 def test_first_error_is_raised_with_its_status(
-    chunk_: Json, status: int, code: str, greeted: bool
+    chunk_: Json, status: int, code: str, has_first_chunk: bool
 ) -> None:
-    batch = [make_chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
+    batch = (
+        [make_chunk({"role": "assistant", "content": ""}), chunk_] if has_first_chunk else [chunk_]
+    )
     with pytest.raises(UpstreamRefused) as caught:
         collect_events(require_complete_chat_stream(iter([batch]), lambda: False))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
 @check_each(
-    "last",
+    "error_chunk",
     [
         {"error": LONG},
         {"object": "error", **LONG},
         {"choices": [{"finish_reason": "error", "error": LONG, "delta": {}}]},
     ],
 )
-def test_later_error_of_known_kind_gets_its_code(last: Json) -> None:
-    [first, failed] = check_chat_stream(SAID, last)
-    assert first == SAID
-    assert failed["error"] | {**LONG, **KNOWN} == failed["error"]
+def test_later_error_of_known_kind_gets_its_code(error_chunk: Json) -> None:
+    [first_chunk, received_error] = check_chat_stream(TEXT_CHUNK, error_chunk)
+    assert first_chunk == TEXT_CHUNK
+    assert received_error["error"] | {**LONG, **KNOWN_ERROR_FIELDS} == received_error["error"]
 
 
 def test_error_of_unknown_kind_is_unchanged() -> None:
-    last = {"id": "1", "error": {"message": "Full.", "code": 7}, "choices": []}
-    assert check_chat_stream(SAID, last) == [SAID, last]
+    error_chunk = {"id": "1", "error": {"message": "Full.", "code": 7}, "choices": []}
+    assert check_chat_stream(TEXT_CHUNK, error_chunk) == [TEXT_CHUNK, error_chunk]
     assert (
-        check_chat_stream(SAID, {"object": "error", "message": "m"})[1]["error"]["message"] == "m"
+        check_chat_stream(TEXT_CHUNK, {"object": "error", "message": "m"})[1]["error"]["message"]
+        == "m"
     )
 
 
@@ -321,11 +334,11 @@ def make_failed_event(error: Any, **more: Any) -> Json:
     return make_event("response.failed", response={"status": "failed", "error": error, **more})
 
 
-BEGUN = make_event("response.created", response={"status": "in_progress"})
+CREATED = make_event("response.created", response={"status": "in_progress"})
 DELTA = make_event("response.output_text.delta", delta="a")
 
 
-@check_each("before", [[], [BEGUN]])
+@check_each("first_events", [[], [CREATED]])
 @check_each("shape", ["failed", "nested", "flat"])
 @check_each(
     ("error", "status", "code"),
@@ -339,7 +352,7 @@ DELTA = make_event("response.output_text.delta", delta="a")
     ],
 )
 def test_early_failed_response_is_raised_with_status(
-    before: list[Json], shape: str, error: Json, status: int, code: str
+    first_events: list[Json], shape: str, error: Json, status: int, code: str
 ) -> None:
     shapes = {
         "failed": make_failed_event(error),
@@ -348,38 +361,43 @@ def test_early_failed_response_is_raised_with_status(
     }
     with pytest.raises(UpstreamRefused) as caught:
         collect_events(
-            require_complete_responses_stream(iter([[*before, shapes[shape]]]), lambda: False)
+            require_complete_responses_stream(iter([[*first_events, shapes[shape]]]), lambda: False)
         )
     assert (caught.value.status, caught.value.code) == (status, code)
     assert "sequence_number" not in caught.value.make_body()["error"]
     assert caught.value.type != "error"
 
 
-@check_each("batches", [[[BEGUN], [0]], [[BEGUN, DELTA, 0]], [[BEGUN, DELTA], [0]]])
+@check_each("batches", [[[CREATED], [0]], [[CREATED, DELTA, 0]], [[CREATED, DELTA], [0]]])
 def test_later_failed_response_keeps_its_code(batches: list[Any]) -> None:
     codes = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
              "rate_limit_exceeded", "invalid_prompt", "a_code_of_its_own"]  # fmt: skip
     for code in codes:
-        last = make_failed_event({"code": code, "message": "m"})
-        stream = iter([[last if e == 0 else e for e in batch] for batch in batches])
-        assert collect_events(require_complete_responses_stream(stream, lambda: False))[-1] == last
+        failed_event = make_failed_event({"code": code, "message": "m"})
+        stream = iter([[failed_event if e == 0 else e for e in batch] for batch in batches])
+        assert (
+            collect_events(require_complete_responses_stream(stream, lambda: False))[-1]
+            == failed_event
+        )
 
 
 def test_later_context_length_failure_has_its_code() -> None:
     error = make_event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
-    last = make_failed_event({"code": "server_error", "message": LONG["message"]})
-    stream = require_complete_responses_stream(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
-    [*_, error, failed] = collect_events(stream)
+    failed_event = make_failed_event({"code": "server_error", "message": LONG["message"]})
+    stream = require_complete_responses_stream(
+        iter([[CREATED], [DELTA, error, failed_event]]), lambda: False
+    )
+    [*_, error, received_event] = collect_events(stream)
     assert (error["code"], error["sequence_number"]) == ("context_length_exceeded", 2)
-    assert error["error"] | {**LONG, **KNOWN} == error["error"]
-    assert failed["response"]["error"]["code"] == "context_length_exceeded"
+    assert error["error"] | {**LONG, **KNOWN_ERROR_FIELDS} == error["error"]
+    assert received_event["response"]["error"]["code"] == "context_length_exceeded"
 
 
 def test_failed_response_with_output_is_passed_on() -> None:
-    last = make_failed_event({"code": "server_error", "message": "m"}, output=[{}])
-    assert collect_events(require_complete_responses_stream(iter([[last]]), lambda: False)) == [
-        last
-    ]
+    failed_event = make_failed_event({"code": "server_error", "message": "m"}, output=[{}])
+    assert collect_events(
+        require_complete_responses_stream(iter([[failed_event]]), lambda: False)
+    ) == [failed_event]
 
 
 def test_failed_response_keeps_limit_reset_fields() -> None:
@@ -388,9 +406,9 @@ def test_failed_response_keeps_limit_reset_fields() -> None:
         error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
         raise UpstreamRefused(429, error)
 
-    [error, failed] = collect_events(append_responses_error(upstream()))
+    [error, failed_event] = collect_events(append_responses_error(upstream()))
     assert error["error"]["resets_at"] == 7
-    assert failed["response"]["error"] == {
+    assert failed_event["response"]["error"] == {
         "code": "usage_limit_reached",
         "message": "m",
         "plan_type": "p",
@@ -400,13 +418,13 @@ def test_failed_response_keeps_limit_reset_fields() -> None:
 
 def test_append_follower_error_repeats_sequence_number() -> None:
     first_events = [{"type": "response.created", "sequence_number": 7, "response": {}}]
-    [first, error] = collect_events(append_follower_error(failing(first_events, [])))
+    [first_event, error] = collect_events(append_follower_error(fail_after(first_events, [])))
 
-    assert first == first_events[0]
+    assert first_event == first_events[0]
     assert (error["type"], error["sequence_number"]) == ("error", 7)
     assert error["message"] == error["error"]["message"]
 
 
 def test_append_follower_error_raises_before_first_event() -> None:
     with pytest.raises(UpstreamTimeout):
-        list(append_follower_error(failing([])))
+        list(append_follower_error(fail_after([])))

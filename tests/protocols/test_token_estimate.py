@@ -77,11 +77,11 @@ def test_screenshots_and_generated_images_count_as_images() -> None:
     assert 765 <= estimate({"type": "image_generation_call", "result": "A" * 10**6}) < 800
 
 
-def test_parameters_beyond_the_prompt_do_not_count() -> None:
+def test_parameters_outside_the_prompt_do_not_count() -> None:
     assert estimate(user="c" * 400, metadata={"a": "b" * 400}) == 0
 
 
-def test_values_that_are_no_proper_json_are_counted() -> None:
+def test_unserializable_values_are_counted() -> None:
     tool = {"name": "f", "parameters": {"maximum": 2**70, "title": "\ud800"}}
     assert estimate(tools=[tool]) > 10
     assert sum_text_tokens(["\ud800"]) == 1
@@ -92,6 +92,6 @@ def test_texts_are_rounded_together() -> None:
 
 
 def test_long_texts_are_counted_fast() -> None:
-    begin = time.process_time()
+    started_at = time.process_time()
     estimate({"role": "user", "content": "x" * 10**7}, {"role": "user", "content": "日" * 10**6})
-    assert time.process_time() - begin < 0.5
+    assert time.process_time() - started_at < 0.5

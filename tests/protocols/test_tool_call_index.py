@@ -28,7 +28,7 @@ def make_delta(index: int | None = None, call_id: str | None = None) -> dict[str
 )  # fmt: skip
 def test_tool_call_index_find(deltas: list[dict[str, Any]], numbers: list[int]) -> None:
     keys = ToolCallIndex()
-    assert [keys.find(each) for each in deltas] == numbers
+    assert [keys.find(delta) for delta in deltas] == numbers
 
 
 @check_each(

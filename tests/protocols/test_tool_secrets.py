@@ -15,7 +15,7 @@ TOOL: Json = {
     "type": "mcp", "server_label": "x", "server_url": URL, "authorization": "secret",
     "headers": {"X-Anything": "secret", "Accept": "a/b"}, "require_approval": "never",
 }  # fmt: skip
-SHOWN: Json = {
+REDACTED_TOOL: Json = {
     "type": "mcp", "server_label": "x", "server_url": "https://mcp.test",
     "headers": {"X-Anything": "***", "Accept": "***"}, "require_approval": "never",
 }  # fmt: skip
@@ -25,7 +25,7 @@ def test_hide_tool_secrets() -> None:
     before = {**TOOL}
     function = {"type": "function", "name": "f", "headers": {"a": "b"}}
 
-    assert hide_tool_secrets([function, TOOL]) == [function, SHOWN]
+    assert hide_tool_secrets([function, TOOL]) == [function, REDACTED_TOOL]
     assert before == TOOL
 
 
@@ -37,8 +37,8 @@ def test_hide_tool_secrets_keeps_other_tools(tools: Any) -> None:
 
 
 def test_hide_tool_secrets_in_fields_of_wrong_type() -> None:
-    odd = {"type": "mcp", "authorization": {"a": "secret"}, "headers": None, "server_url": None}
-    assert hide_tool_secrets([odd]) == [{"type": "mcp", "headers": None, "server_url": None}]
+    tool = {"type": "mcp", "authorization": {"a": "secret"}, "headers": None, "server_url": None}
+    assert hide_tool_secrets([tool]) == [{"type": "mcp", "headers": None, "server_url": None}]
 
 
 def test_with_hidden_tools_hides_echoed_tools() -> None:
@@ -53,7 +53,7 @@ def test_with_hidden_tools_hides_echoed_tools() -> None:
     request = {"tools": [TOOL]}
     batches = list(with_hidden_tool_secrets(handler, request)(request))
 
-    assert batches == [[{**created, "response": {"id": "r", "tools": [SHOWN]}}, delta], []]
+    assert batches == [[{**created, "response": {"id": "r", "tools": [REDACTED_TOOL]}}, delta], []]
     assert requests == [{"tools": [TOOL]}]
 
 

@@ -123,7 +123,7 @@ def test_unfold_response_without_streaming(status: str) -> None:
 
 
 @check_each(
-    ("protocol", "body", "raised", "message"),
+    ("protocol", "body", "error", "message"),
     [
         ("chat", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
         ("responses", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
@@ -135,10 +135,10 @@ def test_unfold_response_without_streaming(status: str) -> None:
     ],
 )  # fmt: skip
 def test_unfold_raises_for_malformed_body(
-    protocol: str, body: Any, raised: Any, message: str
+    protocol: str, body: Any, error: Any, message: str
 ) -> None:
     for streamed in (False, True):
-        with pytest.raises(raised, match=message):
+        with pytest.raises(error, match=message):
             unfold.unfold_answer(protocol, body, streamed)
 
 
@@ -146,9 +146,9 @@ def test_unfold_compaction() -> None:
     body = {"object": "response.compaction", "output": []}
 
     assert unfold.unfold_answer("compact", body, streamed=False) == [body]
-    for wrong in ({}, {"output": "x"}):
+    for malformed in ({}, {"output": "x"}):
         with pytest.raises(UpstreamProtocolError):
-            unfold.unfold_answer("compact", wrong, streamed=False)
+            unfold.unfold_answer("compact", malformed, streamed=False)
 
 
 def test_unfold_embeddings() -> None:
@@ -157,12 +157,17 @@ def test_unfold_embeddings() -> None:
     for body in ({"object": "list", "data": []}, {"data": entries}, {"data": [{"embedding": [1]}]}):
         assert unfold.unfold_answer("embeddings", body, streamed=False) == [body]
 
-    shapes: list[Any] = [
+    malformed_entries: list[Any] = [
         *(None, 7, "x", [], [[0.5]]),
         *({}, {"embedding": None}, {"embedding": []}, {"embedding": ""}, {"embedding": {"a": 1}}),
         *({"embedding": ["0.5"]}, {"embedding": [0.5, None]}, {"embedding": [[0.5]]}),
         *({"embedding": [True]}, {"embedding": [0.5], "index": "0"}),
     ]
-    for wrong in ({}, {"data": None}, {"data": {}}, *({"data": [shape]} for shape in shapes)):
+    for malformed in (
+        {},
+        {"data": None},
+        {"data": {}},
+        *({"data": [entry]} for entry in malformed_entries),
+    ):
         with pytest.raises(UpstreamProtocolError):
-            unfold.unfold_answer("embeddings", wrong, streamed=False)
+            unfold.unfold_answer("embeddings", malformed, streamed=False)

@@ -129,7 +129,7 @@ def test_read_and_empty_fields_are_not_reported(client: str, request_: Json) -> 
 THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "2 + 2"}
 
 
-def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
+def test_reasoning_text_is_sent_to_upstreams_that_accept_it() -> None:
     context = make_translator_context(strict=True, extensions=["reasoning_text"])
     request = make_request(
         "chat", messages=[make_user_message(type="text", text="2 + 2?"), THOUGHT]
