@@ -53,12 +53,15 @@ def test_drop_stream_options() -> None:
 
 def test_force_stream() -> None:
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
-    native = {"stream": False, "input": "Hi."}
+    responses_request = {"stream": False, "input": "Hi."}
     assert adapt({"stream": False}, always_stream=True) == streamed
     assert adapt({"stream": False}, always_stream=True, stream_options=False) == {"stream": True}
     assert adapt({"stream": True}, always_stream=True) == {"stream": True}
-    assert adapt(native, "responses", always_stream=True) == {**native, "stream": True}
-    compaction = {"input": "Hi."}  # has no such choice
+    assert adapt(responses_request, "responses", always_stream=True) == {
+        **responses_request,
+        "stream": True,
+    }
+    compaction = {"input": "Hi."}  # has no parameter "stream"
     assert adapt(compaction, "responses", always_stream=True) == compaction
     assert adapt({"stream": False}) == {"stream": False}
 
@@ -77,13 +80,13 @@ def test_force_stream() -> None:
         ),
     ],
 )
-def test_malformed_requestis_a_400_that_names_the_parameter(body: Json, param: str) -> None:
+def test_malformed_request_is_rejected_by_name(body: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         adapt(body, strict_tools=False)
     assert caught.value.param == param
 
 
-def test_dropping_store_false_is_no_loss() -> None:
+def test_dropping_store_false_is_not_reported() -> None:
     for protocol in ("chat", "responses"):
         loss_report = LossReport(strict=True)
         assert adapt({"store": False}, protocol, loss_report, drop=frozenset({"store"})) == {}
@@ -114,17 +117,17 @@ def test_adapt_request_for_chatgpt_backend() -> None:
     assert sorted(loss_report.losses) == ["store", "temperature"]
 
 
-@check_each("wish", [True, False])
-def test_drop_parallel_tool_calls(wish: bool) -> None:
+@check_each("value", [True, False])
+def test_drop_parallel_tool_calls(value: bool) -> None:
     loss_report = LossReport()
-    body = {"parallel_tool_calls": wish}
+    body = {"parallel_tool_calls": value}
     assert adapt(body) == body
     assert adapt(body, loss_report=loss_report, parallel_tool_calls=False) == {}
-    assert loss_report.losses == {}  # other code drops further calls
-    lacking = {"parallel_tool_calls": False, "keeps_responses": True}
+    assert loss_report.losses == {}  # a middleware drops further calls
+    profile_fields = {"parallel_tool_calls": False, "keeps_responses": True}
     native = {**body, "input": "hi"}
-    assert adapt(native, "responses", loss_report, **lacking) == {"input": "hi"}
-    assert bool(loss_report.losses) is (wish is False)
+    assert adapt(native, "responses", loss_report, **profile_fields) == {"input": "hi"}
+    assert bool(loss_report.losses) is (value is False)
 
 
 def test_token_limit_as_is() -> None:
@@ -133,19 +136,19 @@ def test_token_limit_as_is() -> None:
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
-ASKED = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 OBJECT = {"type": "json_object"}
 
 
 @check_each(
     ("level", "original", "expected"),
     [
-        ("json_schema", ASKED, ASKED),
-        ("json_object", ASKED, OBJECT),
+        ("json_schema", SCHEMA_FORMAT, SCHEMA_FORMAT),
+        ("json_object", SCHEMA_FORMAT, OBJECT),
         ("json_object", OBJECT, OBJECT),
-        ("none", ASKED, None),
+        ("none", SCHEMA_FORMAT, None),
         ("none", OBJECT, None),
-        ("schema_only", ASKED, ASKED),
+        ("schema_only", SCHEMA_FORMAT, SCHEMA_FORMAT),
     ],
 )
 def test_adapt_response_format_adds_instruction(level: str, original: Json, expected: Any) -> None:
@@ -155,7 +158,7 @@ def test_adapt_response_format_adds_instruction(level: str, original: Json, expe
     assert adapted.get("response_format") == expected
     content = adapted["messages"][1]["content"]
     assert (content == "U") is (original == expected)
-    if original == ASKED != expected:
+    if original == SCHEMA_FORMAT != expected:
         assert json.dumps(SCHEMA, separators=(",", ":")) in content
     assert bool(loss_report.losses) is (original != expected)
 

@@ -137,15 +137,15 @@ def test_extra_message_fields_are_removed() -> None:
 
 
 @check_each(
-    ("replay", "with_calls", "without"),
+    ("replay", "with_calls", "without_calls"),
     [("all", True, True), ("tool_turns", True, False), ("none", False, False)],
 )
-def test_reasoning_replay(replay: str, with_calls: bool, without: bool) -> None:
-    thought = {"reasoning_content": "t", "reasoning_details": DETAILS}
-    message = {"role": "assistant", "content": "a", **thought}
-    adapted = adapt_messages({**CALLS, **thought}, message, reasoning_replay=replay)
-    assert [thought.items() <= m.items() for m in adapted] == [with_calls, without]
-    assert ["reasoning_details" in m for m in adapted] == [with_calls, without]
+def test_reasoning_replay(replay: str, with_calls: bool, without_calls: bool) -> None:
+    reasoning = {"reasoning_content": "t", "reasoning_details": DETAILS}
+    message = {"role": "assistant", "content": "a", **reasoning}
+    adapted = adapt_messages({**CALLS, **reasoning}, message, reasoning_replay=replay)
+    assert [reasoning.items() <= m.items() for m in adapted] == [with_calls, without_calls]
+    assert ["reasoning_details" in m for m in adapted] == [with_calls, without_calls]
 
 
 def test_reasoning_replay_as_is() -> None:
@@ -154,14 +154,14 @@ def test_reasoning_replay_as_is() -> None:
 
 
 def test_signature_placeholder_on_first_call() -> None:
-    signed = {"id": "a", "extra_content": {"google": {"thought_signature": "s"}}}
-    bare = {**CALLS, "tool_calls": [{"id": "a"}, {"id": "b"}]}
-    first, second = adapt_messages(bare, signature_placeholder="none")[0]["tool_calls"]
+    signed_call = {"id": "a", "extra_content": {"google": {"thought_signature": "s"}}}
+    unsigned_message = {**CALLS, "tool_calls": [{"id": "a"}, {"id": "b"}]}
+    first, second = adapt_messages(unsigned_message, signature_placeholder="none")[0]["tool_calls"]
     assert first["extra_content"] == {"google": {"thought_signature": "none"}}
     assert second == {"id": "b"}
-    whole = {**CALLS, "tool_calls": [signed]}
-    assert adapt_messages(whole, signature_placeholder="none") == [whole]
-    assert adapt_messages(bare) == [bare]
+    signed_message = {**CALLS, "tool_calls": [signed_call]}
+    assert adapt_messages(signed_message, signature_placeholder="none") == [signed_message]
+    assert adapt_messages(unsigned_message) == [unsigned_message]
 
 
 SIGNATURE = {"google": {"thought_signature": "s"}}
@@ -175,7 +175,7 @@ SIGNED = {
 
 
 @check_each(
-    ("taken", "call", "names"),
+    ("accepted", "call", "names"),
     [
         ((), {"id": "a", "function": {"name": "f"}},
          ["messages.extra_content", "messages.tool_calls.extra_content",
@@ -186,15 +186,15 @@ SIGNED = {
     ],
 )  # fmt: skip
 def test_unaccepted_signatures_are_removed_and_noted(
-    taken: tuple[str, ...], call: Json, names: list[str]
+    accepted: tuple[str, ...], call: Json, names: list[str]
 ) -> None:
     loss_report, fields = (
         LossReport(),
-        {"extra_message_fields": False, "signature_fields": frozenset(taken)},
+        {"extra_message_fields": False, "signature_fields": frozenset(accepted)},
     )
     [adapted] = adapt_messages(SIGNED, loss_report=loss_report, **fields)
     assert adapted["tool_calls"] == [call]
-    assert ("extra_content" in adapted) is bool(taken)
+    assert ("extra_content" in adapted) is bool(accepted)
     assert sorted(loss_report.losses) == names
     assert adapt_messages(SIGNED) == [SIGNED]
 
@@ -206,7 +206,7 @@ def test_signature_placeholder_is_noted() -> None:
         assert list(loss_report.losses) == names
 
 
-SAID: Json = {
+ANSWER: Json = {
     "role": "assistant",
     "content": "A",
     "reasoning_content": "R",
@@ -232,6 +232,6 @@ SAID: Json = {
 )
 def test_lost_message_fields_are_noted(fields: Json, names: list[str]) -> None:
     loss_report = LossReport(strict=True)
-    [adapted] = adapt_messages(SAID, loss_report=loss_report, **fields)
+    [adapted] = adapt_messages(ANSWER, loss_report=loss_report, **fields)
     assert sorted(loss_report.losses) == names
     assert not {name.removeprefix("messages.") for name in names} & adapted.keys()

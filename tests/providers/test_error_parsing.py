@@ -39,7 +39,7 @@ def test_find_refused_parameters(
     message: str, param: str | None, paths: list[tuple[str, ...]]
 ) -> None:
     refused = find_refused_parameters(message, param)
-    assert set(paths) <= set(refused)  # other words in the result are harmless
+    assert set(paths) <= set(refused)  # the result may contain other words
     assert bool(paths) is bool(refused)
 
 

@@ -42,7 +42,7 @@ EFFORT = (
     "Supported values are: 'low', 'medium', and 'high'."
 )
 
-LESSONS: list[tuple[str, Json, Json]] = [
+REFUSALS_AND_CHANGES: list[tuple[str, Json, Json]] = [
     ("unknown variant `developer`", {"messages": [DEVELOPER]}, {"developer_role": "system"}),
     (
         "Unknown parameter: 'messages[1].tool_calls[0].extra_content'.",
@@ -110,16 +110,19 @@ LESSONS: list[tuple[str, Json, Json]] = [
 ]
 
 
-@check_each(("message", "body", "changes"), LESSONS)
+@check_each(("message", "body", "changes"), REFUSALS_AND_CHANGES)
 def test_infer_quirk_from_chat_refusal(message: str, body: Json, changes: Json) -> None:
     assert infer_changes(message, body) == changes
     assert infer_changes(message, body, status=422) == changes
 
 
-@check_each(("message", "body", "changes"), LESSONS)
+@check_each(("message", "body", "changes"), REFUSALS_AND_CHANGES)
 def test_infer_quirk_returns_none_for_known_quirk(message: str, body: Json, changes: Json) -> None:
-    knowing = replace(PASSTHROUGH_PROFILE, **changes)
-    assert infer_changes(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
+    learned_profile = replace(PASSTHROUGH_PROFILE, **changes)
+    assert infer_changes(message, body, learned_profile) in (
+        None,
+        {"drop": frozenset({"tool_choice"})},
+    )
 
 
 @check_each(
@@ -136,10 +139,10 @@ def test_infer_quirk_from_nested_parameter(param: str, changes: Json) -> None:
 
 
 def test_forced_tool_choice_first_disables_thinking() -> None:
-    switching = replace(GENERIC, thinking_switch="enable_thinking")
-    first = infer_changes(THINKING, FORCED, switching)
-    assert first == {"forced_tool_choice": "disable_thinking"}
-    assert infer_changes(THINKING, FORCED, replace(switching, **first)) == {
+    profile = replace(GENERIC, thinking_switch="enable_thinking")
+    first_changes = infer_changes(THINKING, FORCED, profile)
+    assert first_changes == {"forced_tool_choice": "disable_thinking"}
+    assert infer_changes(THINKING, FORCED, replace(profile, **first_changes)) == {
         "forced_tool_choice": "auto"
     }
 
@@ -162,8 +165,8 @@ def test_infer_quirk_from_responses_refusal(message: str, body: Json, changes: J
     assert infer_changes(message, body, GENERIC, protocol="responses") == changes
 
 
-SEALING = {"include": ["reasoning.encrypted_content"]}
-SUMMING = {"reasoning": {"summary": "auto"}}
+REQUEST_WITH_ENCRYPTED = {"include": ["reasoning.encrypted_content"]}
+REQUEST_WITH_SUMMARY = {"reasoning": {"summary": "auto"}}
 VERIFY = (
     "Your organization must be verified to generate reasoning summaries. Please go to: "
     "https://platform.openai.com/settings/organization/general and click on Verify Organization."
@@ -173,17 +176,17 @@ VERIFY = (
 @check_each(
     ("message", "param", "body", "changes"),
     [
-        ("Encrypted content is not supported with this model.", "include", SEALING,
+        ("Encrypted content is not supported with this model.", "include", REQUEST_WITH_ENCRYPTED,
          {"reasons": False}),
-        ("Encrypted content is not supported with this model.", None, SEALING, {"reasons": False}),
+        ("Encrypted content is not supported with this model.", None, REQUEST_WITH_ENCRYPTED, {"reasons": False}),
         ("Invalid value: 'reasoning.encrypted_content'. Supported values are: "
-         "'file_search_call.results', and 'message.input_image.image_url'.", "include[0]", SEALING,
+         "'file_search_call.results', and 'message.input_image.image_url'.", "include[0]", REQUEST_WITH_ENCRYPTED,
          {"reasons": False}),
-        ("Unknown parameter: 'include'.", "include", SEALING, {"reasons": False}),
+        ("Unknown parameter: 'include'.", "include", REQUEST_WITH_ENCRYPTED, {"reasons": False}),
         ("Unsupported parameter: 'reasoning.summary' is not supported with this model.",
-         "reasoning.summary", {**SUMMING, **SEALING}, {"reasons": False}),
-        ("Unknown parameter: 'reasoning'.", "reasoning", SUMMING, {"reasons": False}),
-        ("[{'type': 'extra_forbidden', 'loc': ['body', 'reasoning']}]", None, SUMMING,
+         "reasoning.summary", {**REQUEST_WITH_SUMMARY, **REQUEST_WITH_ENCRYPTED}, {"reasons": False}),
+        ("Unknown parameter: 'reasoning'.", "reasoning", REQUEST_WITH_SUMMARY, {"reasons": False}),
+        ("[{'type': 'extra_forbidden', 'loc': ['body', 'reasoning']}]", None, REQUEST_WITH_SUMMARY,
          {"reasons": False}),
         ("Unknown parameter: 'reasoning'.", None,
          {"reasoning": {"effort": "low", "summary": "auto"}},
@@ -191,9 +194,9 @@ VERIFY = (
         ("[{'loc': ['body', 'user']}, {'loc': ['body', 'reasoning']}]; extra_forbidden", None,
          {"user": "u", "reasoning": {"effort": "low"}},
          {"reasons": False, "drop": frozenset({"user", "reasoning"})}),
-        (VERIFY, "reasoning.summary", SUMMING, {"drop": frozenset({"reasoning.summary"})}),
+        (VERIFY, "reasoning.summary", REQUEST_WITH_SUMMARY, {"drop": frozenset({"reasoning.summary"})}),
         ("Unsupported value: 'auto' is not supported with the 'computer-use-preview' model. "
-         "Supported values are: 'concise'.", "reasoning.summary", SUMMING,
+         "Supported values are: 'concise'.", "reasoning.summary", REQUEST_WITH_SUMMARY,
          {"drop": frozenset({"reasoning.summary"})}),
         ("Unsupported parameter: 'temperature' is not supported with this model.", "temperature",
          {"temperature": 0.5}, {"reasons": True, "drop": frozenset({"temperature"})}),
@@ -203,8 +206,8 @@ def test_infer_reasons_from_refusal(
     message: str, param: str | None, body: Json, changes: Json
 ) -> None:
     assert infer_changes(message, body, GENERIC, param=param, protocol="responses") == changes
-    knowing = replace(GENERIC, **changes)
-    assert infer_changes(message, body, knowing, param=param, protocol="responses") is None
+    learned_profile = replace(GENERIC, **changes)
+    assert infer_changes(message, body, learned_profile, param=param, protocol="responses") is None
 
 
 @check_each("body", [{}, {"include": []}, {"reasoning": {"effort": "low"}}])
@@ -215,7 +218,7 @@ def test_no_quirk_without_request_for_encrypted_reasoning(body: Json) -> None:
 
 def test_foreign_reasoning_does_not_change_reasons() -> None:
     message = "The encrypted content gAAA could not be verified. Reason: it could not be decrypted."
-    changes = infer_changes(message, SEALING, GENERIC, protocol="responses")
+    changes = infer_changes(message, REQUEST_WITH_ENCRYPTED, GENERIC, protocol="responses")
     assert changes == {"reasoning_items": "drop"}
 
 
@@ -244,20 +247,20 @@ def test_essential_parameters_are_never_dropped(name: str) -> None:
 
 
 @check_each("status", [401, 404, 429, 500])
-def test_only_request_error_statuses_teach(status: int) -> None:
+def test_only_request_errors_change_the_profile(status: int) -> None:
     assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, status=status) is None
 
 
-def test_learning_can_be_switched_off() -> None:
-    stubborn = replace(GENERIC, learn=False)
-    assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, stubborn) is None
+def test_learning_can_be_disabled() -> None:
+    profile = replace(GENERIC, learn=False)
+    assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, profile) is None
 
 
 def test_only_the_head_of_a_long_message_is_searched() -> None:
     """A text that almost matches everywhere must not take quadratic time."""
-    late = " " * MAX_SEARCHED_CHARACTERS + "Unknown parameter: 'metadata'"
+    message = " " * MAX_SEARCHED_CHARACTERS + "Unknown parameter: 'metadata'"
 
-    assert infer_changes(late, {"metadata": {}}) is None
+    assert infer_changes(message, {"metadata": {}}) is None
     for text in ("null ", "valid string ", "'loc': ['body', ", "unknown parameter 'a ", "values "):
         for protocol in ("chat", "responses"):
             infer_changes(text * 80_000, {"metadata": {}}, protocol=protocol)
@@ -279,7 +282,7 @@ def infer_from_message(
     )
 
 
-LOTS = (
+UNSUPPORTED_LOTS = (
     "Unsupported value: 'lots' is not supported with the 'm' model. "
     "Supported values are: 'low', 'medium', and 'high'."
 )
@@ -289,8 +292,8 @@ ABSENT = {"type": "function", "function": {"name": "absent"}}
 @check_each(
     ("message", "param", "body"),
     [
-        (LOTS, "reasoning_effort", {"reasoning_effort": "lots"}),
-        (LOTS, None, {"reasoning_effort": "lots"}),
+        (UNSUPPORTED_LOTS, "reasoning_effort", {"reasoning_effort": "lots"}),
+        (UNSUPPORTED_LOTS, None, {"reasoning_effort": "lots"}),
         ("unknown variant `lots`, expected one of `low`", "reasoning_effort",
          {"reasoning_effort": "lots"}),
         ("'lots' is not supported", "reasoning_effort", {"reasoning_effort": ["lots"]}),
@@ -356,7 +359,9 @@ def test_refused_responses_effort_is_dropped_once() -> None:
     )
     assert quirk == InferredQuirk({"drop": frozenset({"reasoning"})}, is_lasting=False)
     body = {"reasoning": {"effort": "lots"}}
-    assert infer_from_message(LOTS, body, "reasoning.effort", protocol="responses") is None
+    assert (
+        infer_from_message(UNSUPPORTED_LOTS, body, "reasoning.effort", protocol="responses") is None
+    )
 
 
 @check_each(

@@ -73,12 +73,12 @@ def test_shortened_names_are_unique() -> None:
     assert len(map_long_names(body, 20)) == 3
 
 
-def test_names_of_clients_are_not_kept() -> None:
+def test_names_of_clients_are_not_cached() -> None:
     name = "name " * 100
-    before = sys.getrefcount(name)
+    count_before = sys.getrefcount(name)
 
     assert map_long_names({"tools": [make_function(name)]}, 20)
-    assert sys.getrefcount(name) == before
+    assert sys.getrefcount(name) == count_before
 
 
 def test_names_of_earlier_calls_are_shortened() -> None:
@@ -89,32 +89,37 @@ def test_names_of_earlier_calls_are_shortened() -> None:
 
 
 @check_each(
-    ("fields", "form"),
+    ("fields", "pattern"),
     [
         ({"call_id_limit": 40}, r"call_[0-9a-f]{35}"),
         ({"call_id_limit": 9, "call_id_exact": True}, r"[A-Za-z0-9]{9}"),
     ],
 )
-def test_long_id_is_replaced_in_call_and_result(fields: Json, form: str) -> None:
+def test_long_id_is_replaced_in_call_and_result(fields: Json, pattern: str) -> None:
     for call_id in ("x" * 41, "y" * 41):
         call, result = fit_body(make_conversation("look", call_id), **fields)["messages"]
-        assert re.fullmatch(form, result["tool_call_id"])
+        assert re.fullmatch(pattern, result["tool_call_id"])
         assert call["tool_calls"][0]["id"] == result["tool_call_id"]
-    one, other = (fit_body(make_conversation("look", i * 41), **fields)["messages"] for i in "xy")
-    assert one != other
+    first_messages, second_messages = (
+        fit_body(make_conversation("look", i * 41), **fields)["messages"] for i in "xy"
+    )
+    assert first_messages != second_messages
 
 
 def test_call_id_exact() -> None:
-    for call_id, stays in (("abc123XYZ", True), ("abc", False), ("call_1234", False)):
+    for call_id, is_unchanged in (("abc123XYZ", True), ("abc", False), ("call_1234", False)):
         adapted = fit_body(make_conversation("look", call_id), call_id_limit=9, call_id_exact=True)
-        assert (adapted["messages"][1]["tool_call_id"] == call_id) is stays
+        assert (adapted["messages"][1]["tool_call_id"] == call_id) is is_unchanged
 
 
-@check_each("odd", ["x", 3, [3], {"a": 1}, [{"function": "f"}], [{"id": [1]}]])
-def test_malformed_values_are_unchanged(odd: Any) -> None:
+@check_each("malformed", ["x", 3, [3], {"a": 1}, [{"function": "f"}], [{"id": [1]}]])
+def test_malformed_values_are_unchanged(malformed: Any) -> None:
     body = {
-        "tools": odd,
-        "messages": [{"role": "assistant", "tool_calls": odd}, {"role": "tool", "name": odd}],
+        "tools": malformed,
+        "messages": [
+            {"role": "assistant", "tool_calls": malformed},
+            {"role": "tool", "name": malformed},
+        ],
     }
     assert fit_body(body, tool_name_limit=1, call_id_limit=1) == body
 
@@ -126,5 +131,9 @@ def test_restore_names(key: str) -> None:
     event = {"choices": [{"index": 0, key: {"tool_calls": [{"index": 0, **call}]}}]}
     (choice,) = restore_names(event, names)["choices"]
     assert choice[key]["tool_calls"] == [{"index": 0, **make_function(LONG, arguments="")}]
-    for other in ({"choices": []}, {"choices": [{"delta": {"content": "short"}}]}, {"error": {}}):
-        assert restore_names(other, names) is other
+    for unchanged_event in (
+        {"choices": []},
+        {"choices": [{"delta": {"content": "short"}}]},
+        {"error": {}},
+    ):
+        assert restore_names(unchanged_event, names) is unchanged_event

@@ -44,8 +44,13 @@ def test_operator_overrides_every_field() -> None:
     profile = select_profile("openai", "", {"max_tokens": "max_tokens", "drop": ["user", "seed"]})
     assert (profile.max_tokens, profile.drop) == ("max_tokens", frozenset({"user", "seed"}))
     assert profile.developer_role == PROFILES["openai"].developer_role
-    own = select_profile("", "", {"server_calls": ["srv_"], "responses_takes": ["top_k"]})
-    assert (own.server_calls, own.responses_takes) == (("srv_",), frozenset({"top_k"}))
+    profile_of_overrides = select_profile(
+        "", "", {"server_calls": ["srv_"], "responses_takes": ["top_k"]}
+    )
+    assert (profile_of_overrides.server_calls, profile_of_overrides.responses_takes) == (
+        ("srv_",),
+        frozenset({"top_k"}),
+    )
     assert {"max_tokens", "drop", "developer_role"} <= PROFILE_FIELDS
     assert not {"name", "hosts"} & PROFILE_FIELDS
 

@@ -14,9 +14,11 @@ USER = {"role": "user", "content": "U"}
 
 
 def test_items_encrypted_by_the_forwarder_are_dropped() -> None:
-    theirs = {"type": "reasoning", "encrypted_content": "gAAAA"}
-    ours = {"type": "reasoning", "encrypted_content": "fwd1.x"}
-    assert adapt({"input": [USER, ours, theirs]}, "responses") == {"input": [USER, theirs]}
+    upstream_item = {"type": "reasoning", "encrypted_content": "gAAAA"}
+    forwarder_item = {"type": "reasoning", "encrypted_content": "fwd1.x"}
+    assert adapt({"input": [USER, forwarder_item, upstream_item]}, "responses") == {
+        "input": [USER, upstream_item]
+    }
     assert adapt({"input": "Hi."}, "responses") == {"input": "Hi."}
 
 
@@ -36,7 +38,7 @@ def test_client_metadata_only_for_openai(codex_models: bool) -> None:
     assert loss_report.losses == {}
 
 
-THOUGHT: Json = {
+REASONING_ITEM: Json = {
     "type": "reasoning",
     "summary": [],
     "content": [{"type": "reasoning_text", "text": "t"}],
@@ -45,12 +47,14 @@ THOUGHT: Json = {
 
 
 def test_keep_reasoning_text() -> None:
-    bare = {k: v for k, v in THOUGHT.items() if k != "content"}
-    assert adapt({"input": [THOUGHT]}, "responses") == {"input": [THOUGHT]}
-    assert adapt({"input": [THOUGHT]}, "responses", keep_reasoning_text=False) == {"input": [bare]}
+    without_text = {k: v for k, v in REASONING_ITEM.items() if k != "content"}
+    assert adapt({"input": [REASONING_ITEM]}, "responses") == {"input": [REASONING_ITEM]}
+    assert adapt({"input": [REASONING_ITEM]}, "responses", keep_reasoning_text=False) == {
+        "input": [without_text]
+    }
 
 
-ASKING: Json = {
+REASONING_REQUEST: Json = {
     "input": "Hi.",
     "reasoning": {"effort": "low", "summary": "auto"},
     "include": ["reasoning.encrypted_content", "web_search_call.action.sources"],
@@ -58,42 +62,49 @@ ASKING: Json = {
 
 
 def test_adapt_reasoning_for_non_reasoning_model() -> None:
-    less = {
+    reduced = {
         "input": "Hi.",
         "reasoning": {"effort": "low"},
         "include": ["web_search_call.action.sources"],
     }
-    assert adapt(ASKING, "responses", reasons=False) == less
-    assert adapt(ASKING, "responses", reasons=True) == ASKING
-    assert adapt(ASKING, "responses") == ASKING
-    bare = {"input": "Hi.", "reasoning": {"summary": "auto"}, "include": ASKING["include"][:1]}
-    assert adapt(bare, "responses", reasons=False) == {"input": "Hi."}
+    assert adapt(REASONING_REQUEST, "responses", reasons=False) == reduced
+    assert adapt(REASONING_REQUEST, "responses", reasons=True) == REASONING_REQUEST
+    assert adapt(REASONING_REQUEST, "responses") == REASONING_REQUEST
+    summary_request = {
+        "input": "Hi.",
+        "reasoning": {"summary": "auto"},
+        "include": REASONING_REQUEST["include"][:1],
+    }
+    assert adapt(summary_request, "responses", reasons=False) == {"input": "Hi."}
     loss_report = LossReport()
-    adapt_request(ASKING, "responses", Profile("p", reasons=False), loss_report)
+    adapt_request(REASONING_REQUEST, "responses", Profile("p", reasons=False), loss_report)
     assert list(loss_report.losses) == ["reasoning.summary", "include.reasoning.encrypted_content"]
-    assert list_notes(less, reasons=False) == []  # a note, so strict requests pass
+    assert list_notes(reduced, reasons=False) == []  # a note, so strict requests pass
 
 
 def test_summary_can_be_dropped_separately() -> None:
-    less = {**ASKING, "reasoning": {"effort": "low"}}
-    assert adapt(ASKING, "responses", drop=frozenset({"reasoning.summary"})) == less
+    without_summary = {**REASONING_REQUEST, "reasoning": {"effort": "low"}}
+    assert (
+        adapt(REASONING_REQUEST, "responses", drop=frozenset({"reasoning.summary"}))
+        == without_summary
+    )
 
 
 def test_reasoning_items_drop() -> None:
-    body = {"input": [USER, THOUGHT]}
+    body = {"input": [USER, REASONING_ITEM]}
     assert adapt(body, "responses", reasoning_items="drop") == {"input": [USER]}
 
 
 def test_dropped_reasoning_is_noted() -> None:
-    ours = {"type": "reasoning", "encrypted_content": "fwd1.x"}
-    assert list_notes({"input": [USER, THOUGHT, "odd"]}) == []
-    assert list_notes({"input": [USER, ours]}) == ["input.reasoning"]
-    assert list_notes({"input": [THOUGHT]}, reasoning_items="drop") == ["input.reasoning"]
-    assert list_notes({"input": [THOUGHT]}, keep_reasoning_text=False) == [
+    forwarder_item = {"type": "reasoning", "encrypted_content": "fwd1.x"}
+    assert list_notes({"input": [USER, REASONING_ITEM, "odd"]}) == []
+    assert list_notes({"input": [USER, forwarder_item]}) == ["input.reasoning"]
+    assert list_notes({"input": [REASONING_ITEM]}, reasoning_items="drop") == ["input.reasoning"]
+    assert list_notes({"input": [REASONING_ITEM]}, keep_reasoning_text=False) == [
         "input.reasoning.content"
     ]
-    bare = {**THOUGHT, "content": []}
-    assert list_notes({"input": [bare]}, keep_reasoning_text=False) == []
+    without_text = {**REASONING_ITEM, "content": []}
+    assert list_notes({"input": [without_text]}, keep_reasoning_text=False) == []
 
 
 def list_notes(body: Json, **fields: Any) -> list[str]:
@@ -103,13 +114,13 @@ def list_notes(body: Json, **fields: Any) -> list[str]:
 
 
 def test_dropped_logprobs_are_not_included() -> None:
-    both = ["reasoning.encrypted_content", "message.output_text.logprobs"]
-    body = {"include": both, "top_logprobs": 2}
+    include = ["reasoning.encrypted_content", "message.output_text.logprobs"]
+    body = {"include": include, "top_logprobs": 2}
     drop = frozenset({"logprobs", "top_logprobs"})
     assert adapt(body, "responses") == body
-    assert adapt(body, "responses", drop=drop) == {"include": both[:1]}
+    assert adapt(body, "responses", drop=drop) == {"include": include[:1]}
     assert adapt({"include": "odd"}, "responses", drop=drop) == {"include": "odd"}
-    assert body["include"] == both
+    assert body["include"] == include
 
 
 def test_responses_system_role() -> None:

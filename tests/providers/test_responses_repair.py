@@ -24,9 +24,9 @@ FULL = Answer(text="Hello there.", reasoning="I think.", calls=[Call("look", {"c
 
 def repair(stream: list[Json], done: bool = True) -> list[Json]:
     numbers = itertools.count(1)
-    mint = IdSource(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
+    id_source = IdSource(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
     before = copy.deepcopy(stream)
-    batches = repair_stream(iter([[event] for event in stream]), lambda: done, mint)
+    batches = repair_stream(iter([[event] for event in stream]), lambda: done, id_source)
     result = [event for batch in batches for event in batch]
     assert stream == before
     return result
@@ -41,14 +41,14 @@ def proper_events() -> list[Json]:
 def drop_keys(stream: list[Json], *keys: str) -> list[Json]:
     """Return the stream without these keys in events, items and responses."""
 
-    def strip(event: Json) -> Json:
+    def drop_from_event(event: Json) -> Json:
         fields = {k: v for k, v in event.items() if k not in keys}
         for name in ("item", "response"):
             if isinstance(fields.get(name), dict):
                 fields[name] = {k: v for k, v in fields[name].items() if k not in keys}
         return fields
 
-    return [strip(event) for event in stream]
+    return [drop_from_event(event) for event in stream]
 
 
 def drop_events(stream: list[Json], *kinds: str) -> list[Json]:
@@ -59,7 +59,7 @@ def test_complete_stream_is_unchanged(proper_events: list[Json]) -> None:
     assert repair(proper_events) == proper_events
 
 
-BREAKS: dict[str, Any] = {
+DEFECTS: dict[str, Any] = {
     "no numbers": lambda s: drop_keys(s, "sequence_number"),
     "no indexes": lambda s: drop_keys(s, "output_index", "content_index"),
     "no ids": lambda s: drop_keys(s, "id", "item_id"),
@@ -93,44 +93,49 @@ BREAKS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@check_each("broken", BREAKS)
-def test_repair_adds_missing_parts(broken: str, proper_events: list[Json]) -> None:
-    stream = repair(BREAKS[broken](copy.deepcopy(proper_events)))
+@check_each("defect", DEFECTS)
+def test_repair_adds_missing_parts(defect: str, proper_events: list[Json]) -> None:
+    stream = repair(DEFECTS[defect](copy.deepcopy(proper_events)))
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []
     assert [e["sequence_number"] for e in stream] == list(range(len(stream)))
     assert stream[0]["type"] == "response.created"
     sdk.rebuild_response(stream)
-    last = stream[-1]["response"]
-    assert last["status"] == "completed"
-    assert {e["response"]["id"] for e in stream if "response" in e} == {last["id"]}
-    kinds = [item["type"] for item in last["output"]]
+    response = stream[-1]["response"]
+    assert response["status"] == "completed"
+    assert {e["response"]["id"] for e in stream if "response" in e} == {response["id"]}
+    kinds = [item["type"] for item in response["output"]]
     assert sorted(kinds) == ["function_call", "message", "reasoning"]
     done = [e["item"] for e in stream if e["type"] == "response.output_item.done"]
-    assert [item["id"] for item in done] == [item["id"] for item in last["output"]]
-    (call,) = (item for item in last["output"] if item["type"] == "function_call")
+    assert [item["id"] for item in done] == [item["id"] for item in response["output"]]
+    (call,) = (item for item in response["output"] if item["type"] == "function_call")
     assert call["arguments"] == '{"city": "Bern"}'
     assert call["call_id"]
 
 
 def test_truncated_stream_stays_truncated(proper_events: list[Json]) -> None:
-    for cut in range(1, len(proper_events) - 1):
-        stream = repair(proper_events[:cut], done=False)
+    for length in range(1, len(proper_events) - 1):
+        stream = repair(proper_events[:length], done=False)
         assert stream[-1]["type"] != "response.completed"
     for incomplete in (proper_events[:4], []):
         assert not any(e["type"] == "response.completed" for e in repair(incomplete))
 
 
 def test_repair_complete_answer(proper_events: list[Json]) -> None:
-    bare = {"output": proper_events[-1]["response"]["output"], "usage": {"input_tokens": 1}}
-    event = repair([{"type": "response.completed", "response": bare}])[-1]
+    response = {"output": proper_events[-1]["response"]["output"], "usage": {"input_tokens": 1}}
+    event = repair([{"type": "response.completed", "response": response}])[-1]
     assert sdk.response_mistakes(event["response"]) == []
     assert event["response"]["usage"]["total_tokens"] == 1
 
 
 def test_repair_usage_with_chat_names(proper_events: list[Json]) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
-    end = {**proper_events[-1], "response": {**proper_events[-1]["response"], "usage": usage}}
-    assert repair([*proper_events[:-1], end])[-1]["response"]["usage"]["total_tokens"] == 7
+    terminal_event = {
+        **proper_events[-1],
+        "response": {**proper_events[-1]["response"], "usage": usage},
+    }
+    assert (
+        repair([*proper_events[:-1], terminal_event])[-1]["response"]["usage"]["total_tokens"] == 7
+    )
 
 
 def test_errors_get_sequence_numbers(proper_events: list[Json]) -> None:
@@ -146,15 +151,15 @@ def with_reasoning_parts(stream: list[Json], name: str) -> list[Json]:
     events = []
     for event in stream:
         if event["type"].startswith("response.reasoning_summary_text."):
-            stem = event["type"].replace("reasoning_summary_text", "reasoning_text")
-            place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
-            rest = {k: event[k] for k in ("delta", "text") if k in event}
-            events.append({"type": stem, **place, **rest})
+            event_type = event["type"].replace("reasoning_summary_text", "reasoning_text")
+            position = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
+            values = {k: event[k] for k in ("delta", "text") if k in event}
+            events.append({"type": event_type, **position, **values})
         elif event["type"].startswith("response.reasoning_summary_part."):
-            verb = event["type"].rpartition(".")[2]
-            place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
+            step = event["type"].rpartition(".")[2]
+            position = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
             part = {"type": "reasoning_text", "text": event["part"]["text"]}
-            events.append({"type": f"response.{name}.{verb}", **place, "part": part})
+            events.append({"type": f"response.{name}.{step}", **position, "part": part})
         else:
             events.append(event)
     return [{**e, "sequence_number": i} for i, e in enumerate(events)]
@@ -194,20 +199,25 @@ def test_changing_ids_become_the_first_id(proper_events: list[Json]) -> None:
 
 def test_events_of_other_items_keep_id_and_index(proper_events: list[Json]) -> None:
     """Events of hosted tools are no messages; they keep the first id of their item too."""
-    place = {"item_id": "ci_9", "output_index": 0}
+    position = {"item_id": "ci_9", "output_index": 0}
     item = {"id": "ci_1", "type": "code_interpreter_call", "code": "", "container_id": "c",
             "outputs": None, "status": "in_progress"}  # fmt: skip
-    work = [
+    tool_events = [
         {"type": "response.output_item.added", "output_index": 0, "item": item},
-        {"type": "response.code_interpreter_call_code.delta", **place, "delta": "1+1"},
-        {"type": "response.code_interpreter_call_code.done", **place, "code": "1+1"},
-        {"type": "response.code_interpreter_call.completed", **place},
+        {"type": "response.code_interpreter_call_code.delta", **position, "delta": "1+1"},
+        {"type": "response.code_interpreter_call_code.done", **position, "code": "1+1"},
+        {"type": "response.code_interpreter_call.completed", **position},
         {"type": "response.output_item.done", "output_index": 0,
          "item": {**item, "id": "ci_5", "code": "1+1", "status": "completed"}},
     ]  # fmt: skip
-    end = {**proper_events[-1], "response": {**proper_events[-1]["response"], "output": []}}
-    stream = repair([*proper_events[:2], *work, end])
-    assert [e["type"] for e in stream] == [e["type"] for e in [*proper_events[:2], *work, end]]
+    terminal_event = {
+        **proper_events[-1],
+        "response": {**proper_events[-1]["response"], "output": []},
+    }
+    stream = repair([*proper_events[:2], *tool_events, terminal_event])
+    assert [e["type"] for e in stream] == [
+        e["type"] for e in [*proper_events[:2], *tool_events, terminal_event]
+    ]
     assert {e["item_id"] for e in stream if "item_id" in e} == {"ci_1"}
     [done] = stream[-1]["response"]["output"]
     assert (done["id"], done["code"]) == ("ci_1", "1+1")
@@ -215,26 +225,31 @@ def test_events_of_other_items_keep_id_and_index(proper_events: list[Json]) -> N
 
 def test_terminal_event_without_output_gets_items(proper_events: list[Json]) -> None:
     """ChatGPT's backend leaves out the output."""
-    end = {**proper_events[-1], "response": {**proper_events[-1]["response"], "output": []}}
-    assert repair([*proper_events[:-1], end]) == proper_events
+    terminal_event = {
+        **proper_events[-1],
+        "response": {**proper_events[-1]["response"], "output": []},
+    }
+    assert repair([*proper_events[:-1], terminal_event]) == proper_events
 
 
 def test_citations_get_missing_fields(proper_events: list[Json]) -> None:
     """xAI sends only the URL."""
-    bare = {"type": "url_citation", "url": "https://x.ai"}
-    cited: list[Json] = []
+    annotation = {"type": "url_citation", "url": "https://x.ai"}
+    events: list[Json] = []
     for event in copy.deepcopy(proper_events):
         if event["type"] == "response.output_text.done":
-            place = {k: event[k] for k in ("item_id", "output_index", "content_index")}
+            position = {k: event[k] for k in ("item_id", "output_index", "content_index")}
             kind = "response.output_text.annotation.added"
-            cited.append({"type": kind, **place, "annotation_index": 0, "annotation": bare})
+            events.append(
+                {"type": kind, **position, "annotation_index": 0, "annotation": annotation}
+            )
         if event["type"] == "response.content_part.done":
-            event["part"]["annotations"] = [bare]
+            event["part"]["annotations"] = [annotation]
         items = [event["item"]] if event["type"] == "response.output_item.done" else []
         for item in [*items, *event.get("response", {}).get("output", [])]:
             for part in item["content"] if item["type"] == "message" else ():
-                part["annotations"] = [bare]
-        cited.append(event)
-    stream = repair([{**e, "sequence_number": i} for i, e in enumerate(cited)])
-    assert json.dumps(cited).count("https://x.ai") == json.dumps(stream).count('"title": ""') == 4
+                part["annotations"] = [annotation]
+        events.append(event)
+    stream = repair([{**e, "sequence_number": i} for i, e in enumerate(events)])
+    assert json.dumps(events).count("https://x.ai") == json.dumps(stream).count('"title": ""') == 4
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []

@@ -48,9 +48,9 @@ def test_find_item(
     assert (item.index if item else None) == expected
 
 
-def test_add_item_at_taken_index(items: RepairedItems) -> None:
-    places = [items.add_item(index, {"type": "message"}, True).index for index in (0, 0, 5, None)]
-    assert places == [0, 1, 5, 6]
+def test_add_item_at_used_index(items: RepairedItems) -> None:
+    indexes = [items.add_item(index, {"type": "message"}, True).index for index in (0, 0, 5, None)]
+    assert indexes == [0, 1, 5, 6]
 
 
 def test_unannounced_call_holds_its_events(items: RepairedItems) -> None:

@@ -12,8 +12,8 @@ from tests.providers.adapting import Json, adapt, adapt_messages
 TEXT = {"type": "text", "text": "a"}
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 FILE = {"type": "file", "file": {"file_id": "f"}}
-NEXT = "[The tool's media is attached in the next message.]"
-LEFT_OUT = "[An image was left out: it cannot be shown here.]"
+MEDIA_NOTE = "[The tool's media is attached in the next message.]"
+IMAGE_NOTE = "[An image was left out: it cannot be shown here.]"
 USER = {"role": "user", "content": "U"}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}, {"id": "y"}]}
 
@@ -28,20 +28,20 @@ def adapt_with_losses(*originals: Json, **fields: Any) -> tuple[list[Json], list
     return body["messages"], list(loss_report.losses)
 
 
-@check_each("last", [[], [USER]])
-def test_media_move_behind_last_result(last: list[Json]) -> None:
+@check_each("next_messages", [[], [USER]])
+def test_media_move_after_last_result(next_messages: list[Json]) -> None:
     originals = [
         CALLS,
         make_tool_message([TEXT, IMAGE, TEXT]),
         make_tool_message([FILE, IMAGE], "y"),
-        *last,
+        *next_messages,
     ]
     assert adapt_messages(*originals) == [
         CALLS,
-        make_tool_message(f"a\na\n{NEXT}"),
-        make_tool_message(NEXT, "y"),
+        make_tool_message(f"a\na\n{MEDIA_NOTE}"),
+        make_tool_message(MEDIA_NOTE, "y"),
         {"role": "user", "content": [IMAGE, FILE, IMAGE]},
-        *last,
+        *next_messages,
     ]
 
 
@@ -68,7 +68,7 @@ def test_tool_images_are_dropped_and_reported() -> None:
     assert adapt_with_losses(*originals, tool_image="drop") == (
         [
             CALLS,
-            make_tool_message(f"a\n{LEFT_OUT}\n{NEXT}"),
+            make_tool_message(f"a\n{IMAGE_NOTE}\n{MEDIA_NOTE}"),
             {"role": "user", "content": [FILE]},
             {"role": "user", "content": [IMAGE]},
         ],
@@ -83,14 +83,18 @@ def test_tool_images_are_dropped_and_reported() -> None:
 def test_images_are_replaced_by_notes() -> None:
     originals = [make_tool_message([TEXT, IMAGE]), {"role": "user", "content": [TEXT, IMAGE]}, USER]
     assert adapt_with_losses(*originals, image_url="none") == (
-        [make_tool_message(f"a\n{LEFT_OUT}"), {"role": "user", "content": f"a\n{LEFT_OUT}"}, USER],
+        [
+            make_tool_message(f"a\n{IMAGE_NOTE}"),
+            {"role": "user", "content": f"a\n{IMAGE_NOTE}"},
+            USER,
+        ],
         ["images"],
     )
     assert adapt_with_losses(USER, image_url="none") == ([USER], [])
 
 
-@check_each("place", ["user", "inline", "drop"])
-def test_text_results_are_unchanged(place: str) -> None:
+@check_each("tool_image", ["user", "inline", "drop"])
+def test_text_results_are_unchanged(tool_image: str) -> None:
     originals = [
         CALLS,
         make_tool_message("a"),
@@ -98,9 +102,9 @@ def test_text_results_are_unchanged(place: str) -> None:
         make_tool_message([], "z"),
         {"content": [IMAGE]},
     ]
-    assert adapt_messages(*originals, tool_image=place, join_text_parts=False) == originals
+    assert adapt_messages(*originals, tool_image=tool_image, join_text_parts=False) == originals
 
 
 def test_malformed_parts_are_unchanged() -> None:
-    odd = make_tool_message([1, {"type": ["image_url"]}, None])
-    assert adapt_messages(odd) == [odd]
+    message = make_tool_message([1, {"type": ["image_url"]}, None])
+    assert adapt_messages(message) == [message]

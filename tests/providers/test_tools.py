@@ -59,7 +59,7 @@ def test_is_tool_forced(choice: Any, forced: bool) -> None:
 
 
 @check_each(
-    ("way", "choice", "expected"),
+    ("forced_tool_choice", "choice", "expected"),
     [
         ("ok", "required", {"tool_choice": "required"}),
         ("auto", "required", {"tool_choice": "auto"}),
@@ -71,9 +71,12 @@ def test_is_tool_forced(choice: Any, forced: bool) -> None:
         ("disable_thinking", "auto", {"tool_choice": "auto"}),
     ],
 )
-def test_adapt_forced_choice(way: str, choice: Any, expected: Json) -> None:
+def test_adapt_forced_choice(forced_tool_choice: str, choice: Any, expected: Json) -> None:
     body = {"tool_choice": choice}
-    assert adapt(body, forced_tool_choice=way, thinking_switch="enable_thinking") == expected
+    assert (
+        adapt(body, forced_tool_choice=forced_tool_choice, thinking_switch="enable_thinking")
+        == expected
+    )
 
 
 def test_dropped_tool_choice_is_reported() -> None:
