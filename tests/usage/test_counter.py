@@ -1,4 +1,4 @@
-"""Requests are counted in memory, and the counts added to a store."""
+"""Requests are counted in memory, and the counts are added to a store."""
 
 from __future__ import annotations
 
@@ -63,25 +63,27 @@ def usage(store: FailingStore) -> UsageCounter:
 
 
 def make_context(**fields: Any) -> RequestContext:
-    given = {
+    context_fields = {
         "client_name": "alice",
         "requested_model": "m",
         "model": "m-2026",
         "upstream": "up",
         **fields,
     }
-    return RequestContext("req_1", "chat", LossReport(), **given)
+    return RequestContext("req_1", "chat", LossReport(), **context_fields)
 
 
 def read_sums(store: MemoryUsageStore, *group: str) -> dict[tuple[int | str, ...], UsageCounts]:
     return dict(store.sum_counts(UsageQuery(0, 2 * NOW, group), 1000))
 
 
-def count_request(counts_to: UsageCounter, store: MemoryUsageStore, **fields: Any) -> UsageCounts:
+def count_request(
+    usage_counter: UsageCounter, store: MemoryUsageStore, **fields: Any
+) -> UsageCounts:
     """The counts of one request."""
     context = make_context(**{"started_at": 10.0, **fields})
-    counts_to.on_complete(context, 2.5)
-    counts_to.flush()
+    usage_counter.on_complete(context, 2.5)
+    usage_counter.flush()
     return read_sums(store).get((), UsageCounts())
 
 
@@ -130,7 +132,7 @@ def test_answer_counts_its_tokens_and_times(tokens: Json) -> None:
         ({"usage": estimate_usage({"messages": []}, ["some text"])}, 0, 0, 1),
     ],
 )
-def test_requests_are_errors_or_cancelled_or_estimated(
+def test_requests_are_counted_as_errors_cancelled_or_estimated(
     fields: Json, errors: int, cancelled: int, estimated: int
 ) -> None:
     store = MemoryUsageStore(None)
@@ -145,7 +147,7 @@ def test_requests_are_errors_or_cancelled_or_estimated(
 
 
 @check_each("fields", [{"requested_model": None}, {"client_name": None}])
-def test_other_requests_do_not_count(fields: Json) -> None:
+def test_requests_without_model_or_client_do_not_count(fields: Json) -> None:
     store = MemoryUsageStore(None)
 
     assert count_request(UsageCounter(store, 60, lambda: NOW), store, **fields) == UsageCounts()
@@ -162,7 +164,7 @@ def test_other_requests_do_not_count(fields: Json) -> None:
         ({"requested_model": "a\0b"}, "other", "up"),
     ],
 )
-def test_model_is_the_one_that_was_asked_for(fields: Json, model: str, upstream: str) -> None:
+def test_counts_have_the_requested_model(fields: Json, model: str, upstream: str) -> None:
     store = MemoryUsageStore(None)
     count_request(UsageCounter(store, 60, lambda: NOW), store, **fields)
 
@@ -178,7 +180,7 @@ def test_model_is_the_one_that_was_asked_for(fields: Json, model: str, upstream:
         ({"output_tokens_details": {"reasoning_tokens": 10**30}}, 0, 10**10),
     ],
 )
-def test_odd_details_are_read_safely(usage: Json, cached: int, reasoning: int) -> None:
+def test_malformed_details_are_read_safely(usage: Json, cached: int, reasoning: int) -> None:
     assert (read_cached_tokens(usage), read_reasoning_tokens(usage)) == (cached, reasoning)
 
 
@@ -190,14 +192,16 @@ def test_huge_tokens_are_bounded(usage: UsageCounter, store: FailingStore) -> No
     assert counts.input_tokens == counts.output_tokens == counter.MAX_REQUEST_TOKENS
 
 
-def test_parts_of_tokens_never_exceed_them(usage: UsageCounter, store: FailingStore) -> None:
-    odd = {
+def test_cached_and_reasoning_tokens_do_not_exceed_the_totals(
+    usage: UsageCounter, store: FailingStore
+) -> None:
+    invalid_usage = {
         "input_tokens": 10,
         "output_tokens": 5,
         "input_tokens_details": {"cached_tokens": 90},
         "output_tokens_details": {"reasoning_tokens": 70},
     }
-    count_request(usage, store, usage=odd)
+    count_request(usage, store, usage=invalid_usage)
     counts = count_request(usage, store, usage={"input_tokens": 100, "output_tokens": 100})
 
     assert (counts.input_tokens, counts.cached_tokens) == (110, 10)
@@ -220,10 +224,10 @@ def test_invented_models_of_one_client_are_bounded(
     usage.on_complete(make_context(requested_model="m9"), 0.1)
     usage.flush()
 
-    found = {
+    request_counts = {
         key: counts.requests for key, counts in read_sums(store, "hour", "client", "model").items()
     }
-    assert found == {
+    assert request_counts == {
         (NOW, "alice", "m0"): 1,
         (NOW, "alice", "m1"): 2,
         (NOW, "alice", "m2"): 1,
@@ -252,8 +256,8 @@ def test_counts_wait_while_the_store_fails(
     usage.flush()
     usage.flush()
 
-    found = {key: counts.requests for key, counts in read_sums(store, "model").items()}
-    assert found == {("m",): 4, ("n",): 1}
+    request_counts = {key: counts.requests for key, counts in read_sums(store, "model").items()}
+    assert request_counts == {("m",): 4, ("n",): 1}
     assert read_sums(store)[()].input_tokens == 5 * 21
     [record] = caplog.records
     assert record.__dict__["event"] == "usage_not_stored"

@@ -33,9 +33,9 @@ def test_cost_has_a_price_for_each_kind_of_token() -> None:
 
 
 def test_cost_is_never_negative() -> None:
-    odd = UsageCounts(input_tokens=1, cached_tokens=5)
+    counts = UsageCounts(input_tokens=1, cached_tokens=5)
 
-    assert make_table(FORWARDER_PRICES="m=1/0/0").compute_cost("m", "chat", odd) == 0
+    assert make_table(FORWARDER_PRICES="m=1/0/0").compute_cost("m", "chat", counts) == 0
 
 
 @check_each(
@@ -49,7 +49,7 @@ def test_cost_is_never_negative() -> None:
         ("special", 7),
         ("fast", 1),  # an alias
         ("chat/fast", 1),
-        ("o3", 2.0),  # shipped
+        ("o3", 2.0),  # a built-in price
         ("o3-audio", None),
     ],
 )
@@ -57,9 +57,9 @@ def test_price_of_the_settings_and_of_the_longest_pattern_wins(
     model: str, price: float | None
 ) -> None:
     table = make_table(FORWARDER_PRICES="gpt-4o*=1/1/1,gpt-4o-mini*=3/3/3,chat/special=7/7/7")
-    found = table.find_price(model, "chat")
+    model_price = table.find_price(model, "chat")
 
-    assert (found and found.input) == price
+    assert (model_price and model_price.input) == price
     assert table.find_price("special", "elsewhere") is None
 
 

@@ -59,42 +59,46 @@ COST = 0.5 * 2 + 0.5 * 1 + 0.1 * 10
 
 
 def test_lines_have_sums_and_costs(reports: UsageReporter) -> None:
-    made = reports.make_report(START, START + 2 * DAY, ["model", "day"])
+    usage_report = reports.make_report(START, START + 2 * DAY, ["model", "day"])
 
-    assert (made.group, made.is_shared) == (("day", "model"), False)
+    assert (usage_report.group, usage_report.is_shared) == (("day", "model"), False)
     assert [
         (line.start, line.client, line.model, line.counts.requests, line.cost)
-        for line in made.lines
+        for line in usage_report.lines
     ] == [
         (START, None, "free", 2, 0.0),
         (START, None, "m", 6, pytest.approx(3 * COST)),
         (START + DAY, None, "new", 4, None),
     ]
-    assert [line.unpriced_requests for line in made.lines] == [0, 0, 4]
-    assert (made.total.counts.requests, made.total.unpriced_requests) == (12, 4)
-    assert made.total.cost == pytest.approx(3 * COST)
-    assert made.total.mean_first_event_ms == 300.0
-    assert made.total.mean_duration_ms == 500.5
+    assert [line.unpriced_requests for line in usage_report.lines] == [0, 0, 4]
+    assert (usage_report.total.counts.requests, usage_report.total.unpriced_requests) == (12, 4)
+    assert usage_report.total.cost == pytest.approx(3 * COST)
+    assert usage_report.total.mean_first_event_ms == 300.0
+    assert usage_report.total.mean_duration_ms == 500.5
 
 
-def test_report_is_of_a_time_and_of_a_client(reports: UsageReporter) -> None:
-    def count(start: int, end: int, client: str | None = None) -> int:
+def test_report_is_limited_to_a_time_and_a_client(reports: UsageReporter) -> None:
+    def count_requests(start: int, end: int, client: str | None = None) -> int:
         return reports.make_report(start, end, [], client).total.counts.requests
 
-    assert count(START, START + HOUR) == 4
-    assert count(START + HOUR, START + DAY) == 4
-    assert count(START, START + 2 * DAY, "alice") == 6
-    assert count(START, START + 2 * DAY, "nobody") == 0
+    assert count_requests(START, START + HOUR) == 4
+    assert count_requests(START + HOUR, START + DAY) == 4
+    assert count_requests(START, START + 2 * DAY, "alice") == 6
+    assert count_requests(START, START + 2 * DAY, "nobody") == 0
 
 
 def test_empty_report_has_a_total(reports: UsageReporter) -> None:
-    made = reports.make_report(0, HOUR, ["client"])
+    usage_report = reports.make_report(0, HOUR, ["client"])
 
-    assert (made.lines, made.total.counts, made.total.cost) == ([], UsageCounts(), None)
-    assert made.total.mean_duration_ms is None
+    assert (usage_report.lines, usage_report.total.counts, usage_report.total.cost) == (
+        [],
+        UsageCounts(),
+        None,
+    )
+    assert usage_report.total.mean_duration_ms is None
 
 
-def test_totals_begin_with_the_most_tokens(reports: UsageReporter) -> None:
+def test_totals_are_ordered_by_tokens(reports: UsageReporter) -> None:
     totals = reports.list_totals(START, START + 2 * DAY, ["model"])
 
     assert [line.model for line in totals] == ["m", "new", "free"]
@@ -111,25 +115,29 @@ def test_report_includes_waiting_counts_of_the_worker() -> None:
 def test_report_of_too_many_lines_is_cut(
     reports: UsageReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = reports.make_report(START, START + 2 * DAY, ["hour", "client"])
+    complete_report = reports.make_report(START, START + 2 * DAY, ["hour", "client"])
     monkeypatch.setattr(report, "MAX_ROWS", 2)
-    made = reports.make_report(START, START + 2 * DAY, ["hour", "client"])
+    usage_report = reports.make_report(START, START + 2 * DAY, ["hour", "client"])
 
-    assert (whole.is_truncated, len(whole.lines), whole.file_name) == (False, 4, "usage.csv")
-    assert (made.is_truncated, made.file_name) == (True, "usage-truncated.csv")
-    assert made.to_json()["truncated"] is True
-    assert made.lines == whole.lines[:2]
-    assert made.total == whole.total
+    assert (
+        complete_report.is_truncated,
+        len(complete_report.lines),
+        complete_report.file_name,
+    ) == (False, 4, "usage.csv")
+    assert (usage_report.is_truncated, usage_report.file_name) == (True, "usage-truncated.csv")
+    assert usage_report.to_json()["truncated"] is True
+    assert usage_report.lines == complete_report.lines[:2]
+    assert usage_report.total == complete_report.total
 
 
-def test_groups_with_the_most_tokens_are_kept(
+def test_groups_with_the_most_tokens_are_reported(
     reports: UsageReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "MAX_ROWS", 2)
-    made = reports.make_report(START, START + 2 * DAY, ["model"])
+    usage_report = reports.make_report(START, START + 2 * DAY, ["model"])
 
-    assert [line.model for line in made.lines] == ["m", "new"]  # "free" has the fewest
-    assert made.total.counts.requests == 12
+    assert [line.model for line in usage_report.lines] == ["m", "new"]  # "free" has the fewest
+    assert usage_report.total.counts.requests == 12
     reports._store.add_counts([(UsageKey(START, "bob", "m", "up"), COUNTS)])
     assert reports.list_clients(START, START + 2 * DAY, 1) == ["bob"]
 
@@ -142,20 +150,20 @@ def test_invented_models_do_not_prevent_reports(
     reports._store.add_counts(
         [(UsageKey(START, "mallory", f"m{i}", "up"), invented) for i in range(50)]
     )
-    made = reports.make_report(START, START + DAY, ["client"])
+    usage_report = reports.make_report(START, START + DAY, ["client"])
 
-    assert [(line.client, line.cost, line.unpriced_requests) for line in made.lines] == [
+    assert [(line.client, line.cost, line.unpriced_requests) for line in usage_report.lines] == [
         ("alice", pytest.approx(2 * COST), 0),
         ("bob", pytest.approx(COST), 0),
         ("mallory", None, 50_000),
     ]
-    assert made.total.cost == pytest.approx(3 * COST)
+    assert usage_report.total.cost == pytest.approx(3 * COST)
 
 
 def test_json_has_the_columns_of_the_groups(reports: UsageReporter) -> None:
-    told = reports.make_report(START, START + DAY, ["hour", "client"]).to_json()
+    body = reports.make_report(START, START + DAY, ["hour", "client"]).to_json()
 
-    assert {k: v for k, v in told.items() if k not in ("data", "total")} == {
+    assert {k: v for k, v in body.items() if k not in ("data", "total")} == {
         "object": "usage",
         "from": "2024-10-04T00:00:00Z",
         "to": "2024-10-05T00:00:00Z",
@@ -164,7 +172,7 @@ def test_json_has_the_columns_of_the_groups(reports: UsageReporter) -> None:
         "currency": "USD",
         "truncated": False,
     }
-    assert told["data"][-1] == {
+    assert body["data"][-1] == {
         "start": "2024-10-04T02:00:00Z",
         "client": "alice",
         "requests": 4,
@@ -180,19 +188,19 @@ def test_json_has_the_columns_of_the_groups(reports: UsageReporter) -> None:
         "cost": 2.5,
         "unpriced_requests": 0,
     }
-    assert "client" not in told["total"]
+    assert "client" not in body["total"]
 
 
 def test_csv_has_the_same_columns_and_no_formulas() -> None:
     store = MemoryUsageStore(None)
     for model in ('=HYPERLINK("http://x")', "a,b"):
         store.add_counts([(UsageKey(0, "-alice", model, "up"), COUNTS)])
-    made = UsageReporter(store, PriceTable(Settings.from_env({}))).make_report(
+    usage_report = UsageReporter(store, PriceTable(Settings.from_env({}))).make_report(
         0, HOUR, ["client", "model"]
     )
-    header, *rows = csv.reader(io.StringIO(made.to_csv()))
+    header, *rows = csv.reader(io.StringIO(usage_report.to_csv()))
 
-    assert header == list(made.to_json()["data"][0])
+    assert header == list(usage_report.to_json()["data"][0])
     assert [row[:3] for row in rows] == [
         ["'-alice", '\'=HYPERLINK("http://x")', "2"],
         ["'-alice", "a,b", "2"],
@@ -264,7 +272,7 @@ def test_other_times_are_refused(text: str) -> None:
 
 
 @check_each("text", ["9999-12-31", "9999-12-31T23:30", "9999-12-31T23:59:59.9-01:00"])
-def test_times_that_cannot_be_written_as_whole_hours_are_refused(text: str) -> None:
+def test_times_that_overflow_when_rounded_to_hours_are_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         parse_range("9999-12-30", text, float(START))
 
