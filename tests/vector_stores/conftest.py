@@ -24,7 +24,7 @@ OWNER = "owner"
 
 
 def embed_texts(model: str, texts: Sequence[str], payer: str = "") -> list[list[float]]:
-    """Return vectors by the words of the texts."""
+    """Return vectors that depend on the words of the texts."""
     return [make_vector(text, 16) for text in texts]
 
 
@@ -38,11 +38,11 @@ class Client:
         self.use_embeddings(embed_texts, model)
 
     def use_embeddings(self, embed: Embed, model: str | None = "up/m") -> None:
-        """Embed by ``embed`` from now on."""
+        """Use this embedding function for new requests."""
         self.stores = VectorStoreService(self.repository, self.files, model, embed)
 
     def make_ingestor(self, embed: Embed) -> Ingestor:
-        """Return another worker."""
+        """Return the ingestor of another worker."""
         return Ingestor(self.repository, self.files, embed)
 
     def upload(self, content: bytes | str, filename: str = "a.txt") -> str:
@@ -51,12 +51,14 @@ class Client:
 
     def create_store(self, **files: dict[str, object]) -> str:
         """Create a store with files by id and attributes, and wait until they are processed."""
-        new_files = [NewStoreFile(name, dict(more), 800, 400) for name, more in files.items()]
+        new_files = [
+            NewStoreFile(name, dict(attributes), 800, 400) for name, attributes in files.items()
+        ]
         store = self.stores.create_store(OWNER, "s", None, {}, None, new_files)
         return str(self.wait(store["id"])["id"])
 
     def wait(self, store_id: str) -> dict[str, object]:
-        """Return the store when no file is in progress any more."""
+        """Wait until no file is in progress, and return the store."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             store = self.stores.get_store(OWNER, store_id)

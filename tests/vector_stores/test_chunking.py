@@ -33,7 +33,7 @@ def test_passages_overlap_and_end_at_sentences() -> None:
     assert all(any(sentence in passage for passage in passages) for sentence in sentences)
 
 
-def test_passages_without_overlap_make_up_the_text() -> None:
+def test_passages_without_overlap_add_up_to_the_text() -> None:
     words = " ".join(str(n) for n in range(2000))
 
     passages = list(split_text(words, ChunkingStrategy(100, 0)))
@@ -51,9 +51,9 @@ def test_every_text_is_split_completely(text: str, strategy: ChunkingStrategy) -
     assert all(estimate_text_tokens(passage) <= strategy.chunk_tokens for passage in passages)
     position = 0
     for passage in passages:
-        found = text.index(passage, max(0, position - 4 * strategy.chunk_tokens))
-        assert not text[position:found].strip()
-        position = max(position, found + len(passage))
+        start = text.index(passage, max(0, position - 4 * strategy.chunk_tokens))
+        assert not text[position:start].strip()
+        position = max(position, start + len(passage))
     assert not text[position:].strip()
     # Each passage has at least half of its length as new text.
     assert len(passages) <= 1 + len(text) / (strategy.chunk_tokens * 1.5 / 4)

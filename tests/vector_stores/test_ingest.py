@@ -1,4 +1,4 @@
-"""Processing of files in the background: results, failures, and workers that die."""
+"""Processing of files in the background: results, failures, and crashed workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_files_of_all_types_are_processed(client: Client) -> None:
     store = client.create_store(**{name: {} for name in names})
 
     texts = [list(client.stores.iterate_texts(OWNER, store, name)) for name in names]
-    assert [len(each) for each in texts] == [1, 1, 1, 1]
+    assert [len(chunks) for chunks in texts] == [1, 1, 1, 1]
     assert texts[0] == ["Hello PDF"]
     counts = client.stores.get_store(OWNER, store)["file_counts"]
     assert (counts["completed"], counts["total"]) == (4, 4)
@@ -43,13 +43,13 @@ def test_files_of_all_types_are_processed(client: Client) -> None:
 
 
 def test_files_that_cannot_be_read_fail_with_the_reason(client: Client) -> None:
-    broken = client.upload(b"%PDF-1.7\nbroken", "a.pdf")
+    broken_pdf = client.upload(b"%PDF-1.7\nbroken", "a.pdf")
     image = client.upload(b"\x89PNG\0", "a.png")
-    good = client.upload("hello")
+    text_file = client.upload("hello")
 
-    store = client.create_store(**{broken: {}, image: {}, good: {}})
+    store = client.create_store(**{broken_pdf: {}, image: {}, text_file: {}})
 
-    files = [get_file(client, store, name) for name in (broken, image, good)]
+    files = [get_file(client, store, name) for name in (broken_pdf, image, text_file)]
     assert [file["status"] for file in files] == ["failed", "failed", "completed"]
     assert [file["last_error"] and file["last_error"]["code"] for file in files] == [
         "invalid_file",
@@ -62,11 +62,11 @@ def test_long_file_is_embedded_in_batches(open_client: Open) -> None:
     client = open_client()
     sizes: list[int] = []
 
-    def count(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
+    def embed_and_count(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         sizes.append(len(texts))
         return embed_texts(model, texts)
 
-    client.use_embeddings(count)
+    client.use_embeddings(embed_and_count)
     name = client.upload("A sentence with several words. " * 3000)
 
     store = client.create_store(**{name: {}})
@@ -77,7 +77,7 @@ def test_long_file_is_embedded_in_batches(open_client: Open) -> None:
     assert len(list(client.stores.iterate_texts(OWNER, store, name))) == sum(sizes)
 
 
-class Failing:
+class FailingEmbeddings:
     """An embedding model that fails a number of times."""
 
     def __init__(self, *errors: Exception) -> None:
@@ -91,22 +91,24 @@ class Failing:
         return embed_texts(model, texts)
 
 
-def process_file(client: Client, failing: Failing) -> dict[str, Any]:
+def process_file(client: Client, failing: FailingEmbeddings) -> dict[str, Any]:
     client.use_embeddings(failing)
     name = client.upload("hello")
     return get_file(client, client.create_store(**{name: {}}), name)
 
 
-def test_busy_upstream_is_asked_again(open_client: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_upstream_is_retried(open_client: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "RETRY_SECONDS", 0.01)
-    failing = Failing(UpstreamRefused(429, {"message": "slow down"}), UpstreamUnreachable("away"))
+    failing = FailingEmbeddings(
+        UpstreamRefused(429, {"message": "slow down"}), UpstreamUnreachable("away")
+    )
 
     assert process_file(open_client(), failing)["status"] == "completed"
     assert failing.calls == 3
 
 
-def test_refusal_of_the_upstream_is_the_reason(open_client: Open) -> None:
-    failing = Failing(UpstreamRefused(400, {"message": "no such model"}))
+def test_upstream_refusal_is_the_reason_of_failure(open_client: Open) -> None:
+    failing = FailingEmbeddings(UpstreamRefused(400, {"message": "no such model"}))
 
     file = process_file(open_client(), failing)
 
@@ -118,7 +120,7 @@ def test_refusal_of_the_upstream_is_the_reason(open_client: Open) -> None:
 def test_unexpected_error_hides_its_details(
     open_client: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = process_file(open_client(), Failing(ValueError("secret detail")))
+    file = process_file(open_client(), FailingEmbeddings(ValueError("secret detail")))
 
     assert file["last_error"] == {
         "code": "server_error",
@@ -127,7 +129,7 @@ def test_unexpected_error_hides_its_details(
     assert "ingestion_failed" in [getattr(record, "event", None) for record in caplog.records]
 
 
-def test_owner_without_room_gets_a_failed_file(open_client: Open) -> None:
+def test_file_fails_above_the_storage_limit_of_the_owner(open_client: Open) -> None:
     client = open_client(max_owner=3000)
     name = client.upload("word " * 400)
 
@@ -137,7 +139,7 @@ def test_owner_without_room_gets_a_failed_file(open_client: Open) -> None:
     assert "3000 bytes" in file["last_error"]["message"]
 
 
-def claim(client: Client, worker: str) -> vector_stores.PendingFile:
+def claim_file(client: Client, worker: str) -> vector_stores.PendingFile:
     claimed = client.database.write(partial(vector_stores.claim_file, worker=worker))
     assert claimed is not None
     return claimed
@@ -161,9 +163,9 @@ def test_file_of_a_dead_worker_is_taken_over(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, name = create_waiting_store(client, monkeypatch)
-    dead = claim(client, "dead")
+    claimed = claim_file(client, "dead")
     chunk = vector_chunks.NewChunk("half", ("half",), None, None)
-    add = partial(vector_chunks.add_chunks, claimed=dead, worker="dead", new_chunks=[chunk])
+    add = partial(vector_chunks.add_chunks, claimed=claimed, worker="dead", new_chunks=[chunk])
     assert client.database.write(add)
     ingestor = client.make_ingestor(embed_texts)
     assert not ingestor.process_next_file()
@@ -175,10 +177,12 @@ def test_file_of_a_dead_worker_is_taken_over(
     assert list(client.stores.iterate_texts(OWNER, store, name)) == ["hello"]
 
 
-def test_file_that_kills_workers_fails(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_fails_after_too_many_attempts(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, name = create_waiting_store(client, monkeypatch)
     for number in range(ingest.MAX_ATTEMPTS):
-        claim(client, f"dead-{number}")
+        claim_file(client, f"dead-{number}")
         end_leases(client)
 
     assert client.make_ingestor(embed_texts).process_next_file()
@@ -207,7 +211,7 @@ def test_lease_is_renewed_while_a_file_is_processed(
         query = "SELECT lease FROM vector_store_files"
         return float(client.database.read(lambda c: c.exec_driver_sql(query).scalar()) or 0)
 
-    def slow(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
+    def embed_slowly(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         end_leases(client)
         deadline = time.monotonic() + 20
         while read_lease() == 1 and time.monotonic() < deadline:
@@ -215,26 +219,26 @@ def test_lease_is_renewed_while_a_file_is_processed(
         leases.append(read_lease())
         return embed_texts(model, texts)
 
-    assert client.make_ingestor(slow).process_next_file()
+    assert client.make_ingestor(embed_slowly).process_next_file()
 
     assert leases[0] > time.time() - 60
     assert get_file(client, store, name)["status"] == "completed"
 
 
-@pytest.mark.parametrize("how", ["removed", "deleted"])
-def test_removed_file_is_not_processed_on(
-    client: Client, monkeypatch: pytest.MonkeyPatch, how: str
+@pytest.mark.parametrize("removal", ["removed", "deleted"])
+def test_processing_stops_if_the_file_is_removed(
+    client: Client, monkeypatch: pytest.MonkeyPatch, removal: str
 ) -> None:
     store, name = create_waiting_store(client, monkeypatch)
 
-    def remove(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
-        if how == "removed":
+    def remove_and_embed(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
+        if removal == "removed":
             client.stores.remove_file(OWNER, store, name)
         else:
             client.files.remove(OWNER, name)
         return embed_texts(model, texts)
 
-    assert client.make_ingestor(remove).process_next_file()
+    assert client.make_ingestor(remove_and_embed).process_next_file()
 
     count = client.database.read(
         lambda c: c.exec_driver_sql("SELECT count(*) FROM vector_store_chunks").scalar()

@@ -24,19 +24,19 @@ TEXTS = {
 DEFAULT_OPTIONS = RankingOptions()
 
 
-def fill(client: Client) -> str:
+def create_filled_store(client: Client) -> str:
     files: dict[str, dict[str, object]] = {}
     for number, (name, text) in enumerate(TEXTS.items()):
         files[client.upload(text, f"{name}.txt")] = {"number": number}
     return client.create_store(**files)
 
 
-def find(client: Client, store: str, *queries: str, **more: Any) -> list[str]:
+def find_files(client: Client, store: str, *queries: str, **more: Any) -> list[str]:
     """Return the names of the files that are found."""
-    return [result.filename for result in run(client, store, *queries, **more)]
+    return [result.filename for result in run_search(client, store, *queries, **more)]
 
 
-def run(
+def run_search(
     client: Client,
     store: str,
     *queries: str,
@@ -51,118 +51,120 @@ def run(
 @pytest.mark.parametrize("model", ["up/m", None])
 def test_best_passage_comes_first(open_client: Open, model: str | None) -> None:
     client = open_client(model)
-    store = fill(client)
+    store = create_filled_store(client)
 
-    [best, *others] = run(client, store, "When is a refund paid?")
+    [first, *other_results] = run_search(client, store, "When is a refund paid?")
 
-    assert (best.filename, best.text, best.attributes) == (
+    assert (first.filename, first.text, first.attributes) == (
         "refunds.txt",
         TEXTS["refunds"],
         {"number": 0},
     )
-    assert 0.5 < best.score <= 1
-    assert all(0 <= other.score <= best.score for other in others)
-    assert len({best.file_id, *(other.file_id for other in others)}) == 1 + len(others)
+    assert 0.5 < first.score <= 1
+    assert all(0 <= result.score <= first.score for result in other_results)
+    assert len({first.file_id, *(result.file_id for result in other_results)}) == 1 + len(
+        other_results
+    )
 
 
 def test_only_words_without_a_model(open_client: Open) -> None:
     client = open_client(None)
-    store = fill(client)
+    store = create_filled_store(client)
 
-    assert find(client, store, "sleeping cats") == ["cats.txt"]
-    assert find(client, store, "elephants") == []
-    assert find(client, store, "???") == []
+    assert find_files(client, store, "sleeping cats") == ["cats.txt"]
+    assert find_files(client, store, "elephants") == []
+    assert find_files(client, store, "???") == []
 
 
 def test_weights_choose_the_method(open_client: Open) -> None:
     client = open_client()
 
-    def point(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
-        """The vector of a query about cats is that of the text about hours."""
+    def embed_by_topic(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
+        """A query about cats gets the vector of the text about hours."""
         return [[1.0, 0.1] if "shop" in t or t == "cats" else [-1.0, 0.1] for t in texts]
 
-    client.use_embeddings(point)
-    store = fill(client)
+    client.use_embeddings(embed_by_topic)
+    store = create_filled_store(client)
 
-    by_words = find(client, store, "cats", options=RankingOptions(0.0, 0.0, 1.0))
-    by_vector = find(client, store, "cats", options=RankingOptions(0.0, 1.0, 0.0))
+    word_results = find_files(client, store, "cats", options=RankingOptions(0.0, 0.0, 1.0))
+    vector_results = find_files(client, store, "cats", options=RankingOptions(0.0, 1.0, 0.0))
 
-    assert (by_words, by_vector) == (["cats.txt"], ["hours.txt"])
-    assert set(find(client, store, "cats")) == {"cats.txt", "hours.txt"}
+    assert (word_results, vector_results) == (["cats.txt"], ["hours.txt"])
+    assert set(find_files(client, store, "cats")) == {"cats.txt", "hours.txt"}
 
 
 def test_filter_limits_both_methods(client: Client) -> None:
-    store = fill(client)
+    store = create_filled_store(client)
     matches = {"type": "gte", "key": "number", "value": 1}
 
-    found = find(client, store, "refunds are paid when the shop opens", matches=matches)
+    filenames = find_files(client, store, "refunds are paid when the shop opens", matches=matches)
 
-    assert "hours.txt" in found
-    assert "refunds.txt" not in found
-    nothing = {"type": "eq", "key": "number", "value": 9}
-    assert find(client, store, "refunds", matches=nothing) == []
+    assert "hours.txt" in filenames
+    assert "refunds.txt" not in filenames
+    no_match = {"type": "eq", "key": "number", "value": 9}
+    assert find_files(client, store, "refunds", matches=no_match) == []
 
 
 def test_number_and_score_of_results_are_limited(client: Client) -> None:
-    store = fill(client)
-    everything = run(client, store, "the hours of a day")
-    assert len(everything) > 1
+    store = create_filled_store(client)
+    all_results = run_search(client, store, "the hours of a day")
+    assert len(all_results) > 1
 
-    assert run(client, store, "the hours of a day", max_results=1) == everything[:1]
-    threshold = RankingOptions(everything[0].score)
-    best = run(client, store, "the hours of a day", options=threshold)
-    assert [result.score for result in best] == [everything[0].score] * len(best)
+    assert run_search(client, store, "the hours of a day", max_results=1) == all_results[:1]
+    threshold = RankingOptions(all_results[0].score)
+    best = run_search(client, store, "the hours of a day", options=threshold)
+    assert [result.score for result in best] == [all_results[0].score] * len(best)
 
 
 def test_several_queries_are_searched(open_client: Open) -> None:
     client = open_client(None)
-    store = fill(client)
+    store = create_filled_store(client)
 
-    assert set(find(client, store, "refunds", "cats")) == {"refunds.txt", "cats.txt"}
+    assert set(find_files(client, store, "refunds", "cats")) == {"refunds.txt", "cats.txt"}
 
 
-def test_scripts_without_spaces_are_found(open_client: Open) -> None:
+def test_text_without_spaces_is_found(open_client: Open) -> None:
     client = open_client(None)
     name = client.upload("我们的退款政策是三十天。", "policy.txt")
     store = client.create_store(**{name: {}})
 
-    assert find(client, store, "退款") == ["policy.txt"]
-    assert find(client, store, "猫咪") == []
+    assert find_files(client, store, "退款") == ["policy.txt"]
+    assert find_files(client, store, "猫咪") == []
 
 
 def test_scan_continues_over_pages(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "ROWS_PER_SCAN", 2)
-    store = fill(client)
+    store = create_filled_store(client)
 
-    found = find(client, store, "cats sleep", options=RankingOptions(0.0, 1.0, 0.0))
+    filenames = find_files(client, store, "cats sleep", options=RankingOptions(0.0, 1.0, 0.0))
 
-    assert found[0] == "cats.txt"
+    assert filenames[0] == "cats.txt"
 
 
 def test_nearest_bits_are_compared_exactly(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MAX_CANDIDATES", 1)
     monkeypatch.setattr(search, "MAX_MULTIPLICATIONS", 16)
-    store = fill(client)
+    store = create_filled_store(client)
 
-    found = find(client, store, TEXTS["cats"], options=RankingOptions(0.0, 1.0, 0.0))
+    filenames = find_files(client, store, TEXTS["cats"], options=RankingOptions(0.0, 1.0, 0.0))
 
-    assert found == ["cats.txt"]
+    assert filenames == ["cats.txt"]
 
 
-def test_vectors_of_other_dimensions_are_left_out(open_client: Open) -> None:
+def test_vectors_of_other_dimensions_are_ignored(open_client: Open) -> None:
     client = open_client()
-    store = fill(client)
+    store = create_filled_store(client)
     client.use_embeddings(lambda model, texts, payer: [[1.0, 2.0] for _ in texts])
 
-    assert find(client, store, "cats", options=RankingOptions(0.0, 1.0, 0.0)) == []
-    assert find(client, store, "cats") == ["cats.txt"]
+    assert find_files(client, store, "cats", options=RankingOptions(0.0, 1.0, 0.0)) == []
+    assert find_files(client, store, "cats") == ["cats.txt"]
 
 
 def test_search_of_several_stores_gives_each_passage_once(client: Client) -> None:
-    first, second = fill(client), fill(client)
-    shared = client.upload("A unique text about submarines.", "shared.txt")
+    first, second = create_filled_store(client), create_filled_store(client)
+    shared_file = client.upload("A unique text about submarines.", "shared.txt")
     for store in (first, second):
-        client.stores.add_file(OWNER, store, NewStoreFile(shared, {}, 800, 400))
+        client.stores.add_file(OWNER, store, NewStoreFile(shared_file, {}, 800, 400))
         client.wait(store)
 
     results = client.stores.search_stores(

@@ -18,7 +18,7 @@ PAGE = NumberedPage(10, None, None, False)
 STRANGER = "stranger"
 
 
-def new_file(name: str) -> NewStoreFile:
+def make_new_file(name: str) -> NewStoreFile:
     return NewStoreFile(name, {}, 800, 400)
 
 
@@ -47,15 +47,15 @@ def test_expired_store_is_not_searched(client: Client) -> None:
         lambda c: c.exec_driver_sql("UPDATE vector_stores SET used = used - 90000")
     )
 
-    shown = client.stores.get_store(OWNER, store)
-    assert shown["status"] == "expired"
-    assert shown["expires_at"] == shown["last_active_at"] + 86400
+    retrieved = client.stores.get_store(OWNER, store)
+    assert retrieved["status"] == "expired"
+    assert retrieved["expires_at"] == retrieved["last_active_at"] + 86400
     with pytest.raises(InvalidRequest, match="expired"):
         search_stores(client, OWNER, store)
     with pytest.raises(InvalidRequest, match="expired"):
         client.stores.search_store(OWNER, store, ["x"], None, RankingOptions(), 10)
     with pytest.raises(InvalidRequest, match="expired"):
-        client.stores.add_file(OWNER, store, new_file(file))
+        client.stores.add_file(OWNER, store, make_new_file(file))
 
 
 def test_store_has_a_maximum_of_files(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_store_has_a_maximum_of_files(client: Client, monkeypatch: pytest.Monkey
     store = client.create_store(**{files[0]: {}})
 
     with pytest.raises(InvalidRequest) as raised:
-        client.stores.create_batch(OWNER, store, list(map(new_file, files[1:])), "file_ids")
+        client.stores.create_batch(OWNER, store, list(map(make_new_file, files[1:])), "file_ids")
     assert (raised.value.code, raised.value.param) == ("vector_store_full", "file_ids")
 
 
@@ -72,13 +72,13 @@ OPERATIONS: dict[str, Callable[[Client, str, str, str, str], object]] = {
     "get_store": lambda c, o, s, f, b: c.stores.get_store(o, s),
     "update_store": lambda c, o, s, f, b: c.stores.update_store(o, s, {"name": "x"}),
     "remove_store": lambda c, o, s, f, b: c.stores.remove_store(o, s),
-    "add_file": lambda c, o, s, f, b: c.stores.add_file(o, s, new_file(f)),
+    "add_file": lambda c, o, s, f, b: c.stores.add_file(o, s, make_new_file(f)),
     "get_file": lambda c, o, s, f, b: c.stores.get_file(o, s, f),
     "list_files": lambda c, o, s, f, b: c.stores.list_files(o, s, PAGE, None),
     "update_file": lambda c, o, s, f, b: c.stores.update_file(o, s, f, {}),
     "remove_file": lambda c, o, s, f, b: c.stores.remove_file(o, s, f),
     "iterate_texts": lambda c, o, s, f, b: list(c.stores.iterate_texts(o, s, f)),
-    "create_batch": lambda c, o, s, f, b: c.stores.create_batch(o, s, [new_file(f)], "files"),
+    "create_batch": lambda c, o, s, f, b: c.stores.create_batch(o, s, [make_new_file(f)], "files"),
     "get_batch": lambda c, o, s, f, b: c.stores.get_batch(o, s, b),
     "cancel_batch": lambda c, o, s, f, b: c.stores.cancel_batch(o, s, b),
     "list_batch_files": lambda c, o, s, f, b: c.stores.list_batch_files(o, s, b, PAGE, None),
@@ -91,7 +91,7 @@ OPERATIONS: dict[str, Callable[[Client, str, str, str, str], object]] = {
 def test_other_owners_find_no_stores(client: Client) -> None:
     file = client.upload("hello")
     store = client.create_store()
-    batch = client.stores.create_batch(OWNER, store, [new_file(file)], "file_ids")["id"]
+    batch = client.stores.create_batch(OWNER, store, [make_new_file(file)], "file_ids")["id"]
     client.wait(store)
 
     for operate in OPERATIONS.values():
@@ -116,7 +116,7 @@ def test_files_of_others_cannot_be_added(client: Client) -> None:
     file = client.upload("hello")
 
     with pytest.raises(NotFound) as raised:
-        client.stores.create_store(STRANGER, "s", None, {}, None, [new_file(file)])
+        client.stores.create_store(STRANGER, "s", None, {}, None, [make_new_file(file)])
     assert raised.value.param == "file_ids"
 
 
@@ -124,7 +124,7 @@ def test_batch_counts_its_files(client: Client) -> None:
     store = client.create_store(**{client.upload("hello"): {}})
     files = [client.upload("hello"), client.upload(b"\x89PNG\0", "a.png")]
 
-    batch = client.stores.create_batch(OWNER, store, list(map(new_file, files)), "file_ids")
+    batch = client.stores.create_batch(OWNER, store, list(map(make_new_file, files)), "file_ids")
     assert (batch["status"], batch["file_counts"]["total"]) == ("in_progress", 2)
     client.wait(store)
 
@@ -137,7 +137,7 @@ def test_batch_counts_its_files(client: Client) -> None:
         "cancelled": 0,
         "total": 2,
     }
-    listed, _ = client.stores.list_batch_files(OWNER, store, batch["id"], PAGE, "failed")
-    assert [file["id"] for file in listed] == files[1:]
+    failed_files, _ = client.stores.list_batch_files(OWNER, store, batch["id"], PAGE, "failed")
+    assert [file["id"] for file in failed_files] == files[1:]
     # A finished file cannot be cancelled.
     assert client.stores.cancel_batch(OWNER, store, batch["id"])["status"] == "completed"

@@ -41,8 +41,8 @@ def test_bits_of_similar_vectors_differ_less() -> None:
     base = [source.gauss(0, 1) for _ in range(1536)]
 
     def count_differences(noise: float) -> int:
-        other = [x + source.gauss(0, noise) for x in base]
-        bits = [int.from_bytes(pack_bits(normalize(v)), "big") for v in (base, other)]
+        noisy = [x + source.gauss(0, noise) for x in base]
+        bits = [int.from_bytes(pack_bits(normalize(v)), "big") for v in (base, noisy)]
         return (bits[0] ^ bits[1]).bit_count()
 
     assert 0 < count_differences(0.1) < count_differences(0.5) < count_differences(5.0)
