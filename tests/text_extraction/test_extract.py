@@ -50,7 +50,7 @@ def test_html_is_read_without_scripts_and_styles() -> None:
 
 
 def name_case(value: object) -> str | None:
-    """Return a fixed id for contents: an archive has the time at which it was made in it."""
+    """Return a fixed id for binary contents, because an archive contains its creation time."""
     return "data" if isinstance(value, bytes) else None
 
 
@@ -75,7 +75,7 @@ def test_texts_are_decoded(data: bytes, text: str) -> None:
     assert extract_text(data, "a.py") == text
 
 
-def zip_of(name: str, content: bytes = b"x") -> bytes:
+def make_zip(name: str, content: bytes = b"x") -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
@@ -85,7 +85,7 @@ def zip_of(name: str, content: bytes = b"x") -> bytes:
 @check_each(
     ("data", "name"),
     [
-        (zip_of("ppt/presentation.xml"), "a.pptx"),
+        (make_zip("ppt/presentation.xml"), "a.pptx"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.png"),
         (bytes(range(1, 256)) * 8, "a.bin"),
     ],
@@ -107,7 +107,7 @@ def test_other_types_are_unsupported(data: bytes, name: str) -> None:
         (make_pdf(), "a.pdf", "no text"),
         (make_pdf(""), "a.pdf", "no text"),
         (make_pdf("x", password="secret"), "a.pdf", "password"),
-        (zip_of("word/document.xml")[:40], "a.docx", "broken"),
+        (make_zip("word/document.xml")[:40], "a.docx", "broken"),
         (b"<!doctype html><p></p>", "a.html", "no text"),
     ],
     ids=name_case,
@@ -120,7 +120,7 @@ def test_broken_files_are_invalid(data: bytes, name: str, reason: str) -> None:
 def test_document_that_grows_when_unpacked_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(InvalidFile, match="too large"):
-        extract_text(zip_of("word/document.xml", b" " * 1001), "a.docx")
+        extract_text(make_zip("word/document.xml", b" " * 1001), "a.docx")
 
 
 def test_too_much_text_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def write_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) ->
         "print('hello')",
     ],
 )
-def test_process_that_dies_is_an_invalid_file(
+def test_crashed_process_is_an_invalid_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     write_program(tmp_path, monkeypatch, program)
