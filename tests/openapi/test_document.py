@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and in step with the tables that it is made of."""
+"""The OpenAPI document: valid, complete, and consistent with the tables that it is built from."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_a_route_without_an_operation_is_an_error() -> None:
 
 def test_every_reference_leads_to_a_component(document: Json) -> None:
     targets = set(re.findall(r'"\$ref": "#/components/(\w+)/([^"]+)"', json.dumps(document)))
-    found = {(kind, name) for kind, table in document["components"].items() for name in table}
+    components = {(kind, name) for kind, table in document["components"].items() for name in table}
 
     assert len(targets) > 500
-    assert targets <= found
+    assert targets <= components
     assert set(list_references(document)) == set(document["components"]["schemas"])
 
 
@@ -78,10 +78,12 @@ def test_operations_have_unique_ids_and_summaries(document: Json) -> None:
 
 def test_paths_have_all_their_parameters(document: Json) -> None:
     for key, operation in iterate_operations(document):
-        named = [
-            each["name"] for each in operation.get("parameters", ()) if each.get("in") == "path"
+        path_parameters = [
+            parameter["name"]
+            for parameter in operation.get("parameters", ())
+            if parameter.get("in") == "path"
         ]
-        assert named == re.findall(r"\{(\w+)\}", key), key
+        assert path_parameters == re.findall(r"\{(\w+)\}", key), key
 
 
 @check_each(
@@ -153,13 +155,13 @@ def test_servers_have_every_reasoning_style(document: Json) -> None:
 def test_servers_have_the_base_url() -> None:
     servers = build_document([], "https://api.test/llm")["servers"]
 
-    assert [each["url"] for each in servers] == [
+    assert [server["url"] for server in servers] == [
         "https://api.test/llm",
         "https://api.test/llm/{style}",
     ]
 
 
-def test_errors_have_the_body_of_the_client_s_api(document: Json) -> None:
+def test_errors_have_the_body_of_the_clients_api(document: Json) -> None:
     paths = document["paths"]
 
     for key, operation in iterate_operations(document):
@@ -167,9 +169,16 @@ def test_errors_have_the_body_of_the_client_s_api(document: Json) -> None:
             r["$ref"].rpartition("/")[2] for r in operation["responses"].values() if "$ref" in r
         }
         path = key.partition(" ")[2]
-        kinds = {"/api/": "OllamaError", "/v1/messages": "MessagesError"}
-        kind = next((kind for start, kind in kinds.items() if path.startswith(start)), "Error")
-        assert all(re.fullmatch(rf"{kind}\w{{3}}", name) for name in names), key
+        schemas_by_prefix = {"/api/": "OllamaError", "/v1/messages": "MessagesError"}
+        schema_name = next(
+            (
+                schema_name
+                for start, schema_name in schemas_by_prefix.items()
+                if path.startswith(start)
+            ),
+            "Error",
+        )
+        assert all(re.fullmatch(rf"{schema_name}\w{{3}}", name) for name in names), key
     assert Unauthorized.code is not None
     assert Unauthorized.code in document["components"]["responses"]["Error401"]["description"]
     assert "401" not in paths["/health"]["get"]["responses"]

@@ -13,7 +13,9 @@ from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import Conformance, make_conformance
 
-OWN = [each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")]
+MESSAGES_CASES = [
+    each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")
+]
 POST = "POST /v1/messages"
 BODY: dict[str, Any] = {
     "model": "demo",
@@ -54,6 +56,6 @@ def test_counts_and_errors_match_the_document(conformance: Conformance, demo: Fl
     assert find_mistakes(conformance, demo, POST, {**BODY, "max_tokens": 0}) == []
 
 
-@check_each("case", OWN)
+@check_each("case", MESSAGES_CASES)
 def test_requests_match_the_document(case: Case, conformance: Conformance) -> None:
     assert conformance.find_request_mistakes(POST, case.read("request.json")) == []

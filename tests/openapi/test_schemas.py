@@ -1,4 +1,4 @@
-"""Schemas of requests, made of the tables of parameters and of the SDK's types."""
+"""Schemas of requests, built from the tables of parameters and the SDK's types."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_description_has_the_disposition_and_the_reason() -> None:
 
 
 def test_plain_types_of_the_sdk_add_nothing() -> None:
-    known = {"anyOf": [{"type": "boolean"}, {"type": "null"}]}
+    sdk_schema = {"anyOf": [{"type": "boolean"}, {"type": "null"}]}
 
-    assert "anyOf" not in describe_parameter(carry(BOOL), "Here", known)
+    assert "anyOf" not in describe_parameter(carry(BOOL), "Here", sdk_schema)
 
 
-def test_narrower_types_of_the_sdk_stand_beside_the_types_that_are_accepted() -> None:
-    known = {"anyOf": [{"enum": ["low", "high"]}, {"type": "null"}]}
+def test_narrower_sdk_types_are_added_to_the_accepted_types() -> None:
+    sdk_schema = {"anyOf": [{"enum": ["low", "high"]}, {"type": "null"}]}
 
-    described = describe_parameter(carry(STR), "Here", known)
+    described = describe_parameter(carry(STR), "Here", sdk_schema)
 
     assert described["anyOf"] == [{"enum": ["low", "high"]}, {"type": ["string", "null"]}]
 
@@ -66,12 +66,12 @@ def test_options_are_nested() -> None:
     assert "no seed" in schema["properties"]["options"]["properties"]["seed"]["description"]
 
 
-def test_request_takes_types_of_the_sdk() -> None:
+def test_request_uses_types_of_the_sdk() -> None:
     schema = make_request({"tools": remap((list,), "converted")}, "Here", "ChatCompletionRequest")
 
-    first, last = schema["properties"]["tools"]["anyOf"]
-    assert first["type"] == "array"
-    assert last == {"type": ["array", "null"]}
+    sdk_type, accepted_type = schema["properties"]["tools"]["anyOf"]
+    assert sdk_type["type"] == "array"
+    assert accepted_type == {"type": ["array", "null"]}
 
 
 def test_only_optional_properties_accept_null() -> None:
@@ -83,11 +83,11 @@ def test_only_optional_properties_accept_null() -> None:
     assert schema["properties"]["attributes"] == {"const": 1}
 
 
-def test_own_schemas_replace_those_of_the_sdk_and_unused_ones_are_left_out() -> None:
-    own = {"Model": {"properties": {"inner": refer("Inner")}}, "Inner": {}, "Unused": {}}
+def test_own_schemas_replace_sdk_schemas_and_unused_are_omitted() -> None:
+    own_schemas = {"Model": {"properties": {"inner": refer("Inner")}}, "Inner": {}, "Unused": {}}
 
-    assert add_used_schemas(make_list(refer("Model")), own) == {
-        "Model": own["Model"],
+    assert add_used_schemas(make_list(refer("Model")), own_schemas) == {
+        "Model": own_schemas["Model"],
         "Inner": {},
     }
 

@@ -49,8 +49,8 @@ class CaseUpstream:
                 200, text=f"{frames}data: [DONE]\n\n", headers={"content-type": "text/event-stream"}
             )
         protocol = next(name for name, path in PATHS.items() if request.url.path.endswith(path))
-        whole = CLIENT_PROTOCOLS[protocol].fold(iter([self.events]))
-        return httpx2.Response(200, json=whole)
+        answer = CLIENT_PROTOCOLS[protocol].fold(iter([self.events]))
+        return httpx2.Response(200, json=answer)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> CaseUpstream:
 
 @pytest.fixture
 def clients(upstream: CaseUpstream) -> dict[str, FlaskClient]:
-    """Protocol of the upstream -> a client of the application over it."""
+    """Clients of applications, by the protocol of the upstream."""
     return {
         name: create_app(
             Settings.from_env(
@@ -215,7 +215,7 @@ EXCHANGES: list[tuple[str, Json]] = [
     ("GET /openapi.json", {}),
     ("GET /docs/api", {}),
 ]
-"""Requests to the demo that succeed; the names in a path are those of objects that are made."""
+"""Requests to the demo that succeed. Names in a path stand for created objects."""
 
 
 @check_each(("key", "request_"), EXCHANGES, ids=lambda value: str(value)[:80])
@@ -235,10 +235,10 @@ def test_answers_of_the_demo_match_the_document(
 
 @pytest.fixture
 def full_demo(tmp_path: Path) -> FlaskClient:
-    """A client of the demo with a database of its own and captures."""
+    """A client of the demo with its own database and captures."""
     environment = {
         "FORWARDER_CAPTURE": "memory",
-        "FORWARDER_CLIENT_KEYS": "optional",  # the keys that are made are not sent
+        "FORWARDER_CLIENT_KEYS": "optional",  # created keys are not sent
         "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
     }
     return create_app(Settings.from_env(environment)).test_client()
@@ -278,7 +278,7 @@ WITH_BODY = [each for each in OPERATIONS if each.values[1].body is not None]
 
 @pytest.fixture
 def guarded_client(tmp_path: Path) -> FlaskClient:
-    """A client of an application with keys of every kind, a limit of the body, and built docs."""
+    """A client of an application with keys of every kind, a body limit, and built docs."""
     (tmp_path / "index.html").write_text("<h1>Docs</h1>")
     return create_app(
         Settings.from_env(
@@ -294,10 +294,10 @@ def guarded_client(tmp_path: Path) -> FlaskClient:
     ).test_client()
 
 
-def send(
+def send_request(
     conformance: Conformance, client: FlaskClient, key: str, access: Access | None, **request: Any
 ) -> int:
-    """Return the status of the answer, which has to be as the document says."""
+    """Return the status of the answer, which must match the document."""
     method, _, path = key.partition(" ")
     headers = {**request.pop("headers", {})}
     if access is not None and access.name in KEYS:
@@ -316,27 +316,29 @@ def send(
 
 
 @check_each(("key", "operation"), WITH_KEY)
-def test_operations_need_the_key_that_the_document_names(
+def test_operations_require_the_documented_key(
     conformance: Conformance, guarded_client: FlaskClient, key: str, operation: Operation
 ) -> None:
     needs_key = operation.access is not Access.EVERYBODY
     with_wrong_key = {"headers": {"Authorization": "Bearer sk-unknown"}}
 
-    assert (send(conformance, guarded_client, key, None) == 401) == needs_key
-    assert (send(conformance, guarded_client, key, None, **with_wrong_key) == 401) == needs_key
-    assert send(conformance, guarded_client, key, operation.access) != 401
+    assert (send_request(conformance, guarded_client, key, None) == 401) == needs_key
+    assert (
+        send_request(conformance, guarded_client, key, None, **with_wrong_key) == 401
+    ) == needs_key
+    assert send_request(conformance, guarded_client, key, operation.access) != 401
     if operation.access is Access.ADMINISTRATOR:
-        assert send(conformance, guarded_client, key, Access.CLIENT) == 403
+        assert send_request(conformance, guarded_client, key, Access.CLIENT) == 403
 
 
 @check_each(("key", "operation"), WITH_BODY)
-def test_bodies_that_cannot_be_read_are_refused_as_the_document_says(
+def test_answers_to_unreadable_bodies_match_the_document(
     conformance: Conformance, guarded_client: FlaskClient, key: str, operation: Operation
 ) -> None:
-    sent = functools.partial(send, conformance, guarded_client, key, operation.access)
-    kind = {"content_type": "application/json"}
+    send_body = functools.partial(send_request, conformance, guarded_client, key, operation.access)
+    json_type = {"content_type": "application/json"}
 
-    assert sent(data=b"{}", headers={"Content-Encoding": "rot13"}, **kind) == 415
-    assert sent(data=b" " * (LIMIT + 1), **kind) == 413
-    assert sent(data=b"{", **kind) == 400
-    assert sent(data=b"[]", **kind) == 400
+    assert send_body(data=b"{}", headers={"Content-Encoding": "rot13"}, **json_type) == 415
+    assert send_body(data=b" " * (LIMIT + 1), **json_type) == 413
+    assert send_body(data=b"{", **json_type) == 400
+    assert send_body(data=b"[]", **json_type) == 400
