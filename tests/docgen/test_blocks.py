@@ -1,4 +1,4 @@
-"""The documentation agrees with the code, and with the output of its commands."""
+"""The documentation matches the code and the output of its commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_only_the_block_is_replaced() -> None:
 
 
 @check_each("document", ["", f"{HEAD}\n", f"{HEAD}\n{TAIL}\n{HEAD}\n{TAIL}\n"])
-def test_block_needs_exactly_one_place(document: str) -> None:
+def test_block_needs_exactly_one_pair_of_markers(document: str) -> None:
     with pytest.raises(ValueError, match="places for 'b'"):
         replace_block(document, BLOCK)
 

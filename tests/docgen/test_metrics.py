@@ -1,4 +1,4 @@
-"""Every metric that is exported is on its page."""
+"""The page of metrics lists every exported metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.docgen.metrics import render_metrics
 
 def test_page_has_every_exported_metric_with_its_labels() -> None:
     rows = [line.strip("| ").split(" | ") for line in render_metrics().splitlines()[2:]]
-    listed = {row[0].strip("`"): row for row in rows}
+    rows_by_name = {row[0].strip("`"): row for row in rows}
     client = create_app(Settings.from_env({})).test_client()
     client.post("/v1/responses", json={"model": "demo", "input": "hi"}, buffered=True)
 
@@ -21,9 +21,11 @@ def test_page_has_every_exported_metric_with_its_labels() -> None:
         if not family.name.endswith("_created")
     }
 
-    assert listed.keys() == exported.keys()
+    assert rows_by_name.keys() == exported.keys()
     for name, family in exported.items():
-        assert listed[name][1:3] == [family.type, family.documentation]
+        assert rows_by_name[name][1:3] == [family.type, family.documentation]
         for sample in family.samples:
-            assert all(f"`{label}`" in listed[name][3] for label in sample.labels.keys() - {"le"})
-    assert listed["forwarder_requests_total"][3] == "`route`, `upstream`, `model`, `status`"
+            assert all(
+                f"`{label}`" in rows_by_name[name][3] for label in sample.labels.keys() - {"le"}
+            )
+    assert rows_by_name["forwarder_requests_total"][3] == "`route`, `upstream`, `model`, `status`"

@@ -39,12 +39,15 @@ def test_every_module_is_listed_with_a_sentence() -> None:
             assert any(row.startswith(f"| `{path.name}` |") for row in rows), path
 
 
-def test_guides_of_packages_name_only_modules_that_exist() -> None:
+def test_package_docstrings_name_only_existing_modules() -> None:
     root = PACKAGE.parent
     names = {path.name for folder in (PACKAGE, root / "tests") for path in folder.rglob("*.py")}
 
     for guide in PACKAGE.rglob("__init__.py"):
         docstring = ast.get_docstring(ast.parse(guide.read_text(encoding="utf-8"))) or ""
         for name in re.findall(r"`([\w/]+\.py)`", docstring):
-            places = (guide.parent / name, PACKAGE / name, root / name)
-            assert any(place.exists() for place in places) or name in names, (guide, name)
+            candidates = (guide.parent / name, PACKAGE / name, root / name)
+            assert any(candidate.exists() for candidate in candidates) or name in names, (
+                guide,
+                name,
+            )

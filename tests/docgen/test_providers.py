@@ -1,4 +1,4 @@
-"""Every profile is on the page, and every difference has its words."""
+"""The page of providers lists every profile, with a description of every difference."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def render_section(provider: str) -> str:
     return render_providers().partition(f"## `{provider}`\n")[2].partition("\n## ")[0]
 
 
-def test_every_field_has_words() -> None:
+def test_every_field_has_a_description() -> None:
     assert FIELD_DESCRIPTIONS.keys() == PROFILE_FIELDS
 
 
 @check_each("field", sorted(PROFILE_FIELDS))
-def test_every_value_of_a_choice_has_words_of_its_own(field: str) -> None:
-    words = FIELD_DESCRIPTIONS[field]
-    takes: Any = Profile.__dataclass_fields__[field].metadata["takes"]
-    if isinstance(words, dict):
-        shown = takes.removeprefix("one of ").replace(" or ", ", ").split(", ")
-        assert {str(value).lower() for value in words} == set(shown)
-        assert len(set(words.values())) == len(words)
+def test_every_value_of_a_choice_has_its_own_description(field: str) -> None:
+    descriptions = FIELD_DESCRIPTIONS[field]
+    accepted: Any = Profile.__dataclass_fields__[field].metadata["takes"]
+    if isinstance(descriptions, dict):
+        values = accepted.removeprefix("one of ").replace(" or ", ", ").split(", ")
+        assert {str(described_value).lower() for described_value in descriptions} == set(values)
+        assert len(set(descriptions.values())) == len(descriptions)
 
 
 @check_each("name", [name for name in PROFILES if name not in ("generic", "demo")])
 def test_section_has_every_difference(name: str) -> None:
     profile, text = PROFILES[name], render_section(name)
 
-    differing = [
+    changed_fields = [
         field.name
         for field in fields(Profile)
         if field.name in PROFILE_FIELDS
         and getattr(profile, field.name) != getattr(Profile("x"), field.name)
     ]
-    assert differing
-    for field in differing:
+    assert changed_fields
+    for field in changed_fields:
         assert f"- {describe(field, getattr(profile, field))}" in text
     assert all(f"`{host}`" in text for host in profile.hosts or (f"<NAME>_PROVIDER={name}",))
 

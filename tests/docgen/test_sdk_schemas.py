@@ -17,7 +17,7 @@ from tools.docgen.sdk_schemas import (
 )
 
 
-def refer(name: str) -> dict[str, str]:
+def make_reference(name: str) -> dict[str, str]:
     return {"$ref": PREFIX + name}
 
 
@@ -32,7 +32,7 @@ def test_file_has_the_schemas_of_the_installed_sdk(tmp_path: Path) -> None:
     )
 
 
-def test_titles_and_null_defaults_are_dropped_but_not_properties_of_these_names() -> None:
+def test_titles_and_null_defaults_are_dropped_but_properties_with_these_names_kept() -> None:
     schema = {
         "title": "A",
         "properties": {
@@ -53,21 +53,21 @@ def test_alternatives_are_sorted() -> None:
     assert drop_noise({"anyOf": [null, text, number]}) == {"anyOf": [number, text, null]}
 
 
-def test_equal_schemas_get_one_name_also_where_they_refer_to_equal_ones() -> None:
+def test_equal_schemas_are_merged_recursively() -> None:
     schemas = {
-        "Long": {"properties": {"inner": refer("InnerLong")}},
-        "A": {"properties": {"inner": refer("Inner")}},
+        "Long": {"properties": {"inner": make_reference("InnerLong")}},
+        "A": {"properties": {"inner": make_reference("Inner")}},
         "Inner": {"type": "string"},
         "InnerLong": {"type": "string"},
     }
 
     merged = merge_equal({**{name: {"const": name} for name in ROOTS}, **schemas})
 
-    assert merged["A"] == {"properties": {"inner": refer("Inner")}}
+    assert merged["A"] == {"properties": {"inner": make_reference("Inner")}}
     assert merged.keys() == {*ROOTS, "A", "Inner"}
 
 
-def test_names_have_the_module_only_where_they_need_it() -> None:
+def test_names_include_the_module_only_if_ambiguous() -> None:
     names = [
         "Plain",
         "openai__types__chat__chat_completion__Choice",
@@ -85,12 +85,12 @@ def test_names_have_the_module_only_where_they_need_it() -> None:
     ]
 
 
-def test_schemas_that_no_root_needs_are_dropped() -> None:
+def test_unused_schemas_are_dropped() -> None:
     root = next(iter(ROOTS))
     schemas = {
         **{name: {} for name in ROOTS},
-        root: refer("Used"),
-        "Used": {"items": refer("Inner")},
+        root: make_reference("Used"),
+        "Used": {"items": make_reference("Inner")},
         "Inner": {},
         "Unused": {},
     }

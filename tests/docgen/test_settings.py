@@ -1,4 +1,4 @@
-"""Every setting is on its page, with its default and its description."""
+"""The page of settings lists every setting with its default and its description."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ DEFAULTS = {
 
 
 def read_defaults(page: str) -> dict[str, str]:
-    """Name -> default, as the headings and the lines below them have it."""
-    found: dict[str, str] = {}
+    """Return the default of each setting, from the headings and the lines below them."""
+    defaults: dict[str, str] = {}
     for part in page.split("\n### ")[1:]:
         heading, default = part.split("\n\n")[:2]
         names = heading.replace("`", "").split(", ")
         values = default.removeprefix("Default: ")
-        separated = [values.strip("`")] if len(names) == 1 else values.replace("`", "").split(", ")
-        found |= dict(zip(names, separated, strict=True))
-    return found
+        value_list = [values.strip("`")] if len(names) == 1 else values.replace("`", "").split(", ")
+        defaults |= dict(zip(names, value_list, strict=True))
+    return defaults
 
 
 def test_page_has_every_setting_with_its_default() -> None:
