@@ -69,7 +69,7 @@ def test_close_cancels_tasks_and_ends_the_thread() -> None:
         thread.start_task(lambda: wait_and_return(0))
 
 
-def test_thread_that_was_not_used_is_closed_at_once() -> None:
+def test_unused_thread_is_closed_immediately() -> None:
     AsyncioThread().close()
 
 
@@ -77,7 +77,7 @@ def fail_to_start(work: object, arguments: object) -> int:
     raise RuntimeError("can't start new thread")
 
 
-def test_thread_that_cannot_start_is_started_by_the_next_task(
+def test_failed_thread_start_is_retried_by_the_next_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     thread = AsyncioThread()

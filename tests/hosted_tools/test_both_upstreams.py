@@ -160,11 +160,11 @@ def test_search_of_a_messages_client_runs_in_the_forwarder(setup: Setup) -> None
         "tools": [{"type": "web_search_20250305", "name": "web_search"}],
     }
     with httpx2.Client(headers={"X-Api-Key": "k"}, timeout=30) as client:
-        whole = client.post(f"{setup.url}/v1/messages", json=body).json()
+        message_body = client.post(f"{setup.url}/v1/messages", json=body).json()
         streamed = client.post(f"{setup.url}/v1/messages", json={**body, "stream": True}).text
 
     events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: ")]
-    for message in (whole, fold_messages(iter([events]))):
+    for message in (message_body, fold_messages(iter([events]))):
         text = message["content"][-1]
         assert text["text"] == CITED_TEXT
         assert [citation["url"] for citation in text["citations"]] == [PAGE["url"]]
@@ -301,7 +301,7 @@ def check_failure(events: list[Json]) -> Json:
     return response
 
 
-def test_call_of_a_tool_that_is_not_offered_fails(setup: Setup, root: str) -> None:
+def test_call_of_an_unoffered_tool_fails(setup: Setup, root: str) -> None:
     setup.upstream.script(make_call_answer("tests__unheard", a=1), Answer(text="Oh."))
     tool = make_mcp_tool(root, allowed_tools=["echo"])
     response = check_stream(stream_events(setup, input="go", tools=[tool]))
@@ -326,9 +326,9 @@ def test_tools_of_an_input_item_are_run(setup: Setup, root: str) -> None:
 def test_invalid_tool_in_an_item_is_rejected_by_name(setup: Setup, root: str) -> None:
     tool = make_mcp_tool(root, server_url="ftp://x")
     items: list[Any] = [{"type": "additional_tools", "role": "developer", "tools": [tool]}]
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as caught:
         setup.client.responses.create(model="m", input=items)
-    assert refused.value.param == "input[0].tools[0].server_url"
+    assert caught.value.param == "input[0].tools[0].server_url"
 
 
 def test_unsupported_tools_are_dropped_and_named(setup: Setup) -> None:
@@ -338,14 +338,14 @@ def test_unsupported_tools_are_dropped_and_named(setup: Setup) -> None:
     assert "tools.code_interpreter" in answer.headers["x-forwarder-dropped"]
     sent_tools = setup.upstream.requests[0].body["tools"]
     assert [tool.get("type") for tool in sent_tools] == ["function"]
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as caught:
         setup.client.responses.create(
             model="m", input="hi", tools=tools, tool_choice={"type": "code_interpreter"}
         )
-    assert refused.value.param == "tool_choice"
+    assert caught.value.param == "tool_choice"
 
 
-def test_upstream_that_runs_all_tools_gets_them(engine: str) -> None:
+def test_tools_are_passed_to_an_upstream_that_runs_them(engine: str) -> None:
     with ScriptedUpstream(strict=False) as upstream:
         environment = {
             "RESPONSES_BASE_URL": upstream.url,

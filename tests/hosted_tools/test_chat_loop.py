@@ -257,11 +257,11 @@ def test_failed_round_is_an_error_at_the_end(setup: Setup) -> None:
     ],
 )
 def test_invalid_options_are_rejected_by_name(setup: Setup, options: Any, param: str) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as caught:
         setup.client.chat.completions.create(
             model="m", messages=QUESTION, web_search_options=options
         )
-    assert refused.value.param == param
+    assert caught.value.param == param
 
 
 def test_request_without_hosted_tools_is_unchanged(setup: Setup) -> None:
@@ -270,7 +270,7 @@ def test_request_without_hosted_tools_is_unchanged(setup: Setup) -> None:
     assert len(setup.bodies[0]["tools"]) == 1
 
 
-def test_upstream_that_searches_gets_the_options(engine: str, tmp_path: Path) -> None:
+def test_options_are_passed_to_an_upstream_with_web_search(engine: str, tmp_path: Path) -> None:
     with ScriptedUpstream(strict=False) as upstream:
         environment = {
             "CHAT_BASE_URL": upstream.url,
@@ -499,9 +499,9 @@ def test_error_in_a_stream_ends_it() -> None:
 
 
 def test_failure_of_a_later_round_has_the_usage_so_far() -> None:
-    with pytest.raises(UpstreamProtocolError) as raised:
+    with pytest.raises(UpstreamProtocolError) as caught:
         run_loop(ChatHandler(SEARCH_CHUNKS, UpstreamProtocolError("no")))
-    assert raised.value.usage == USAGE
+    assert caught.value.usage == USAGE
 
 
 def test_disconnected_client_cancels_the_search() -> None:

@@ -312,6 +312,6 @@ def test_call_without_commands_returns_a_note(run: Any, commands: Any) -> None:
 def test_malformed_request_is_rejected_by_name(
     engine: Any, reader: Any, body: Json, param: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         StandaloneSearch(WebSearch(engine, reader), read_search_request(body), FakeClient()).run()
-    assert refused.value.param == param
+    assert caught.value.param == param

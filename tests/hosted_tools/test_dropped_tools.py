@@ -45,9 +45,9 @@ def test_tools_of_an_item_are_dropped_too() -> None:
     request, loss_report = send_request({"input": ["x", item]})
     assert request["input"] == ["x", {**item, "tools": [WEATHER]}]
     assert [*loss_report.losses] == ["tools.code_interpreter"]
-    with pytest.raises(Unsupported) as refused:
+    with pytest.raises(Unsupported) as caught:
         send_request({"input": [item]}, refuses=True)
-    assert refused.value.param == "input[0].tools[0]"
+    assert caught.value.param == "input[0].tools[0]"
 
 
 def test_dropped_tools_are_removed_from_tool_choice() -> None:
@@ -61,12 +61,12 @@ def test_dropped_tools_are_removed_from_tool_choice() -> None:
     "choice", [CODE, "required", {"type": "allowed_tools", "mode": "auto", "tools": [CODE]}]
 )
 def test_choice_of_only_dropped_tools_is_refused(choice: Any) -> None:
-    with pytest.raises(Unsupported) as refused:
+    with pytest.raises(Unsupported) as caught:
         send_request({"tools": [CODE], "tool_choice": choice})
-    assert refused.value.param == "tool_choice"
+    assert caught.value.param == "tool_choice"
 
 
 def test_tools_are_rejected_in_strict_mode() -> None:
-    with pytest.raises(Unsupported) as refused:
+    with pytest.raises(Unsupported) as caught:
         send_request({"tools": [WEATHER, CODE]}, refuses=True)
-    assert refused.value.param == "tools[1]"
+    assert caught.value.param == "tools[1]"

@@ -203,11 +203,11 @@ def test_next_turn_repeats_call_and_results(context: LoopContext) -> None:
 
 
 def test_invalid_tool_is_refused(context: LoopContext) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(
             make_request(tools=[{"type": "file_search"}])
         )
-    assert refused.value.param == "tools[0].vector_store_ids"
+    assert caught.value.param == "tools[0].vector_store_ids"
 
 
 def test_function_of_the_client_with_the_same_name_is_refused(context: LoopContext) -> None:

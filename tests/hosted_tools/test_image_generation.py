@@ -452,9 +452,9 @@ def test_tool_and_items_are_passed_on_without_a_maker(context: LoopContext) -> N
     ],
 )
 def test_invalid_tool_is_rejected_by_name(context: LoopContext, change: Json, param: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request(tool={**TOOL, **change}))
-    assert refused.value.param == f"tools[0].{param}"
+    assert caught.value.param == f"tools[0].{param}"
 
 
 def test_cancelled_call_cancels_its_request(maker: Any) -> None:

@@ -58,9 +58,9 @@ def make_server(root: str, path: str = "/mcp", **headers: str) -> McpServer:
 
 
 def get_failure(task: PendingTask[Any]) -> McpFailure:
-    with pytest.raises(McpFailure) as raised:
+    with pytest.raises(McpFailure) as caught:
         task.unwrap()
-    return raised.value
+    return caught.value
 
 
 def wait_for_event(connections: McpConnections, server: McpServer, event: str) -> None:
@@ -165,7 +165,7 @@ def test_hanging_call_ends_at_its_time_limit_and_notifies_the_server(root: str) 
     client.close()
 
 
-def test_cancelled_call_ends_at_once(root: str, connections: McpConnections) -> None:
+def test_cancelled_call_ends_immediately(root: str, connections: McpConnections) -> None:
     server = make_server(root)
     task = connections.call_tool(server, "hang", {})
     wait_for_event(connections, server, "hang started")

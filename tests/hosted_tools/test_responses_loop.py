@@ -362,9 +362,7 @@ def test_upstreams_failure_in_a_later_round_ends_the_stream(
 
 
 @pytest.mark.parametrize("status", ["incomplete", "failed"])
-def test_calls_of_a_response_that_was_cut_are_not_run(
-    context: LoopContext, mcp: Json, status: str
-) -> None:
+def test_calls_of_a_cut_response_are_not_run(context: LoopContext, mcp: Json, status: str) -> None:
     upstream = ScriptedUpstream(
         (status, [make_call("tests__echo", '{"text":"a"}'), make_text_item("and")])
     )
@@ -478,9 +476,7 @@ def test_next_turn_sends_the_same_calls_to_the_upstream(context: LoopContext, mc
     assert upstream.requests[3]["tools"] == upstream.requests[2]["tools"]
 
 
-def test_history_of_a_server_that_is_no_longer_offered_is_converted(
-    context: LoopContext, mcp: Json
-) -> None:
+def test_history_of_a_removed_server_is_converted(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream(
         [make_call("tests__echo", '{"text":"a"}')], [make_text_item("A.")], [make_text_item("B.")]
     )
@@ -630,7 +626,7 @@ def test_response_has_the_limit_and_tool_choice_of_the_request(
         ),
     ],
 )
-def test_tool_choice_holds_for_the_first_round(
+def test_tool_choice_applies_to_the_first_round(
     context: LoopContext, mcp: Json, choice: Any, first: Any, second: Any
 ) -> None:
     upstream = ScriptedUpstream(
@@ -783,12 +779,12 @@ def test_approval_for_another_call_is_refused(
     other_approval = {**make_approval(items, True), "approval_request_id": "mcpr_other"}
     duplicates = [make_approval(items, True), make_approval(items, True)]
     for answers, offset in (([other_approval], 0), (duplicates, 1)):
-        with pytest.raises(InvalidRequest) as refused:
+        with pytest.raises(InvalidRequest) as caught:
             with_hosted_tools(upstream, context)(make_request([tool], *items, *answers))
-        assert refused.value.param == f"input[{len(items) + offset}].approval_request_id"
-    with pytest.raises(InvalidRequest) as refused:
+        assert caught.value.param == f"input[{len(items) + offset}].approval_request_id"
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(upstream, context)(make_request([], *items, make_approval(items, True)))
-    assert refused.value.param == f"input[{len(items)}].approval_request_id"
+    assert caught.value.param == f"input[{len(items)}].approval_request_id"
 
 
 def test_approved_tool_that_is_not_allowed_fails(
@@ -827,9 +823,9 @@ def test_approved_tool_that_is_not_allowed_fails(
 def test_invalid_mcp_tool_is_rejected_by_name(
     context: LoopContext, mcp: Json, change: Json, param: str
 ) -> None:
-    with pytest.raises((InvalidRequest, Unsupported)) as refused:
+    with pytest.raises((InvalidRequest, Unsupported)) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request([{**mcp, **change}]))
-    assert refused.value.param == param
+    assert caught.value.param == param
 
 
 ITEM: Json = {"name": "echo", "server_label": "tests", "arguments": "{}"}
@@ -850,9 +846,9 @@ ITEM: Json = {"name": "echo", "server_label": "tests", "arguments": "{}"}
 def test_invalid_item_is_rejected_by_name(
     context: LoopContext, mcp: Json, item: Json, param: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request([mcp], item))
-    assert refused.value.param == param
+    assert caught.value.param == param
 
 
 def test_malformed_types_and_names_are_left_to_translation(context: LoopContext, mcp: Json) -> None:
@@ -890,24 +886,24 @@ def test_translation_error_names_the_clients_parameters(context: LoopContext, mc
     ]
     error = InvalidRequest("'tools[1].name' and 'input[2].role' are bad.", param="tools[1].name")
     upstream = ScriptedUpstream(error)
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(upstream, context)(make_request([WEATHER, mcp, WEATHER], *items))
     assert upstream.requests[0]["input"][2] == QUESTION  # after the call and its output
-    assert refused.value.message == "'tools[2].name' and 'input[3].role' are bad."
-    assert refused.value.param == "tools[2].name"
+    assert caught.value.message == "'tools[2].name' and 'input[3].role' are bad."
+    assert caught.value.param == "tools[2].name"
 
 
 def test_two_servers_of_one_label_are_refused(context: LoopContext, mcp: Json) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request([mcp, mcp]))
-    assert refused.value.param == "tools[1].server_label"
+    assert caught.value.param == "tools[1].server_label"
 
 
 def test_choice_of_an_unknown_server_is_refused(context: LoopContext, mcp: Json) -> None:
     choice = {"type": "mcp", "server_label": "other"}
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request([mcp], tool_choice=choice))
-    assert refused.value.param == "tool_choice.server_label"
+    assert caught.value.param == "tool_choice.server_label"
 
 
 def test_server_of_the_operator_is_used_by_its_label(client: McpClient, root: str) -> None:

@@ -56,9 +56,9 @@ def test_references_to_hosted_tools_become_functions(choice: Any, expected: Any)
     ],
 )
 def test_impossible_choice_is_rejected(choice: Any) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         convert_choice(choice, CONVERTERS)
-    assert str(refused.value.param).startswith("tool_choice")
+    assert str(caught.value.param).startswith("tool_choice")
 
 
 def test_required_choice_is_relaxed_after_the_first_round() -> None:

@@ -273,11 +273,11 @@ def test_background_response_runs_tools(
 
 
 def test_invalid_server_is_rejected_by_name(client: openai.OpenAI, root: str) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(
             model="m", input="go", tools=[make_mcp_tool(root, server_url="file:///etc/passwd")]
         )
-    assert refused.value.param == "tools[0].server_url"
+    assert caught.value.param == "tools[0].server_url"
 
 
 def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:

@@ -110,15 +110,15 @@ def run_loop(upstream: ScriptedUpstream, context: LoopContext, request: Json) ->
 @pytest.mark.parametrize("name", ["queries", "sources"])
 def test_malformed_earlier_search_is_rejected_by_name(context: LoopContext, name: str) -> None:
     item = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", name: 5}}
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request(TOOL, item))
-    assert refused.value.param == f"input[0].action.{name}"
+    assert caught.value.param == f"input[0].action.{name}"
 
 
 def test_include_must_be_a_list(context: LoopContext) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(make_request(TOOL, include=5))
-    assert refused.value.param == "include"
+    assert caught.value.param == "include"
 
 
 def test_call_that_takes_too_long_fails(engine: Any, reader: Any) -> None:
@@ -332,9 +332,9 @@ def test_search_without_id_from_codex_is_converted(context: LoopContext) -> None
     ],
 )
 def test_invalid_search_tool_is_rejected_by_name(change: Json, param: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         read_search_tool({**TOOL, **change}, "tools[0]")
-    assert refused.value.param == f"tools[0].{param}"
+    assert caught.value.param == f"tools[0].{param}"
 
 
 def test_search_without_web_access_is_left_to_the_upstream(context: LoopContext) -> None:
@@ -356,6 +356,6 @@ def test_page_functions_are_omitted_if_the_client_has_them(context: LoopContext)
 def test_client_function_of_the_same_name_is_refused(context: LoopContext) -> None:
     client_tool = {"type": "function", "name": "web_search", "parameters": {}}
     request = {**make_request(TOOL), "tools": [TOOL, client_tool]}
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_hosted_tools(ScriptedUpstream(), context)(request)
-    assert refused.value.code == "tool_name_collision"
+    assert caught.value.code == "tool_name_collision"

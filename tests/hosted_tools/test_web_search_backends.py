@@ -130,9 +130,9 @@ def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
     ],
 )
 def test_failure_is_named_without_the_key(script: Any, reason: str) -> None:
-    with pytest.raises(SearchFailure, match=reason) as raised:
+    with pytest.raises(SearchFailure, match=reason) as caught:
         run_search("tavily", script, seconds=0.2 if reason == "in time" else 2.0)
-    assert "key-1" not in str(raised.value)
+    assert "key-1" not in str(caught.value)
 
 
 def test_unreachable_engine_fails() -> None:
@@ -144,7 +144,7 @@ def test_unreachable_engine_fails() -> None:
 @check_each(
     "url", ["http://[docs", "http://[docs]/", "http://a\u2100b.com/", "http://a.com/" + "b" * 2**16]
 )
-def test_results_with_invalid_urls_are_left_out(url: str) -> None:
+def test_results_with_invalid_urls_are_omitted(url: str) -> None:
     results = [WebSearchResult("Bad", url, ""), WebSearchResult("Good", URL, "")]
     assert [result.url for result in select_results(results, SearchOptions())] == [URL]
 

@@ -99,7 +99,7 @@ def test_results_are_read_from_any_form(result: ToolResult) -> None:
     )
 
 
-def test_results_of_other_domains_are_left_out() -> None:
+def test_results_of_other_domains_are_omitted() -> None:
     text = f"Title: A\nURL: https://other.example/\nTitle: Cats\nURL: {URL}\nContent: They sleep."
     assert read_answer(ToolResult([], text), OPTIONS).results == [
         CATS._replace(snippet="They sleep")

@@ -87,7 +87,7 @@ def test_search_is_required_and_has_the_options() -> None:
     assert request["tools"] == [{"type": "web_search", "search_context_size": "high"}]
 
 
-def test_pages_that_the_filters_forbid_are_left_out() -> None:
+def test_filtered_pages_are_omitted() -> None:
     answer, _ = run_search(SearchOptions(blocked=("www.example.org",)), SEARCH)
     assert len(answer.results) == 2
     with pytest.raises(SearchFailure, match="not searched"):

@@ -96,9 +96,9 @@ def test_json_object_is_requested_in_the_prompt_without_format_support() -> None
 )  # fmt: skip
 def test_other_requests_get_the_inner_stream(level: str, response_format: Any) -> None:
     stream = iter([[]])
-    call = with_json_schema(lambda request: stream, level, MAX_STEPS)
-    assert call({**REQUEST, "response_format": response_format}) is stream
-    assert call(REQUEST) is stream
+    handler = with_json_schema(lambda request: stream, level, MAX_STEPS)
+    assert handler({**REQUEST, "response_format": response_format}) is stream
+    assert handler(REQUEST) is stream
 
 
 @check_each("level", ["json_schema", "schema_only"])
@@ -120,11 +120,11 @@ def test_malformed_format_is_rejected_before_the_upstream_call(
     response_format: Any, param: str
 ) -> None:
     upstream = Scripted()
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_json_schema(upstream, "json_object", MAX_STEPS)(
             {**REQUEST, "response_format": response_format}
         )
-    assert refused.value.param == param
+    assert caught.value.param == param
     assert upstream.requests == []
 
 
@@ -269,9 +269,9 @@ def test_answer_over_the_step_budget_is_sent_unchecked(level: str) -> None:
     names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
     response_format = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
     upstream = Scripted(one_by_one(make_text_chunks(f"```json\n{names}\n```")))
-    call = with_json_schema(upstream, level, max_steps=300)
+    handler = with_json_schema(upstream, level, max_steps=300)
 
-    answer = fold_chat(call({**SCHEMA_REQUEST, "response_format": response_format}))
+    answer = fold_chat(handler({**SCHEMA_REQUEST, "response_format": response_format}))
 
     assert text_of(answer) == names
     assert (

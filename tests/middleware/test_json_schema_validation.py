@@ -98,9 +98,9 @@ def test_deep_values_end_before_the_recursion_limit() -> None:
 
 @check_each("schema", [{"type": "strin"}, {"required": "name"}, {"properties": []}])
 def test_invalid_schema_is_rejected(schema: Json) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         json_schema_validation.check_schema(schema, "response_format.json_schema.schema")
-    assert refused.value.param == "response_format.json_schema.schema"
+    assert caught.value.param == "response_format.json_schema.schema"
 
 
 KEYWORDS: list[tuple[Json | bool, str, str]] = [
@@ -229,9 +229,9 @@ def test_schema_of_too_many_nodes_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_malformed_schema_is_refused_with_the_place(schema: Json, place: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"Invalid schema for 'p'") as refused:
+    with pytest.raises(InvalidRequest, match=r"Invalid schema for 'p'") as caught:
         json_schema_validation.check_schema(schema, "p")
-    assert f": at '{place}': " in refused.value.message
+    assert f": at '{place}': " in caught.value.message
 
 
 def test_long_mistake_is_shortened() -> None:

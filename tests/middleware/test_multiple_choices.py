@@ -148,21 +148,21 @@ def test_empty_batches_are_passed_on() -> None:
 
 def test_refusal_of_one_choice_is_raised_before_the_stream() -> None:
     refusal = UpstreamRefused(429, {"message": "slow down"}, {"retry-after": "3"})
-    with pytest.raises(UpstreamRefused) as raised:
+    with pytest.raises(UpstreamRefused) as caught:
         with_multiple_choices(
             Scripted([make_text_chunks("x")], refusal, [make_text_chunks("z")]), 8
         )({**REQUEST, "n": 3})
-    assert raised.value is refusal
+    assert caught.value is refusal
 
 
 def test_failure_of_one_choice_fails_all() -> None:
     failure = UpstreamProtocolError("broke")
-    call = with_multiple_choices(
+    handler = with_multiple_choices(
         Scripted([make_text_chunks("x")], [[make_chunk({"content": "y"})], failure]), 8
     )
-    with pytest.raises(ForwarderError) as raised:
-        collect_events(call({**REQUEST, "n": 2}))
-    assert raised.value is failure
+    with pytest.raises(ForwarderError) as caught:
+        collect_events(handler({**REQUEST, "n": 2}))
+    assert caught.value is failure
 
 
 def test_unexpected_exception_is_raised() -> None:
@@ -194,17 +194,17 @@ def test_all_streams_are_closed_at_the_end(end: str) -> None:
 def test_single_choice_is_the_inner_stream(parameters: Json) -> None:
     stream: EventStream = iter([[]])
     requests: list[Json] = []
-    call = with_multiple_choices(lambda request: requests.append(request) or stream, 8)  # type: ignore[func-returns-value]
-    assert call({**REQUEST, **parameters}) is stream
+    handler = with_multiple_choices(lambda request: requests.append(request) or stream, 8)  # type: ignore[func-returns-value]
+    assert handler({**REQUEST, **parameters}) is stream
     assert requests == [REQUEST]
 
 
 @check_each("n", [0, -1, 9, 2.0, "2", True, []])
 def test_invalid_n_is_rejected_before_the_upstream_call(n: Any) -> None:
     upstream = Scripted()
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_multiple_choices(upstream, 8)({**REQUEST, "n": n})
-    assert refused.value.param == "n"
+    assert caught.value.param == "n"
     assert upstream.requests == []
 
 

@@ -120,11 +120,11 @@ def test_reasoning_is_streamed(style: str) -> None:
 @every_style
 @check_each("case", list_cases("chat_over_responses", streams=True))
 def test_styled_answer_matches_sdk_types_and_starts_with_the_role(style: str, case: Case) -> None:
-    def call(request: Json) -> EventStream:
+    def upstream(request: Json) -> EventStream:
         return translate_case(case).answer(iter(batch_each_event(case.read("upstream.jsonl"))))
 
     chunks = collect_events(
-        with_reasoning_style(call, style)({**case.read("request.json"), "stream": True})
+        with_reasoning_style(upstream, style)({**case.read("request.json"), "stream": True})
     )
     if style != "parts":  # the SDK knows content only as text
         assert [mistake for chunk in chunks for mistake in sdk.chunk_mistakes(chunk)] == []
@@ -163,16 +163,16 @@ CITED_ANSWERS: dict[str, list[Json]] = {
 
 @every_style
 @check_each("deltas", CITED_ANSWERS.values(), ids=CITED_ANSWERS)
-@check_each("whole", [False, True], ids=["streamed", "whole"])
-def test_citation_positions_are_shifted(style: str, deltas: list[Json], whole: bool) -> None:
-    call = make_handler(*deltas, {"annotations": [CITATION]})
-    if whole:  # like the answer of a provider without streaming: all reasoning precedes all text
-        completion = fold_chat(call({}))
+@check_each("is_whole", [False, True], ids=["streamed", "whole"])
+def test_citation_positions_are_shifted(style: str, deltas: list[Json], is_whole: bool) -> None:
+    upstream = make_handler(*deltas, {"annotations": [CITATION]})
+    if is_whole:  # like the answer of a provider without streaming: all reasoning precedes all text
+        completion = fold_chat(upstream({}))
         stream = with_reasoning_style(lambda request: iter([[completion]]), style)(
             {"stream": False}
         )
     else:
-        stream = with_reasoning_style(call, style)({"stream": True})
+        stream = with_reasoning_style(upstream, style)({"stream": True})
     answer = fold_chat(stream)["choices"][0]["message"]
     content = answer["content"]
     if isinstance(content, list):
@@ -278,12 +278,12 @@ def test_usage_is_always_requested_and_sent_on_request(
 ) -> None:
     requests: list[Json] = []
 
-    def call(request: Json) -> EventStream:
+    def upstream(request: Json) -> EventStream:
         requests.append(request)
         return iter([[make_chunk({"content": "a"}), USAGE], [USAGE], []])
 
     request = {"stream": True, "stream_options": options}
-    batches = list(with_reasoning_style(call, style)(request))
+    batches = list(with_reasoning_style(upstream, style)(request))
     assert requests[0]["stream_options"]["include_usage"] is True
     assert [len(batch) for batch in batches] == ([2, 1, 0] if is_sent else [1, 0])
     assert request["stream_options"] == options
@@ -292,11 +292,11 @@ def test_usage_is_always_requested_and_sent_on_request(
 def test_usage_is_not_requested_without_streaming() -> None:
     requests: list[Json] = []
 
-    def call(request: Json) -> EventStream:
+    def upstream(request: Json) -> EventStream:
         requests.append(request)
         return iter([[USAGE]])
 
-    assert list(with_reasoning_style(call, None)({"stream": False})) == [[USAGE]]
+    assert list(with_reasoning_style(upstream, None)({"stream": False})) == [[USAGE]]
     assert "stream_options" not in requests[0]
 
 
@@ -314,11 +314,11 @@ def read_sent_messages(style: str | None, *messages: Any) -> Any:
     """The messages that reach the upstream."""
     requests: list[Json] = []
 
-    def call(request: Json) -> EventStream:
+    def upstream(request: Json) -> EventStream:
         requests.append(request)
         return iter([])
 
-    list(with_reasoning_style(call, style)({"messages": list(messages)}))
+    list(with_reasoning_style(upstream, style)({"messages": list(messages)}))
     return requests[0]["messages"]
 
 
@@ -390,9 +390,9 @@ class CountingPattern:
         self.searched_characters = 0
 
     def search(self, text: str, start: int = 0) -> re.Match[str] | None:
-        found = self._pattern.search(text, start)
-        self.searched_characters += (found.end() if found else len(text)) - start
-        return found
+        match = self._pattern.search(text, start)
+        self.searched_characters += (match.end() if match else len(text)) - start
+        return match
 
 
 @check_each(

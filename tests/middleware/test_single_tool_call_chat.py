@@ -63,7 +63,7 @@ WITHOUT_INDEX = [
 
 
 @check_each("calls", [ONE_AFTER_THE_OTHER, INTERLEAVED, ON_ONE_INDEX, WITHOUT_INDEX])
-def test_only_the_first_call_is_kept(calls: list[Json]) -> None:
+def test_calls_after_the_first_are_removed(calls: list[Json]) -> None:
     events = keep_single_call(*({"tool_calls": [delta]} for delta in calls))
     assert list_calls(events) == [("a", "{}")]
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -113,7 +113,7 @@ def test_whole_answer_keeps_its_first_call() -> None:
     assert answer["choices"][0]["message"]["tool_calls"] == [make_call(None, "a")]
 
 
-def test_usage_of_an_emptied_chunk_is_kept() -> None:
+def test_usage_chunk_is_sent_without_its_removed_call() -> None:
     chunk = {**make_chunk({"tool_calls": [make_call(1, "b")]}), "usage": USAGE}
     script: list[Batch] = [[make_chunk({"tool_calls": [make_call(0, "a")]})], [], [chunk]]
     batches = list(with_single_chat_tool_call(Scripted(script))(SINGLE))

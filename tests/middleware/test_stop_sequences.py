@@ -31,8 +31,8 @@ def apply_stops(
     script: list[Batch] | list[Batch | Exception], *stops: str, drain: bool = False
 ) -> list[Event]:
     """The chunks of an answer under these stops."""
-    call = with_stop_sequences(Scripted(script), drain)
-    return collect_events(call({**REQUEST, "stop": list(stops)}))
+    handler = with_stop_sequences(Scripted(script), drain)
+    return collect_events(handler({**REQUEST, "stop": list(stops)}))
 
 
 def join_text(events: list[Event]) -> str:
@@ -47,8 +47,8 @@ def list_finish_reasons(events: list[Event]) -> list[Any]:
 
 def cut_at_first_stop(text: str, stops: list[str]) -> str:
     """The text up to where the first of the stops begins."""
-    found = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(found)] if found else text
+    positions = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(positions)] if positions else text
 
 
 # -- properties ---------------------------------------------------------------------------------
@@ -105,10 +105,10 @@ def test_stop_is_found_across_chunk_borders(cut: int) -> None:
 
 
 def test_text_is_sent_as_soon_as_possible() -> None:
-    call = with_stop_sequences(
+    handler = with_stop_sequences(
         Scripted(one_by_one(make_text_chunks("one ", "EN", "x", "END"))), drain=False
     )
-    texts = [join_text(batch) for batch in call({**REQUEST, "stop": "END"})]
+    texts = [join_text(batch) for batch in handler({**REQUEST, "stop": "END"})]
     assert texts == ["", "one ", "ENx", ""]
 
 
@@ -185,8 +185,8 @@ def test_text_in_the_final_chunk_is_searched() -> None:
 
 
 def test_empty_batches_are_passed_on() -> None:
-    call = with_stop_sequences(Scripted([[], [make_chunk({"content": "a"})], []]), drain=False)
-    assert list(call({**REQUEST, "stop": "b"})).count([]) == 2
+    handler = with_stop_sequences(Scripted([[], [make_chunk({"content": "a"})], []]), drain=False)
+    assert list(handler({**REQUEST, "stop": "b"})).count([]) == 2
 
 
 def test_logprobs_follow_their_tokens() -> None:
@@ -302,8 +302,8 @@ def test_sdk_accepts_every_chunk() -> None:
 def test_request_without_stops_gets_the_inner_stream(parameters: dict[str, Any]) -> None:
     stream = iter([[]])
     requests: list[Any] = []
-    call = with_stop_sequences(lambda request: requests.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
-    assert call({**REQUEST, **parameters}) is stream
+    handler = with_stop_sequences(lambda request: requests.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
+    assert handler({**REQUEST, **parameters}) is stream
     assert requests == [REQUEST]
 
 
@@ -311,12 +311,12 @@ def test_request_without_stops_gets_the_inner_stream(parameters: dict[str, Any])
 def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
     requests: list[Any] = []
 
-    def call(request: Any) -> Any:
+    def upstream(request: Any) -> Any:
         requests.append(request)
         return iter([make_text_chunks("a STOP b")])
 
     events = collect_events(
-        with_stop_sequences(call, drain)({**REQUEST, "stream": False, "stop": "STOP"})
+        with_stop_sequences(upstream, drain)({**REQUEST, "stream": False, "stop": "STOP"})
     )
 
     assert join_text(events) == "a "
@@ -362,7 +362,7 @@ def test_late_side_data_is_sent_if_the_upstream_is_drained() -> None:
 @check_each("stop", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
 def test_malformed_stop_is_rejected_before_the_upstream_call(stop: Any) -> None:
     upstream = Scripted()
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         with_stop_sequences(upstream, False)({**REQUEST, "stop": stop})
-    assert refused.value.param == "stop"
+    assert caught.value.param == "stop"
     assert upstream.requests == []

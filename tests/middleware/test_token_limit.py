@@ -158,6 +158,6 @@ def test_other_requests_get_the_inner_stream(parameters: dict[str, Any]) -> None
 
 @check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_limit_below_one_is_rejected(name: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         apply_limit(0, [], name)
-    assert refused.value.param == name
+    assert caught.value.param == name

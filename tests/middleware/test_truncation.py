@@ -181,9 +181,9 @@ def test_tool_rounds_after_the_last_question_are_droppable_except_the_last() -> 
 )
 def test_refusal_is_raised_if_nothing_is_removable(messages: list[Json]) -> None:
     upstream = Scripted(TOO_LONG)
-    with pytest.raises(UpstreamRefused) as refused:
+    with pytest.raises(UpstreamRefused) as caught:
         with_truncation(upstream)(make_chat_request(*messages))
-    assert refused.value is TOO_LONG
+    assert caught.value is TOO_LONG
     assert len(upstream.requests) == 1
 
 

@@ -477,7 +477,7 @@ def test_unresolvable_model_does_not_break_the_lists(
         ({"FORWARDER_CODEX_HELPER_MODEL": "chat/"}, "responses", None),
     ],
 )
-def test_helper_name_is_a_model_if_it_is_served(
+def test_served_helper_name_is_found_as_a_model(
     variables: dict[str, str], client: str, owner: str | None
 ) -> None:
     catalog, _ = make_catalog_of_two_upstreams(

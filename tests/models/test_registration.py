@@ -76,9 +76,9 @@ def setup(tmp_path: Path) -> Iterator[RegistrationSetup]:
 def test_verified_model_is_stored_and_reported(setup: RegistrationSetup) -> None:
     created = setup.registration.create({**BODY, "provider": "dashscope"})
 
-    found = setup.registry.find("mine")
-    assert found is not None
-    assert found.model == "m"
+    stored = setup.registry.find("mine")
+    assert stored is not None
+    assert stored.model == "m"
     report = {k: created.report[k] for k in ("provider", "verified", "reachable", "model_known")}
     assert report == {
         "provider": "dashscope",

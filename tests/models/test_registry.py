@@ -49,10 +49,10 @@ def test_changes_are_visible_in_all_workers(workers: tuple[Worker, Worker]) -> N
     assert second_worker.names() == []
 
     first_worker.registry.put(MODEL)
-    found = second_worker.registry.find("mine")
-    assert found is not None
-    assert (found.key, dict(found.headers)) == ("sk-secret-key", {"X": "org-secret"})
-    assert second_worker.registry.find("mine:latest") is found
+    model = second_worker.registry.find("mine")
+    assert model is not None
+    assert (model.key, dict(model.headers)) == ("sk-secret-key", {"X": "org-secret"})
+    assert second_worker.registry.find("mine:latest") is model
     assert second_worker.registry.find("other") is None
 
     second_worker.registry.remove("mine")
@@ -120,10 +120,10 @@ def test_database_file_contains_no_key(workers: tuple[Worker, Worker], tmp_path:
     workers[0].registry.put(MODEL)
     other_worker = Worker(tmp_path, "guessed")
 
-    found = other_worker.registry.find("mine")
+    model = other_worker.registry.find("mine")
 
-    assert found is not None
-    assert (found.locked, found.key, dict(found.headers)) == (True, None, {})
+    assert model is not None
+    assert (model.locked, model.key, dict(model.headers)) == (True, None, {})
     other_worker.database.close()
 
 
@@ -137,9 +137,9 @@ def test_old_secret_decrypts_nothing_after_rotation(tmp_path: Path) -> None:
     assert (report.models, report.lost_models) == (1, [])
     for secret, key in (("new", "sk-secret-key"), ("old", None)):
         worker = Worker(tmp_path, secret)
-        found = worker.registry.find("mine")
-        assert found
-        assert found.key == key
+        model = worker.registry.find("mine")
+        assert model
+        assert model.key == key
         worker.database.close()
     old_worker.database.close()
     worker_with_both.database.close()
@@ -150,15 +150,15 @@ def test_rotation_unlocks_locked_models(tmp_path: Path) -> None:
         Worker(tmp_path, *secrets) for secrets in (["old"], ["new"], ["new", "old"])
     )
     old_worker.registry.put(MODEL)
-    found = new_worker.registry.find("mine")
-    assert found
-    assert found.locked
+    model = new_worker.registry.find("mine")
+    assert model
+    assert model.locked
 
     worker_with_both.registry.rotate_secrets(TokenCipher(["new", "old"]))
 
-    found = new_worker.registry.find("mine")
-    assert found
-    assert found.key == "sk-secret-key"
+    model = new_worker.registry.find("mine")
+    assert model
+    assert model.key == "sk-secret-key"
     for worker in (old_worker, new_worker, worker_with_both):
         worker.database.close()
 
@@ -213,15 +213,15 @@ def test_adopted_secret_decrypts_stored_keys(tmp_path: Path) -> None:
     Worker(tmp_path, "s").registry.put(MODEL)
     worker = Worker(tmp_path)
     worker.registry.preload_models()
-    found = worker.registry.find("mine")
-    assert found
-    assert found.locked
+    model = worker.registry.find("mine")
+    assert model
+    assert model.locked
 
     worker.registry.adopt_secrets(["s"])
 
-    found = worker.registry.find("mine")
-    assert found
-    assert found.key == "sk-secret-key"
+    model = worker.registry.find("mine")
+    assert model
+    assert model.key == "sk-secret-key"
 
 
 def test_hanging_store_does_not_delay_requests(

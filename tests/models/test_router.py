@@ -296,7 +296,7 @@ def test_public_id_keeps_a_listed_tag() -> None:
 
 # -- registered models ------------------------------------------------------------------------
 
-MINE = RegisteredModel("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
+REGISTERED_MODEL = RegisteredModel("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
 
 
 def make_registered_router(
@@ -313,22 +313,25 @@ def make_registered_router(
 @check_each("name", ["mine", "mine:latest"])
 @check_each("client", CLIENTS)
 def test_registered_model_precedes_an_alias(name: str, client: str) -> None:
-    [route] = make_registered_router(MINE).list_routes(name, client)
+    [route] = make_registered_router(REGISTERED_MODEL).list_routes(name, client)
 
-    assert route == make_registered_router(MINE).resolve(name, client)
-    assert (route.upstream, route.protocol, route.model) == (MINE.upstream, "chat", "m")
+    assert route == make_registered_router(REGISTERED_MODEL).resolve(name, client)
+    assert (route.upstream, route.protocol, route.model) == (REGISTERED_MODEL.upstream, "chat", "m")
     assert route.defaults.system == "Be kind."
 
 
 def test_upstream_prefix_selects_the_upstream() -> None:
-    assert find_route(make_registered_router(MINE), "chat/mine", "chat") == "chat chat other"
-    assert make_registered_router(MINE).find_registered("chat/mine") is None
+    assert (
+        find_route(make_registered_router(REGISTERED_MODEL), "chat/mine", "chat")
+        == "chat chat other"
+    )
+    assert make_registered_router(REGISTERED_MODEL).find_registered("chat/mine") is None
 
 
 def test_registered_model_may_be_the_default() -> None:
     settings = Settings.from_env({"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "mine"})
 
-    assert Router(settings, {"mine": MINE}.get).resolve(None, "chat").model == "m"
+    assert Router(settings, {"mine": REGISTERED_MODEL}.get).resolve(None, "chat").model == "m"
 
 
 def test_copy_routes_like_its_source_with_own_defaults() -> None:
@@ -360,14 +363,14 @@ def test_locked_model_raises_key_refused() -> None:
 
 
 def test_registered_models_are_listed_first_and_replace_aliases() -> None:
-    assert make_registered_router(MINE).list_models() == [
+    assert make_registered_router(REGISTERED_MODEL).list_models() == [
         ("mine", "registered"),
         ("fast", "chat"),
         ("chat/mine", "chat"),
     ]
-    assert make_registered_router(MINE).find_owner("mine:latest") == "registered"
-    assert make_registered_router(MINE).find_owner("fast:latest") == "chat"
-    assert make_registered_router(MINE).find_owner("nobody") is None
+    assert make_registered_router(REGISTERED_MODEL).find_owner("mine:latest") == "registered"
+    assert make_registered_router(REGISTERED_MODEL).find_owner("fast:latest") == "chat"
+    assert make_registered_router(REGISTERED_MODEL).find_owner("nobody") is None
 
 
 # -- helper models that Codex requests ------------------------------------------------------------
@@ -431,10 +434,10 @@ def test_alias_and_pattern_precede_the_substitute_model(models: str) -> None:
 
 def test_registered_model_is_never_a_substitute() -> None:
     """The owner of such a model could approve commands of other users."""
-    mine = RegisteredModel("mine:latest", "m", "https://remote.test/v1")
+    registered_model = RegisteredModel("mine:latest", "m", "https://remote.test/v1")
 
     def find_model(name: str) -> RegisteredModel | None:
-        return mine if name in ("mine", "mine:latest") else None
+        return registered_model if name in ("mine", "mine:latest") else None
 
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_CODEX_HELPER_MODEL": "mine"}
     router = Router(Settings.from_env({**environment, "FORWARDER_DEFAULT_MODEL": "x"}), find_model)
@@ -494,9 +497,9 @@ def test_names_that_are_too_long_are_rejected() -> None:
     router, longest = make_router("a chat"), "m" * MAX_NAME_LENGTH
 
     assert find_route(router, longest, "chat") == f"a chat {longest}"
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         router.resolve(longest + "m", "chat")
-    assert (raised.value.param, raised.value.code) == ("model", "string_above_max_length")
+    assert (caught.value.param, caught.value.code) == ("model", "string_above_max_length")
 
 
 # -- groups ---------------------------------------------------------------------------------------
@@ -547,13 +550,13 @@ def test_groups_are_listed_and_hidden_by_registered_models() -> None:
     assert not router.is_same_model("fast", "b/one", CLIENTS)
     assert router.make_public_id("b", "fast") == "b/fast"
 
-    mine = RegisteredModel(name="fast:latest", model="a/three")
+    registered_model = RegisteredModel(name="fast:latest", model="a/three")
     router_with_registered = Router(
         Settings.from_env(
             {"FORWARDER_UPSTREAMS": "a,b", "A_BASE_URL": URL, "B_BASE_URL": URL,
              "FORWARDER_GROUPS": GROUPS}
         ),
-        lambda name: mine if name == "fast" else None,
+        lambda name: registered_model if name == "fast" else None,
     )  # fmt: skip
     assert find_route(router_with_registered, "fast", "chat") == "a chat three"
     assert router_with_registered.find_owner("fast") == "registered"

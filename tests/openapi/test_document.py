@@ -56,7 +56,7 @@ def test_a_route_without_an_operation_is_an_error() -> None:
         build_document([DocumentRoute("/v1/new", "GET", "new.view", "Do something.")])
 
 
-def test_every_reference_leads_to_a_component(document: Json) -> None:
+def test_every_reference_resolves_to_a_component(document: Json) -> None:
     targets = set(re.findall(r'"\$ref": "#/components/(\w+)/([^"]+)"', json.dumps(document)))
     components = {(kind, name) for kind, table in document["components"].items() for name in table}
 

@@ -14,7 +14,9 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import Conformance, make_conformance
 
 MESSAGES_CASES = [
-    each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")
+    case_param
+    for over in ("chat", "responses")
+    for case_param in list_cases(f"messages_over_{over}")
 ]
 POST = "POST /v1/messages"
 BODY: dict[str, Any] = {

@@ -272,8 +272,12 @@ OPERATIONS = [
 WITHOUT_HANDSHAKE = "GET /v1/responses"
 """Answered with a 426 before the key is checked."""
 
-WITH_KEY = [each for each in OPERATIONS if each.id != WITHOUT_HANDSHAKE]
-WITH_BODY = [each for each in OPERATIONS if each.values[1].body is not None]
+WITH_KEY = [
+    operation_param for operation_param in OPERATIONS if operation_param.id != WITHOUT_HANDSHAKE
+]
+WITH_BODY = [
+    operation_param for operation_param in OPERATIONS if operation_param.values[1].body is not None
+]
 
 
 @pytest.fixture

@@ -83,11 +83,11 @@ def test_select_style_precedence(
 
 @check_each(("api", "style"), [("chat", "both"), ("responses", "none"), ("chat", "x")])
 def test_select_style_refuses_style_of_other_api(api: str, style: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         select_style(api, style, (), "auto")
-    assert refused.value.param == "X-Forwarder-Reasoning"
+    assert caught.value.param == "X-Forwarder-Reasoning"
     assert all(
-        f"'{style_of_api}'" in refused.value.message
+        f"'{style_of_api}'" in caught.value.message
         for style_of_api in CLIENT_PROTOCOLS[api].reasoning_styles
     )
 

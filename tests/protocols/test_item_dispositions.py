@@ -65,7 +65,9 @@ ROWS_BEYOND_SDK = {("responses", "parts of messages"): {"input_audio"}}
 """Types that clients send although the unions lack them."""
 
 TABLES = [
-    (client, table) for client, each in UPSTREAM_PROTOCOLS.items() for table in each.item_tables
+    (client, table)
+    for client, protocol in UPSTREAM_PROTOCOLS.items()
+    for table in protocol.item_tables
 ]
 
 

@@ -20,7 +20,10 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.packages import import_client
 from tests.helpers.translating import make_translator_context
 
-TABLES = {each.name: each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)}
+TABLES = {
+    protocol.name: protocol.parameters
+    for protocol in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)
+}
 REQUESTS: dict[str, Json] = {
     "ollama": {"model": "m", "messages": [{"role": "user", "content": "Hi."}]},
     "ollama_generate": {"model": "m", "prompt": "Hi."},

@@ -11,7 +11,10 @@ from tests.helpers.sdk import REQUEST_PARAMETERS
 @check_each("profile", PROFILES.values(), ids=PROFILES)
 def test_builtin_profiles_are_valid(profile: Profile) -> None:
     validate_quirks({name: getattr(profile, name) for name in PROFILE_FIELDS})
-    for drop in (profile.drop, *(each.get("drop", set()) for each in profile.models.values())):
+    for drop in (
+        profile.drop,
+        *(overrides.get("drop", set()) for overrides in profile.models.values()),
+    ):
         assert drop <= REQUEST_PARAMETERS["chat"] | REQUEST_PARAMETERS["responses"]
         assert not drop & {"model", "messages", "input", "tools", "stream"}
     assert not profile.responses_takes & REQUEST_PARAMETERS["responses"]

@@ -80,10 +80,10 @@ def test_page_without_text_is_an_invalid_file() -> None:
     ],
 )
 def test_reason_comes_from_the_process(data: bytes, name: str, code: str) -> None:
-    with pytest.raises(ExtractionError) as raised:
+    with pytest.raises(ExtractionError) as caught:
         extract(data, name)
-    assert raised.value.code == code
-    assert raised.value.message.startswith("The ")
+    assert caught.value.code == code
+    assert caught.value.message.startswith("The ")
 
 
 def write_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

@@ -76,9 +76,9 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("INPUT_TO_CHAT", {"type": "input_file", "file_data": 1}, InvalidRequest, "content[0].file_data"),
     ("INPUT_TO_CHAT", {"type": "input_audio"}, InvalidRequest, "content[0].input_audio"),
     *(
-        ("INPUT_TO_CHAT", {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav", **odd}},
-         InvalidRequest, f"content[0].input_audio.{next(iter(odd))}")
-        for odd in ({"data": None}, {"data": ""}, {"data": "Ukl"}, {"data": "UklG="}, {"data": "U!lG"},
+        ("INPUT_TO_CHAT", {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav", **changes}},
+         InvalidRequest, f"content[0].input_audio.{next(iter(changes))}")
+        for changes in ({"data": None}, {"data": ""}, {"data": "Ukl"}, {"data": "UklG="}, {"data": "U!lG"},
                     {"data": "https://example.org/a.wav"}, {"data": 1},
                     {"format": None}, {"format": "ogg"}, {"format": 1})
     ),

@@ -114,11 +114,11 @@ def test_upstream_error_names_the_clients_parameter(
     def refuse_request(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": param})
 
-    call = translation.translate_handler(
+    handler = translation.translate_handler(
         refuse_request, client, upstream, make_translator_context()
     )
     with pytest.raises(UpstreamRefused) as caught:
-        call(REQUESTS[client])
+        handler(REQUESTS[client])
     assert caught.value.make_error_object()["param"] == expected
     assert caught.value.message == "No."
 
@@ -136,13 +136,13 @@ def test_error_in_the_stream_names_the_clients_parameter(
     client: str, upstream: str, param: str, expected: str
 ) -> None:
     error = {"message": "No.", "param": param, "code": 400}
-    call = translation.translate_handler(
+    handler = translation.translate_handler(
         lambda request: make_failing_stream(upstream, error),
         client,
         upstream,
         make_translator_context(),
     )
-    stream = call(REQUESTS[client])
+    stream = handler(REQUESTS[client])
     with pytest.raises(UpstreamRefused) as caught:
         list(stream)
     assert caught.value.param == expected
@@ -155,10 +155,10 @@ def test_error_of_a_later_call_names_the_clients_parameter() -> None:
         yield []
         raise InvalidRequest("Invalid value for 'input[3]': no.", param="input[3]")
 
-    call = translation.translate_handler(
+    handler = translation.translate_handler(
         begin_stream, "chat", "responses", make_translator_context()
     )
-    stream = call(REQUESTS["chat"])
+    stream = handler(REQUESTS["chat"])
     with pytest.raises(InvalidRequest) as caught:
         list(stream)
     assert caught.value.param == "messages"
@@ -166,11 +166,11 @@ def test_error_of_a_later_call_names_the_clients_parameter() -> None:
 
 
 def test_error_of_the_translation_keeps_the_clients_path() -> None:
-    call = translation.translate_handler(
+    handler = translation.translate_handler(
         lambda request: iter(()), "responses", "chat", make_translator_context()
     )
     with pytest.raises(InvalidRequest) as caught:
-        call({**REQUESTS["responses"], "tools": [{"type": "function", "name": 5}]})
+        handler({**REQUESTS["responses"], "tools": [{"type": "function", "name": 5}]})
     assert caught.value.param == "tools[0].name"
 
 
@@ -190,11 +190,11 @@ def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
     def refuse_request(request: Json) -> EventStream:
         raise InvalidRequest(f"Invalid value for '{param}': no.", param=param)
 
-    call = translation.translate_handler(
+    handler = translation.translate_handler(
         refuse_request, client, upstream, make_translator_context()
     )
     with pytest.raises(InvalidRequest) as caught:
-        call(REQUESTS[client])
+        handler(REQUESTS[client])
     assert caught.value.param == client_param
     assert caught.value.message == f"Invalid value for '{client_param}' ({field}): no."
 
@@ -204,11 +204,11 @@ def test_refusal_of_a_parameter_with_the_same_name_is_unchanged() -> None:
         raise InvalidRequest("Invalid value for 'top_p': no.", param="top_p")
 
     request = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    call = translation.translate_handler(
+    handler = translation.translate_handler(
         refuse_request, "messages", "chat", make_translator_context()
     )
     with pytest.raises(InvalidRequest, match="Invalid value for 'top_p': no."):
-        call({**request, "top_p": 5})
+        handler({**request, "top_p": 5})
 
 
 def test_passthrough_error_is_unchanged() -> None:
@@ -283,8 +283,8 @@ def test_loss_of_an_unknown_parameter_keeps_its_name() -> None:
         context.loss_report.drop("verbosity", "not taken")
         return iter(())
 
-    call = translation.translate_handler(lose_verbosity, "responses", "chat", context)
-    call({**REQUESTS["responses"], "reasoning_effort": "low", "reasoning": {"effort": "low"}})
+    handler = translation.translate_handler(lose_verbosity, "responses", "chat", context)
+    handler({**REQUESTS["responses"], "reasoning_effort": "low", "reasoning": {"effort": "low"}})
     assert context.loss_report.losses.keys() == {"reasoning_effort", "text.verbosity"}
 
 
@@ -295,9 +295,9 @@ def test_loss_in_strict_mode_names_the_clients_parameter() -> None:
         context.loss_report.drop("verbosity", "not taken")
         return iter(())
 
-    call = translation.translate_handler(lose_verbosity, "responses", "chat", context)
+    handler = translation.translate_handler(lose_verbosity, "responses", "chat", context)
     with pytest.raises(Unsupported) as caught:
-        call(REQUESTS["responses"])
+        handler(REQUESTS["responses"])
     assert caught.value.param == "text.verbosity"
     assert caught.value.message == "'text.verbosity' cannot be carried: not taken."
 

@@ -266,6 +266,6 @@ MALFORMED: dict[str, tuple[list[Any], str]] = {
 @check_each("name", MALFORMED)
 def test_malformed_conversations_are_refused(name: str) -> None:
     messages, param = MALFORMED[name]
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         read_entries(*messages)
-    assert raised.value.param == param
+    assert caught.value.param == param

@@ -46,11 +46,13 @@ STRICT: dict[str, Any] = {"chat": check_chat, "responses": check_responses}
 every_stream = check_each("case", list_cases(streams=True))
 every_chunking = check_each("chunking", CHUNKINGS)
 MESSAGES_CASES = [
-    each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")
+    case_param
+    for over in ("chat", "responses")
+    for case_param in list_cases(f"messages_over_{over}")
 ]
 every_messages_case = check_each("case", MESSAGES_CASES)
 every_messages_stream = check_each(
-    "case", [each for each in MESSAGES_CASES if each.values[0].streams]
+    "case", [case_param for case_param in MESSAGES_CASES if case_param.values[0].streams]
 )
 
 

@@ -291,9 +291,9 @@ REFUSED: dict[str, Json] = {
 
 @check_each("param", REFUSED)
 def test_invalid_parameters_are_named(param: str) -> None:
-    with pytest.raises(ClientError) as raised:
+    with pytest.raises(ClientError) as caught:
         read_parameters(REFUSED[param])
-    assert raised.value.param == param
+    assert caught.value.param == param
 
 
 def test_unsupported_tools_cannot_be_forced() -> None:

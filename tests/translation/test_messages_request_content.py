@@ -71,7 +71,7 @@ def test_documents_may_contain_blocks_or_a_text() -> None:
     ]
 
 
-def test_empty_texts_are_left_out() -> None:
+def test_empty_texts_are_omitted() -> None:
     assert convert({"type": "text", "text": ""}) == []
     assert join_texts([{"type": "text", "text": text} for text in ("a", "", "b")], "x") == "a\n\nb"
 
@@ -116,9 +116,9 @@ def test_ineffective_fields_are_noted_in_strict_mode() -> None:
 @check_each("kind", ["image", "document"])
 @check_each(("source", "field"), [("url", "url"), ("file", "file_id")])
 def test_empty_file_sources_are_rejected(kind: str, source: str, field: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         convert({"type": kind, "source": {"type": source, field: ""}})
-    assert raised.value.param == f"b.source.{field}"
+    assert caught.value.param == f"b.source.{field}"
 
 
 @check_each(

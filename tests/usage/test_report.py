@@ -242,10 +242,10 @@ def test_groups_are_parsed(text: str | None, group: tuple[str, ...]) -> None:
 
 @check_each("text", ["week", "hour,day", "model,model", "Client"])
 def test_unknown_groups_are_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         parse_group(text)
 
-    assert (raised.value.param, raised.value.code) == ("group", "invalid_value")
+    assert (caught.value.param, caught.value.code) == ("group", "invalid_value")
 
 
 @check_each(
@@ -265,18 +265,18 @@ def test_times_are_parsed(text: str, is_end: bool, seconds: int) -> None:
 
 @check_each("text", ["yesterday", "2024-13-01", "-1", "1e9", "1969-01-01", "0001-01-01", "²"])
 def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         parse_time(text, "to")
 
-    assert raised.value.param == "to"
+    assert caught.value.param == "to"
 
 
 @check_each("text", ["9999-12-31", "9999-12-31T23:30", "9999-12-31T23:59:59.9-01:00"])
 def test_times_that_overflow_when_rounded_to_hours_are_rejected(text: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         parse_range("9999-12-30", text, float(START))
 
-    assert (raised.value.param, raised.value.code) == ("to", "invalid_value")
+    assert (caught.value.param, caught.value.code) == ("to", "invalid_value")
     end = parse_range("9999-12-30", "9999-12-31T22:59:59", float(START))[1]
     assert format_time(end) == "9999-12-31T23:00:00Z"
 
@@ -301,7 +301,7 @@ def test_range_has_whole_hours(start: Any, end: Any, expected: tuple[int, int]) 
     [("2024-10-05", "2024-10-03"), ("2000-01-01", "2024-01-01"), ("0", "99999999999")],
 )
 def test_other_ranges_are_refused(start: str, end: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         parse_range(start, end, float(START))
 
-    assert raised.value.param == "from"
+    assert caught.value.param == "from"

@@ -95,9 +95,9 @@ def nest(depth: int) -> dict[str, Any]:
     ],
 )
 def test_invalid_filter_is_refused(condition: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         read_filter(condition, "filters")
-    assert raised.value.param == param
+    assert caught.value.param == param
 
 
 def test_deepest_and_largest_filters_are_accepted() -> None:
@@ -122,6 +122,6 @@ def test_attributes() -> None:
     ],
 )
 def test_invalid_attributes_are_refused(value: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         read_attributes(value, "attributes")
-    assert raised.value.param == param
+    assert caught.value.param == param

@@ -100,6 +100,6 @@ def test_strategy_of_a_request(value: Any, strategy: ChunkingStrategy) -> None:
     ],
 )  # fmt: skip
 def test_invalid_strategy_is_refused(value: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         read_strategy(value, "c")
-    assert raised.value.param == param
+    assert caught.value.param == param

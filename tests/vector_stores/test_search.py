@@ -212,6 +212,6 @@ def test_ranking_options(value: Any, options: RankingOptions) -> None:
     ],
 )  # fmt: skip
 def test_invalid_ranking_options_are_refused(value: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         read_ranking_options(value, "r")
-    assert raised.value.param == param
+    assert caught.value.param == param

@@ -33,9 +33,9 @@ def test_tool_names_the_parameter_of_an_unknown_store(client: Client) -> None:
     assert len(search_stores(client, OWNER, store)) == 1
 
     for owner, stores in ((OWNER, (store, "vs_none")), (STRANGER, (store,)), (OWNER, ("\0",))):
-        with pytest.raises(InvalidRequest) as raised:
+        with pytest.raises(InvalidRequest) as caught:
             search_stores(client, owner, *stores)
-        assert (raised.value.status, raised.value.param) == (400, "tools[2].vector_store_ids")
+        assert (caught.value.status, caught.value.param) == (400, "tools[2].vector_store_ids")
 
 
 def test_expired_store_is_not_searched(client: Client) -> None:
@@ -63,9 +63,9 @@ def test_store_has_a_maximum_of_files(client: Client, monkeypatch: pytest.Monkey
     files = [client.upload("hello") for _ in range(3)]
     store = client.create_store(**{files[0]: {}})
 
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         client.stores.create_batch(OWNER, store, list(map(make_new_file, files[1:])), "file_ids")
-    assert (raised.value.code, raised.value.param) == ("vector_store_full", "file_ids")
+    assert (caught.value.code, caught.value.param) == ("vector_store_full", "file_ids")
 
 
 OPERATIONS: dict[str, Callable[[Client, str, str, str, str], object]] = {
@@ -115,9 +115,9 @@ def test_other_owners_find_no_stores(client: Client) -> None:
 def test_files_of_others_cannot_be_added(client: Client) -> None:
     file = client.upload("hello")
 
-    with pytest.raises(NotFound) as raised:
+    with pytest.raises(NotFound) as caught:
         client.stores.create_store(STRANGER, "s", None, {}, None, [make_new_file(file)])
-    assert raised.value.param == "file_ids"
+    assert caught.value.param == "file_ids"
 
 
 def test_batch_counts_its_files(client: Client) -> None:

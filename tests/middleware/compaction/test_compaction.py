@@ -313,10 +313,10 @@ def test_endpoint_accepts_a_string_and_stored_state(fields: Any) -> None:
 def test_empty_input_is_rejected(fields: Any, native: bool) -> None:
     model = Model()
 
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         make_compact_handler(model, make_translation_context(), native)({"model": "m", **fields})
 
-    assert (raised.value.status, raised.value.param) == (400, "input")
+    assert (caught.value.status, caught.value.param) == (400, "input")
     assert model.requests == []
 
 

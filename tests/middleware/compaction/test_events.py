@@ -71,7 +71,7 @@ def test_empty_batches_are_passed_on() -> None:
     assert batches[0] == []
 
 
-def test_answer_in_one_event_gets_the_item() -> None:
+def test_answer_in_one_event_has_the_compaction_item() -> None:
     model = Model(make_text_response("Sum."))
     answer_stream = iter([[{"type": "response.completed", "response": make_text_response("Yes.")}]])
 

@@ -99,7 +99,7 @@ def test_foreign_compaction_is_dropped_or_rejected_in_strict_mode(unreadable_ite
         replace_compactions([unreadable_item], strict=True)
 
 
-def test_native_upstream_gets_its_own_items_and_our_summary() -> None:
+def test_native_upstream_gets_its_own_items_and_the_forwarders_summary() -> None:
     assert replace_compactions(
         [make_assistant_message("a"), FOREIGN, make_user_message("b")], native=True
     ) == [

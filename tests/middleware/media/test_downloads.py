@@ -41,11 +41,11 @@ def test_download_stops_at_the_size_limit() -> None:
         yield PNG
         raise AssertionError("read on")
 
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         download(lambda _: SimpleNamespace(headers={}, chunks=yield_pieces()), "file-1", "p.q", 15)
 
-    assert refused.value.param == "p.q"
-    assert "too large" in refused.value.message
+    assert caught.value.param == "p.q"
+    assert "too large" in caught.value.message
 
 
 def make_failing_get(error: Exception) -> Callable[[str], FileResponse]:
@@ -57,11 +57,11 @@ def make_failing_get(error: Exception) -> Callable[[str], FileResponse]:
 
 @check_each("status", [400, 403, 404, 405])
 def test_unavailable_file_is_a_client_error(status: int) -> None:
-    with pytest.raises(MediaUnavailable) as refused:
+    with pytest.raises(MediaUnavailable) as caught:
         download(make_failing_get(UpstreamRefused(status, {})), "file-1", "p.q", 8)
 
-    assert (refused.value.param, refused.value.names) == ("p.q", {"file-1"})
-    assert refused.value.code == "invalid_value"
+    assert (caught.value.param, caught.value.names) == ("p.q", {"file-1"})
+    assert caught.value.code == "invalid_value"
 
 
 @check_each("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])

@@ -77,7 +77,7 @@ def apply_policy(
     (entry,) = next(iter(request.values()))
     entry["role"] = role
     sent: list[Json] = []
-    call = with_media(
+    handler = with_media(
         lambda request: iter(sent.append(request) or ()),
         client,
         over,
@@ -89,7 +89,7 @@ def apply_policy(
             knows_ids,
         ),
     )
-    list(call(request))
+    list(handler(request))
     (entry,) = next(iter(sent[0].values()))
     result: Json = entry["content"][-1]
     return result
@@ -124,14 +124,14 @@ MAKE_IMAGE = [make_image_part, input_image]
 def test_request_without_media_is_the_same_object() -> None:
     sent: list[Json] = []
     request = make_chat_request({"type": "text", "text": "y"})
-    call = with_media(
+    handler = with_media(
         lambda request: iter(sent.append(request) or ()),
         "chat",
         "chat",
         Profile("x"),
         MediaIO(None, str, fail_download, True),
     )
-    list(call(request))
+    list(handler(request))
 
     assert sent[0] is request
 
@@ -190,8 +190,8 @@ def test_repeated_id_is_downloaded_once() -> None:
         "input": [{"role": "user", "content": [image_by_id("file-1"), image_by_id("file-1")]}]
     }
     media_io = MediaIO(None, str, download, True)
-    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
-    list(call(request))
+    handler = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
+    list(handler(request))
 
     assert downloaded_ids == ["file-1"]
 
@@ -200,7 +200,7 @@ def test_repeated_id_is_downloaded_once() -> None:
 def test_each_use_of_a_file_counts(file_mode: str, allowed_uses: int) -> None:
     data = b"%PDF-" + bytes(745)  # 1000 bytes in Base64
     sent: list[Json] = []
-    call = with_media(
+    handler = with_media(
         lambda r: iter(sent.append(r) or ()),
         "responses",
         "chat",
@@ -211,13 +211,13 @@ def test_each_use_of_a_file_counts(file_mode: str, allowed_uses: int) -> None:
 
     def send_request(uses: int) -> None:
         parts = [{"type": "input_file", "file_id": "file-1"} for _ in range(uses)]
-        call({"input": [{"role": "user", "content": parts}]})
+        handler({"input": [{"role": "user", "content": parts}]})
 
     send_request(allowed_uses)
     assert len(sent) == 1
-    with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY") as refused:
+    with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY") as caught:
         send_request(200)
-    assert refused.value.param == f"input[0].content[{allowed_uses}].file_id"
+    assert caught.value.param == f"input[0].content[{allowed_uses}].file_id"
     assert len(sent) == 1
 
 
@@ -226,11 +226,11 @@ def test_too_many_ids_are_not_looked_up() -> None:
     media_io = MediaIO(
         None, str, fail_download, True, lambda name, path: downloaded_ids.append(name)
     )
-    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
+    handler = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
     parts = [image_by_id(f"file-{i}") for i in range(MAX_FILE_IDS + 1)]
-    with pytest.raises(InvalidRequest, match="at most 500 file ids") as refused:
-        call({"input": [{"role": "user", "content": parts}]})
-    assert refused.value.param == "input[0].content[500].file_id"
+    with pytest.raises(InvalidRequest, match="at most 500 file ids") as caught:
+        handler({"input": [{"role": "user", "content": parts}]})
+    assert caught.value.param == "input[0].content[500].file_id"
     assert downloaded_ids == []
 
 
@@ -242,12 +242,12 @@ def test_error_names_all_unavailable_images() -> None:
 
     parts = [image_by_id(name) for name in ("file-8", "file-1", "file-9")]
     media_io = MediaIO(None, str, download, True)
-    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
-    with pytest.raises(MediaUnavailable) as refused:
-        call({"input": [{"role": "user", "content": parts}]})
+    handler = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), media_io)
+    with pytest.raises(MediaUnavailable) as caught:
+        handler({"input": [{"role": "user", "content": parts}]})
 
-    assert refused.value.names == {"file-8", "file-9"}
-    assert refused.value.param == "input[0].content[0].file_id"
+    assert caught.value.names == {"file-8", "file-9"}
+    assert caught.value.param == "input[0].content[0].file_id"
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -401,14 +401,14 @@ def test_repeated_url_is_fetched_once() -> None:
     request = {"input": [{"role": "user", "content": [part, part]}]}
     fetcher, sent = Fetcher(), list[Json]()
     profile = Profile("x", image_url="base64")
-    call = with_media(
+    handler = with_media(
         lambda r: iter(sent.append(r) or ()),
         "responses",
         "chat",
         profile,
         MediaIO(fetcher.fetch, str, fail_download, True),
     )
-    list(call(request))
+    list(handler(request))
 
     assert sent[0]["input"][0]["content"] == [input_image(PNG_URL)] * 2
     assert request["input"][0]["content"] == [part, part]
@@ -461,6 +461,6 @@ def test_check_media_rejects_invalid_media(part: Json, path: str | None) -> None
     if path is None:
         check_media(location)
         return
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         check_media(location)
-    assert refused.value.param == f"input[0].content[0].{path}"
+    assert caught.value.param == f"input[0].content[0].{path}"

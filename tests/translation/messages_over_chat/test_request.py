@@ -26,9 +26,9 @@ def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
 @check_each("name", ["model", "messages", "max_tokens"])
 def test_missing_required_parameter_is_rejected(name: str) -> None:
     request = {key: value for key, value in REQUEST.items() if key != name}
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequest) as caught:
         translate_request(request, make_translator_context())
-    assert raised.value.param == name
+    assert caught.value.param == name
 
 
 @check_each(

@@ -42,7 +42,7 @@ STOP = make_chunk({}, "stop")
 
 
 @check_each("field", ["stop_reason", "matched_stop"])
-def test_stop_sequence_is_known_if_the_upstream_names_it(field: str) -> None:
+def test_stop_sequence_is_reported_if_the_upstream_names_it(field: str) -> None:
     with_sequence = fold_answer(
         make_chunk({"content": "a"}),
         make_chunk({}, "stop", **{field: "END"}),

@@ -70,7 +70,7 @@ def test_arguments_become_call_fields(name: str, arguments: Any, expected: Json)
     assert {k: v for k, v in value.items() if name != "local_shell" or k != "type"} == expected
 
 
-GIVEN: list[tuple[str, Json, Any]] = [
+HISTORY_CALLS: list[tuple[str, Json, Any]] = [
     ("function", {"arguments": '{"a": 1}'}, {"a": 1}),
     ("function", {"arguments": ""}, {}),
     ("function", {"arguments": None}, {}),
@@ -83,7 +83,7 @@ GIVEN: list[tuple[str, Json, Any]] = [
 ]  # fmt: skip
 
 
-@check_each(("name", "item", "arguments"), GIVEN)
+@check_each(("name", "item", "arguments"), HISTORY_CALLS)
 def test_history_call_becomes_arguments(name: str, item: Json, arguments: Any) -> None:
     assert json.loads(TOOL_KINDS[name].make_arguments(item)) == arguments
 

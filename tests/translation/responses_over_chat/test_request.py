@@ -154,9 +154,9 @@ def test_unknown_include_values_are_reported() -> None:
     context = make_translator_context()
     translate_to_chat(context, include=["nonsense", "reasoning.encrypted_content"])
     assert set(context.loss_report.losses) == {"include.nonsense"}
-    with pytest.raises(Unsupported) as refused:
+    with pytest.raises(Unsupported) as caught:
         translate_to_chat(make_translator_context(strict=True), include=["nonsense"])
-    assert refused.value.param == "include.nonsense"
+    assert caught.value.param == "include.nonsense"
 
 
 @check_each("name", get_args(ResponseIncludable))
