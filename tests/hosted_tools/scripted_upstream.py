@@ -53,11 +53,11 @@ def make_reasoning_item(content: str, name: str = "rs_1") -> Json:
 
 
 Round = list[Json] | Exception | tuple[str, list[Json]] | Callable[[Json], list[Json]]
-"""Items; an error; a status with items; or a function of the request that returns items."""
+"""Items, an error, a status with items, or a function that returns items for the request."""
 
 
 class ScriptedUpstream:
-    """A handler that answers each request with the next round; ``requests`` records them."""
+    """A handler that answers each request with the next round, and records the requests."""
 
     def __init__(self, *rounds: Round, streamed: bool = True) -> None:
         self.requests: list[Json] = []

@@ -102,7 +102,7 @@ def make_call_answer(name: str, **arguments: Any) -> Answer:
 
 
 def stream_events(setup: Setup, **body: Any) -> list[Json]:
-    """The events of a stream as they are sent."""
+    """The events of a stream without changes by the SDK."""
     with (
         httpx2.Client(headers={"Authorization": "Bearer k"}, timeout=30) as client,
         client.stream(

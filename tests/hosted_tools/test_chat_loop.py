@@ -406,7 +406,9 @@ def test_client_tool_calls_are_streamed_and_hosted_calls_hidden() -> None:
     handler = ChatHandler(
         [
             make_chunk(call_delta(0, "web_search", '{"query":"x"}', "call_1")),
-            make_chunk({"tool_calls": [{"index": 1, "id": "call_2"}]}),  # its name comes later
+            make_chunk(
+                {"tool_calls": [{"index": 1, "id": "call_2"}]}
+            ),  # the name follows in the next chunk
             make_chunk(call_delta(1, "weather", '{"city":')),
             make_chunk(call_delta(1, None, '"Rome"}')),
             make_chunk({}, "tool_calls"),

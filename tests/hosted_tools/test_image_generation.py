@@ -143,7 +143,7 @@ def test_drafts_are_streamed_while_the_call_runs(context: LoopContext, maker: An
     ):
         events += batch
         if any("partial_image_index" in event for event in batch):
-            release.set()  # so the first draft came while the call ran
+            release.set()  # the first draft arrived while the call was running
     check_stream(events)
     drafts = [e for e in events if e["type"] == "response.image_generation_call.partial_image"]
     assert [(e["partial_image_index"], e["partial_image_b64"]) for e in drafts] == [

@@ -435,7 +435,7 @@ def test_hosted_calls_are_run_and_client_calls_returned(context: LoopContext, mc
     assert kinds == ["mcp_list_tools", "mcp_call", "function_call"]
     assert response["output"][2]["call_id"] == "call_2"
     assert len(upstream.requests) == 1
-    # The next turn, stateless: the client carries all items and its own output.
+    # The next turn is stateless: the client sends all items and the output of its tool.
     result = {"type": "function_call_output", "call_id": "call_2", "output": "sunny"}
     next_upstream = ScriptedUpstream([make_text_item("Nice.")])
     run_loop(
@@ -714,7 +714,7 @@ def test_approved_call_is_run_before_the_upstream_request(
         "call_7",
         "a",
     ]
-    # A third turn repeats the same history.
+    # A third turn sends the same history.
     history = [*items, make_approval(items, True), *response["output"], QUESTION]
     run_loop(upstream, context, make_request([tool], *history))
     assert upstream.requests[1]["input"][:4] == sent_input

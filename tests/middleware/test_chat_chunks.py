@@ -62,5 +62,5 @@ def test_logprobs_of_partial_characters_are_measured_in_bytes() -> None:
     logprobs = LogprobBuffer()
     logprobs.feed({"content": [*halves, {"token": "ß"}]})
     assert logprobs.pop_for_text("ü") == {"content": halves, "refusal": None}
-    assert logprobs.pop_for_text("\ud800") is None  # half a character that the upstream has broken
+    assert logprobs.pop_for_text("\ud800") is None  # half of a surrogate pair from the upstream
     assert logprobs.pop_for_text("ß") == {"content": [{"token": "ß"}], "refusal": None}

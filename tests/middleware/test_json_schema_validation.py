@@ -55,7 +55,7 @@ def test_external_references_are_never_fetched(monkeypatch: pytest.MonkeyPatch) 
         "http://127.0.0.1:9/x.json",
         "file:///etc/passwd",
         "http://json-schema.org/schema#",
-        "https://json-schema.org/draft/2020-12/schema",  # the library knows it
+        "https://json-schema.org/draft/2020-12/schema",  # the library contains this schema
     ):
         assert json_schema_validation.find_mistake("1", {"$ref": address}) is None
     assert fetched == []
@@ -88,7 +88,7 @@ def test_cyclic_references_end() -> None:
 
 
 def test_deep_values_end_before_the_recursion_limit() -> None:
-    """The library calls Rust, which panics at the recursion limit."""
+    """The library calls Rust code, which panics at Python's recursion limit."""
     tree: Json = {"anyOf": [{"type": "null"}, {"oneOf": [{"items": {"$ref": "#"}}]}]}
     for depth in range(1, 900, 7):
         with contextlib.suppress(json_schema_validation.TooManySteps):
@@ -173,7 +173,7 @@ def test_mistake_names_its_place() -> None:
 
 
 def test_nested_dialect_selects_no_other_validator() -> None:
-    """Its regular expressions would run without a budget."""
+    """The validator of another dialect would run regular expressions without a budget."""
     inner = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^b$"}
     assert json_schema_validation.find_mistake('{"a":"a"}', {"properties": {"a": inner}}) is None
 

@@ -125,7 +125,7 @@ def test_answer_is_cut_if_the_conversation_has_no_chat_form() -> None:
 
 @check_each("error", [None, UpstreamUnreachable("broken")])
 def test_drained_answers_have_the_usage_of_the_upstream(error: Exception | None) -> None:
-    """It is estimated if the rest of the answer fails."""
+    """The usage is estimated if the rest of the answer fails."""
     upstream = Upstream(*make_block(0, "text", "a END", "more"), error=error)
 
     message = read_answer(upstream, drain=True, stop_sequences=["END"])

@@ -427,7 +427,7 @@ def test_blocks_are_found_in_one_pass(
 _BLOCK = re.compile(
     r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
 )
-"""The definition of a block as one expression, which takes quadratic time."""
+"""The reference definition of a block: one expression, which takes quadratic time."""
 
 PIECES = st.sampled_from(
     ["[thinking]", "[/thinking]", "<think>", "</think>", "\n\n", "\n", "a", " "]

@@ -30,7 +30,7 @@ CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "ar
 def apply_stops(
     script: list[Batch] | list[Batch | Exception], *stops: str, drain: bool = False
 ) -> list[Event]:
-    """The chunks of an answer under these stops."""
+    """The chunks of an answer to a request with these stop sequences."""
     handler = with_stop_sequences(Scripted(script), drain)
     return collect_events(handler({**REQUEST, "stop": list(stops)}))
 
@@ -46,7 +46,7 @@ def list_finish_reasons(events: list[Event]) -> list[Any]:
 
 
 def cut_at_first_stop(text: str, stops: list[str]) -> str:
-    """The text up to where the first of the stops begins."""
+    """The text before the first stop sequence."""
     positions = [text.find(stop) for stop in stops if stop in text]
     return text[: min(positions)] if positions else text
 
@@ -54,14 +54,14 @@ def cut_at_first_stop(text: str, stops: list[str]) -> str:
 # -- properties ---------------------------------------------------------------------------------
 
 texts_of_few_letters = st.text(alphabet="abc", max_size=14)
-"""Few letters, so that stops are found, overlap and lie inside each other."""
+"""Texts of few letters, so that stop sequences occur, overlap and contain each other."""
 
 several_stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_size=1, max_size=4)
 
 
 @st.composite
 def draw_pieces(draw: st.DrawFn) -> list[str]:
-    """A text in any chunking, empty pieces among them."""
+    """A text that is cut into pieces, some of which may be empty."""
     text = draw(texts_of_few_letters)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]

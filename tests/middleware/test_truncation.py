@@ -111,7 +111,7 @@ SYSTEM = {"role": "developer", "content": "s" * 100}
 
 
 def list_attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list[Json]]:
-    """The messages of every attempt if the upstream refuses this many."""
+    """The messages of every attempt if the upstream refuses the first ``refusals`` attempts."""
     upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
     with contextlib.suppress(UpstreamRefused):
         collect_events(with_truncation(upstream)(make_chat_request(*messages)))

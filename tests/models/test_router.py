@@ -249,7 +249,7 @@ def test_models_of_a_single_upstream_have_plain_names() -> None:
     [
         ("first", "qwen-plus", "qwen-plus"),
         ("third", "qwen-plus", "third/qwen-plus"),
-        ("second", "gpt-5", "second/gpt-5"),  # a Responses client would go to the third
+        ("second", "gpt-5", "second/gpt-5"),  # for a Responses client the route is the third
         ("second", "unknown", "second/unknown"),
         ("third", "first/m", "third/first/m"),
     ],
@@ -380,7 +380,7 @@ HELPERS = ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"]
 
 
 def make_codex_router(*owners: str, **settings: str) -> Router:
-    """A router over a Chat and a Responses upstream; the upstreams ``owners`` list Codex's helper models."""
+    """A router over a Chat and a Responses upstream. ``owners`` list Codex's helper models."""
     router = make_router("a chat x=y", "b responses", **settings)
     router.check_codex_helper = lambda upstream, name, key: upstream in owners
     return router

@@ -54,64 +54,64 @@ class HealthSetup:
 
 
 def test_check_all_reports_all_targets_despite_a_failure() -> None:
-    world = HealthSetup()
-    world.answers["a"] = refuse_connection
+    setup = HealthSetup()
+    setup.answers["a"] = refuse_connection
 
-    assert world.check_models() == {"a": False, "b": True}
-    assert sorted(world.observer.results) == [("a", False), ("b", True)]
+    assert setup.check_models() == {"a": False, "b": True}
+    assert sorted(setup.observer.results) == [("a", False), ("b", True)]
 
 
 def test_recent_result_is_reused() -> None:
-    world = HealthSetup()
-    world.check_models()
-    world.answers["a"] = refuse_connection
+    setup = HealthSetup()
+    setup.check_models()
+    setup.answers["a"] = refuse_connection
 
-    assert world.check_models(max_age=60) == {"a": True, "b": True}
-    assert world.check_models(max_age=0) == {"a": False, "b": True}
+    assert setup.check_models(max_age=60) == {"a": True, "b": True}
+    assert setup.check_models(max_age=0) == {"a": False, "b": True}
 
 
 def test_last_result_is_dropped_with_its_upstream() -> None:
-    world = HealthSetup()
-    target = world.targets[0]
-    assert world.health.get_last_result("a", target.upstream) is None
+    setup = HealthSetup()
+    target = setup.targets[0]
+    assert setup.health.get_last_result("a", target.upstream) is None
 
-    check = world.health.check_target(target, 60)
+    check = setup.health.check_target(target, 60)
 
-    assert world.health.get_last_result("a", target.upstream) is check
-    assert world.health.get_last_result("a", connect_upstream(answer_normally)) is None
+    assert setup.health.get_last_result("a", target.upstream) is check
+    assert setup.health.get_last_result("a", connect_upstream(answer_normally)) is None
 
 
 def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
-    world = HealthSetup()
-    target = world.targets[0]
-    assert world.health.get_history("a", target.upstream) is None
+    setup = HealthSetup()
+    target = setup.targets[0]
+    assert setup.health.get_history("a", target.upstream) is None
     for second in range(upstream_health.HISTORY_SIZE + 5):
         is_down = second in (3, 4, 5)
-        world.health.record_result(
+        setup.health.record_result(
             target, ProbeResult(not is_down, fault="host" if is_down else None, checked_at=second)
         )
-        history = world.health.get_history("a", target.upstream)
+        history = setup.health.get_history("a", target.upstream)
         assert history is not None
         assert history.since == (0 if second < 3 else 3 if is_down else 6)
 
     times = [result.checked_at for result in history.results]
     assert times == [*range(5, upstream_health.HISTORY_SIZE + 5)]
     assert history.last.checked_at == times[-1]
-    assert world.health.get_history("a", connect_upstream(answer_normally)) is None
+    assert setup.health.get_history("a", connect_upstream(answer_normally)) is None
 
 
 def test_known_model_stays_known_while_healthy() -> None:
-    world = HealthSetup()
-    world.health.record_result(world.targets[0], ProbeResult(True, True, True))
-    world.answers["a"] = refusing(404)  # it lists no models
+    setup = HealthSetup()
+    setup.health.record_result(setup.targets[0], ProbeResult(True, True, True))
+    setup.answers["a"] = refusing(404)  # it lists no models
 
-    assert world.health.check_target(world.targets[0], 0).is_model_known is True
-    world.answers["a"] = refuse_connection
-    assert world.health.check_target(world.targets[0], 0).is_model_known is None
+    assert setup.health.check_target(setup.targets[0], 0).is_model_known is True
+    setup.answers["a"] = refuse_connection
+    assert setup.health.check_target(setup.targets[0], 0).is_model_known is None
 
 
 def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    world = HealthSetup()
+    setup = HealthSetup()
     with caplog.at_level(logging.WARNING, "forwarder.health"):
         for answer in (
             answer_normally,
@@ -120,8 +120,8 @@ def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
             answer_normally,
             answer_normally,
         ):
-            world.answers["a"] = answer
-            world.health.check_target(world.targets[0], 0)
+            setup.answers["a"] = answer
+            setup.health.check_target(setup.targets[0], 0)
 
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "'a' is unhealthy",
@@ -132,15 +132,15 @@ def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 def test_background_checks_repeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, intervals = HealthSetup(), []
+    setup, intervals = HealthSetup(), []
     third_pause = threading.Event()
 
     def vary_pause(interval: float) -> float:
         intervals.append(interval)
         if len(intervals) == 1:
-            world.targets.pop()
+            setup.targets.pop()
         if len(intervals) == 2:
-            world.health._targets = lambda: [].pop()  # an exception does not end the loop
+            setup.health._targets = lambda: [].pop()  # an exception does not end the loop
         if len(intervals) == 3:
             third_pause.set()
             return 60.0
@@ -148,14 +148,14 @@ def test_background_checks_repeat(
 
     monkeypatch.setattr(upstream_health, "vary_pause", vary_pause)
     thread_count = threading.active_count()
-    world.health.start(10)
+    setup.health.start(10)
     assert third_pause.wait(10)
-    world.health.stop()
+    setup.health.stop()
 
     assert threading.active_count() == thread_count
     assert intervals == [10, 10, 10]
-    assert sorted(world.observer.results) == [("a", True), ("a", True), ("b", True)]
-    assert [*world.health._histories] == ["a"]
+    assert sorted(setup.observer.results) == [("a", True), ("a", True), ("b", True)]
+    assert [*setup.health._histories] == ["a"]
 
 
 def test_pauses_between_checks_vary() -> None:

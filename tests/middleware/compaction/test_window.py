@@ -1,4 +1,4 @@
-"""Kept items, and compaction items in requests."""
+"""Items that survive a compaction, and compaction items in requests."""
 
 from __future__ import annotations
 

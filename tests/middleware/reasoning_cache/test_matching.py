@@ -1,4 +1,4 @@
-"""Keys of reasoning, and when they do not match."""
+"""Keys of cached reasoning, and changes after which they do not match."""
 
 from __future__ import annotations
 
