@@ -47,13 +47,13 @@ class Setup(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[str]:
-    with serving_mcp("--protected") as root:
-        yield root
+def mcp_base_url() -> Iterator[str]:
+    with serving_mcp("--protected") as mcp_base_url:
+        yield mcp_base_url
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[str]:
+def engine_url() -> Iterator[str]:
     with serving_search() as url:
         yield url
 
@@ -66,7 +66,7 @@ UPSTREAMS = {
 
 
 @pytest.fixture(params=UPSTREAMS)
-def setup(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[Setup]:
+def setup(request: pytest.FixtureRequest, engine_url: str, tmp_path: Path) -> Iterator[Setup]:
     with ScriptedUpstream() as upstream:
         name = "CHAT" if request.param == "chat" else "RESPONSES"
         environment = {
@@ -74,7 +74,7 @@ def setup(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterat
             f"{name}_BASE_URL": upstream.url,
             f"{name}_API_KEY": "u",
             "FORWARDER_WEB_SEARCH": "searxng",
-            "FORWARDER_WEB_SEARCH_URL": engine,
+            "FORWARDER_WEB_SEARCH_URL": engine_url,
             "FORWARDER_API_KEYS": "k",
             "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
@@ -86,11 +86,11 @@ def setup(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterat
             yield Setup(client, upstream, url, name == "CHAT")
 
 
-def make_mcp_tool(root: str, **more: Any) -> Any:
+def make_mcp_tool(mcp_base_url: str, **more: Any) -> Any:
     return {
         "type": "mcp",
         "server_label": "tests",
-        "server_url": f"{root}/mcp",
+        "server_url": f"{mcp_base_url}/mcp",
         "authorization": TOKEN,
         "require_approval": "never",
         **more,
@@ -174,8 +174,8 @@ def test_search_of_a_messages_client_runs_in_the_forwarder(setup: Setup) -> None
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_next_turn_repeats_the_rounds(setup: Setup, root: str, stored: bool) -> None:
-    tools = [make_mcp_tool(root)]
+def test_next_turn_repeats_the_rounds(setup: Setup, mcp_base_url: str, stored: bool) -> None:
+    tools = [make_mcp_tool(mcp_base_url)]
     setup.upstream.script(
         make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
     )
@@ -301,9 +301,9 @@ def check_failure(events: list[Json]) -> Json:
     return response
 
 
-def test_call_of_an_unoffered_tool_fails(setup: Setup, root: str) -> None:
+def test_call_of_an_unoffered_tool_fails(setup: Setup, mcp_base_url: str) -> None:
     setup.upstream.script(make_call_answer("tests__unheard", a=1), Answer(text="Oh."))
-    tool = make_mcp_tool(root, allowed_tools=["echo"])
+    tool = make_mcp_tool(mcp_base_url, allowed_tools=["echo"])
     response = check_stream(stream_events(setup, input="go", tools=[tool]))
     call = response["output"][1]
     assert (call["type"], call["name"], call["status"]) == ("mcp_call", "unheard", "failed")
@@ -311,11 +311,11 @@ def test_call_of_an_unoffered_tool_fails(setup: Setup, root: str) -> None:
     assert response["output"][2]["content"][0]["text"] == "Oh."
 
 
-def test_tools_of_an_input_item_are_run(setup: Setup, root: str) -> None:
+def test_tools_of_an_input_item_are_run(setup: Setup, mcp_base_url: str) -> None:
     setup.upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="Done."))
     items: list[Any] = [
         {"role": "user", "content": "go"},
-        {"type": "additional_tools", "role": "developer", "tools": [make_mcp_tool(root)]},
+        {"type": "additional_tools", "role": "developer", "tools": [make_mcp_tool(mcp_base_url)]},
     ]
     response = check_stream(stream_events(setup, input=items))
     kinds = [item["type"] for item in response["output"]]
@@ -323,8 +323,8 @@ def test_tools_of_an_input_item_are_run(setup: Setup, root: str) -> None:
     assert TOKEN not in json.dumps([recorded.body for recorded in setup.upstream.requests])
 
 
-def test_invalid_tool_in_an_item_is_rejected_by_name(setup: Setup, root: str) -> None:
-    tool = make_mcp_tool(root, server_url="ftp://x")
+def test_invalid_tool_in_an_item_is_rejected_by_name(setup: Setup, mcp_base_url: str) -> None:
+    tool = make_mcp_tool(mcp_base_url, server_url="ftp://x")
     items: list[Any] = [{"type": "additional_tools", "role": "developer", "tools": [tool]}]
     with pytest.raises(openai.BadRequestError) as caught:
         setup.client.responses.create(model="m", input=items)
@@ -345,14 +345,14 @@ def test_unsupported_tools_are_dropped_and_named(setup: Setup) -> None:
     assert caught.value.param == "tool_choice"
 
 
-def test_tools_are_passed_to_an_upstream_that_runs_them(engine: str) -> None:
+def test_tools_are_passed_to_an_upstream_that_runs_them(engine_url: str) -> None:
     with ScriptedUpstream(strict=False) as upstream:
         environment = {
             "RESPONSES_BASE_URL": upstream.url,
             "RESPONSES_API_KEY": "u",
             "RESPONSES_PROVIDER": "openai",
             "FORWARDER_WEB_SEARCH": "searxng",
-            "FORWARDER_WEB_SEARCH_URL": engine,
+            "FORWARDER_WEB_SEARCH_URL": engine_url,
         }
         tools: Any = [SEARCH, {"type": "image_generation"}]
         with (
@@ -364,9 +364,9 @@ def test_tools_are_passed_to_an_upstream_that_runs_them(engine: str) -> None:
 
 
 def test_operators_server_runs_beside_tools_of_the_upstream(tmp_path: Path) -> None:
-    with serving_mcp() as root, ScriptedUpstream(strict=False) as upstream:
+    with serving_mcp() as mcp_base_url, ScriptedUpstream(strict=False) as upstream:
         path = tmp_path / "mcp.json"
-        path.write_text(json.dumps({"mcpServers": {"house": {"url": f"{root}/mcp"}}}))
+        path.write_text(json.dumps({"mcpServers": {"house": {"url": f"{mcp_base_url}/mcp"}}}))
         environment = {
             "RESPONSES_BASE_URL": upstream.url,
             "RESPONSES_API_KEY": "u",

@@ -65,19 +65,19 @@ class Setup(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[str]:
+def engine_url() -> Iterator[str]:
     with serving_search() as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The path of a file of MCP servers."""
-    with serving_mcp() as root:
+    with serving_mcp() as mcp_base_url:
         path = tmp_path_factory.mktemp("servers") / "mcp.json"
         unreachable = {"url": "http://127.0.0.1:9/mcp"}
         path.write_text(
-            json.dumps({"mcpServers": {"box": {"url": f"{root}/mcp"}, "gone": unreachable}})
+            json.dumps({"mcpServers": {"box": {"url": f"{mcp_base_url}/mcp"}, "gone": unreachable}})
         )
         yield str(path)
 
@@ -95,7 +95,7 @@ def tools_for_all() -> str:
 
 @pytest.fixture
 def setup(
-    upstream_name: str, engine: str, servers: str, tools_for_all: str, tmp_path: Path
+    upstream_name: str, engine_url: str, server_file: str, tools_for_all: str, tmp_path: Path
 ) -> Iterator[Setup]:
     with ScriptedUpstream() as upstream:
         environment = {
@@ -103,8 +103,8 @@ def setup(
             f"{upstream_name}_API_KEY": "u",
             f"{upstream_name}_PROVIDER": "vllm",
             "FORWARDER_WEB_SEARCH": "searxng",
-            "FORWARDER_WEB_SEARCH_URL": engine,
-            "FORWARDER_MCP_SERVERS": servers,
+            "FORWARDER_WEB_SEARCH_URL": engine_url,
+            "FORWARDER_MCP_SERVERS": server_file,
             "FORWARDER_HOSTED_TOOL_IMAGE_GENERATION": "mcp:box/picture",
             "FORWARDER_TOOLS_FOR_ALL": tools_for_all,
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
@@ -270,13 +270,13 @@ def test_request_without_hosted_tools_is_unchanged(setup: Setup) -> None:
     assert len(setup.bodies[0]["tools"]) == 1
 
 
-def test_options_are_passed_to_an_upstream_with_web_search(engine: str, tmp_path: Path) -> None:
+def test_options_are_passed_to_an_upstream_with_web_search(engine_url: str, tmp_path: Path) -> None:
     with ScriptedUpstream(strict=False) as upstream:
         environment = {
             "CHAT_BASE_URL": upstream.url,
             "CHAT_HOSTED_TOOLS": "web_search",
             "FORWARDER_WEB_SEARCH": "searxng",
-            "FORWARDER_WEB_SEARCH_URL": engine,
+            "FORWARDER_WEB_SEARCH_URL": engine_url,
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
         }
         with (

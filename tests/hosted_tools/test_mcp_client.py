@@ -34,9 +34,9 @@ LOOPBACK = AddressGuard(["127.0.0.1"])
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[str]:
-    with serving_mcp() as root:
-        yield root
+def mcp_base_url() -> Iterator[str]:
+    with serving_mcp() as mcp_base_url:
+        yield mcp_base_url
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def connections(client: McpClient) -> Iterator[McpConnections]:
     connections.close()
 
 
-def make_server(root: str, path: str = "/mcp", **headers: str) -> McpServer:
-    return McpServer("tests", url=root + path, headers=headers)
+def make_server(mcp_base_url: str, path: str = "/mcp", **headers: str) -> McpServer:
+    return McpServer("tests", url=mcp_base_url + path, headers=headers)
 
 
 def get_failure(task: PendingTask[Any]) -> McpFailure:
@@ -72,17 +72,21 @@ def wait_for_event(connections: McpConnections, server: McpServer, event: str) -
 
 
 def test_tools_are_listed_with_schemas_and_annotations(
-    root: str, connections: McpConnections
+    mcp_base_url: str, connections: McpConnections
 ) -> None:
-    tools = {tool["name"]: tool for tool in connections.list_tools(make_server(root)).unwrap()}
+    tools = {
+        tool["name"]: tool for tool in connections.list_tools(make_server(mcp_base_url)).unwrap()
+    }
     assert tools["echo"]["description"] == "Say a text again."
     assert tools["echo"]["input_schema"]["properties"]["text"]["type"] == "string"
     assert tools["echo"]["annotations"] == {"readOnlyHint": True}
     assert tools["add"]["annotations"] is None
 
 
-def test_call_returns_texts_structures_and_images(root: str, connections: McpConnections) -> None:
-    server = make_server(root)
+def test_call_returns_texts_structures_and_images(
+    mcp_base_url: str, connections: McpConnections
+) -> None:
+    server = make_server(mcp_base_url)
     assert connections.call_tool(server, "echo", {"text": "höi"}).unwrap().output == "höi"
     assert connections.call_tool(server, "add", {"a": 1, "b": 2}).unwrap().output == "3"
     picture = connections.call_tool(server, "picture", {}).unwrap()
@@ -92,8 +96,10 @@ def test_call_returns_texts_structures_and_images(root: str, connections: McpCon
     assert picture.output[1]["image_url"].startswith("data:image/png;base64,iVBOR")
 
 
-def test_calls_of_one_response_run_at_the_same_time(root: str, connections: McpConnections) -> None:
-    server = make_server(root)
+def test_calls_of_one_response_run_at_the_same_time(
+    mcp_base_url: str, connections: McpConnections
+) -> None:
+    server = make_server(mcp_base_url)
     connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
     started_at = time.monotonic()
     tasks = [connections.call_tool(server, "hang", {"seconds": 0.5}) for _ in range(5)]
@@ -101,34 +107,40 @@ def test_calls_of_one_response_run_at_the_same_time(root: str, connections: McpC
     assert time.monotonic() - started_at < 2
 
 
-def test_failing_tool_is_a_result_with_an_error(root: str, connections: McpConnections) -> None:
-    result = connections.call_tool(make_server(root), "fail", {}).unwrap()
+def test_failing_tool_is_a_result_with_an_error(
+    mcp_base_url: str, connections: McpConnections
+) -> None:
+    result = connections.call_tool(make_server(mcp_base_url), "fail", {}).unwrap()
     assert result.is_error
     assert "the disk is full" in result.text
 
 
 def test_invalid_arguments_are_a_result_with_an_error(
-    root: str, connections: McpConnections
+    mcp_base_url: str, connections: McpConnections
 ) -> None:
-    assert connections.call_tool(make_server(root), "add", {"a": "one"}).unwrap().is_error
+    assert connections.call_tool(make_server(mcp_base_url), "add", {"a": "one"}).unwrap().is_error
 
 
-def test_unknown_tool_is_a_result_with_an_error(root: str, connections: McpConnections) -> None:
-    result = connections.call_tool(make_server(root), "nosuch", {}).unwrap()
+def test_unknown_tool_is_a_result_with_an_error(
+    mcp_base_url: str, connections: McpConnections
+) -> None:
+    result = connections.call_tool(make_server(mcp_base_url), "nosuch", {}).unwrap()
     assert result.is_error
     assert "nosuch" in result.text
 
 
-def test_long_text_is_cut(root: str, connections: McpConnections) -> None:
-    task = connections.call_tool(make_server(root), "long_text", {"length": MAX_TEXT_LENGTH + 10})
+def test_long_text_is_cut(mcp_base_url: str, connections: McpConnections) -> None:
+    task = connections.call_tool(
+        make_server(mcp_base_url), "long_text", {"length": MAX_TEXT_LENGTH + 10}
+    )
     text = task.unwrap().text
     assert text == "x" * MAX_TEXT_LENGTH + CUT_NOTE
 
 
-def test_response_above_the_limit_fails(root: str) -> None:
+def test_response_above_the_limit_fails(mcp_base_url: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=50_000)))
     connections = client.open_connections()
-    server = make_server(root)
+    server = make_server(mcp_base_url)
     failure = get_failure(connections.call_tool(server, "long_text", {"length": 100_000}))
     assert "too large" in failure.message
     assert connections.call_tool(server, "echo", {"text": "a"}).unwrap().text == "a"
@@ -137,13 +149,16 @@ def test_response_above_the_limit_fails(root: str) -> None:
 
 
 def test_bearer_token_is_sent_and_a_refusal_names_the_status(client: McpClient) -> None:
-    with serving_mcp("--protected") as root:
+    with serving_mcp("--protected") as mcp_base_url:
         connections = client.open_connections()
-        authorized_server = make_server(root, Authorization=f"Bearer {TOKEN}")
+        authorized_server = make_server(mcp_base_url, Authorization=f"Bearer {TOKEN}")
         assert (
             connections.call_tool(authorized_server, "echo", {"text": "in"}).unwrap().text == "in"
         )
-        for server in (make_server(root), make_server(root, Authorization="Bearer wrong-token")):
+        for server in (
+            make_server(mcp_base_url),
+            make_server(mcp_base_url, Authorization="Bearer wrong-token"),
+        ):
             failure = get_failure(connections.list_tools(server))
             assert (failure.kind, failure.code) == ("http_error", 401)
             assert "401" in failure.message
@@ -151,10 +166,10 @@ def test_bearer_token_is_sent_and_a_refusal_names_the_status(client: McpClient) 
         connections.close()
 
 
-def test_hanging_call_ends_at_its_time_limit_and_notifies_the_server(root: str) -> None:
+def test_hanging_call_ends_at_its_time_limit_and_notifies_the_server(mcp_base_url: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(call_seconds=1.0))
     connections = client.open_connections()
-    server = make_server(root)
+    server = make_server(mcp_base_url)
     connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
     started_at = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -165,8 +180,8 @@ def test_hanging_call_ends_at_its_time_limit_and_notifies_the_server(root: str) 
     client.close()
 
 
-def test_cancelled_call_ends_immediately(root: str, connections: McpConnections) -> None:
-    server = make_server(root)
+def test_cancelled_call_ends_immediately(mcp_base_url: str, connections: McpConnections) -> None:
+    server = make_server(mcp_base_url)
     task = connections.call_tool(server, "hang", {})
     wait_for_event(connections, server, "hang started")
     started_at = time.monotonic()
@@ -177,9 +192,9 @@ def test_cancelled_call_ends_immediately(root: str, connections: McpConnections)
 
 
 def test_server_that_dies_in_a_call_fails_it(client: McpClient) -> None:
-    with serving_mcp() as root:
+    with serving_mcp() as mcp_base_url:
         connections = client.open_connections()
-        server = make_server(root)
+        server = make_server(mcp_base_url)
         connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
         failure = get_failure(connections.call_tool(server, "die", {}))
         assert failure.code == -32000
@@ -191,9 +206,9 @@ def test_server_that_dies_in_a_call_fails_it(client: McpClient) -> None:
 
 @pytest.mark.parametrize("options", [["--old"], ["--transport", "sse"]])
 def test_servers_of_earlier_protocols_are_supported(client: McpClient, options: list[str]) -> None:
-    with serving_mcp(*options) as root:
+    with serving_mcp(*options) as mcp_base_url:
         connections = client.open_connections()
-        server = make_server(root, "/sse" if "sse" in options else "/mcp")
+        server = make_server(mcp_base_url, "/sse" if "sse" in options else "/mcp")
         assert len(connections.list_tools(server).unwrap()) > 5
         assert connections.call_tool(server, "echo", {"text": "old"}).unwrap().text == "old"
         connections.close()
@@ -223,19 +238,21 @@ def test_missing_command_fails(client: McpClient) -> None:
     connections.close()
 
 
-def test_guard_refuses_private_addresses_of_clients_but_not_of_the_operator(root: str) -> None:
+def test_guard_refuses_private_addresses_of_clients_but_not_of_the_operator(
+    mcp_base_url: str,
+) -> None:
     client = McpClient(AddressGuard())
     connections = client.open_connections()
-    failure = get_failure(connections.list_tools(make_server(root)))
+    failure = get_failure(connections.list_tools(make_server(mcp_base_url)))
     assert "no address that may be connected to" in failure.message
-    trusted = McpServer("tests", url=f"{root}/mcp", is_trusted=True)
+    trusted = McpServer("tests", url=f"{mcp_base_url}/mcp", is_trusted=True)
     assert connections.list_tools(trusted).unwrap()
     connections.close()
     client.close()
 
 
-def test_name_is_looked_up_once_and_its_address_used(root: str) -> None:
-    port = root.rpartition(":")[2]
+def test_name_is_looked_up_once_and_its_address_used(mcp_base_url: str) -> None:
+    port = mcp_base_url.rpartition(":")[2]
     looked_up_hosts: list[str] = []
 
     def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
@@ -282,9 +299,9 @@ def test_secrets_reach_no_log_and_no_error(
             peer.answer(json.dumps(reply).encode(), b"Content-Type: application/json")
 
     with run_server(answer_with_error) as server, caplog.at_level("DEBUG"):
-        root = f"http://127.0.0.1:{server.port}"
+        mcp_base_url = f"http://127.0.0.1:{server.port}"
         mcp_server = make_server(
-            root, "/mcp?token=hunter2-hunter2", Authorization=f"Bearer {TOKEN}"
+            mcp_base_url, "/mcp?token=hunter2-hunter2", Authorization=f"Bearer {TOKEN}"
         )
         message = get_failure(connections.list_tools(mcp_server)).message
     output = message + "".join(capfd.readouterr())
@@ -325,9 +342,9 @@ def test_endless_response_is_bounded() -> None:
     client.close()
 
 
-def test_lists_are_cached_by_credentials_and_expire(root: str) -> None:
+def test_lists_are_cached_by_credentials_and_expire(mcp_base_url: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(cache_seconds=0.5))
-    server = make_server(root)
+    server = make_server(mcp_base_url)
 
     def measure_listing(server: McpServer) -> float:
         connections = client.open_connections()
@@ -372,10 +389,10 @@ def test_idle_sessions_of_commands_are_reused_up_to_the_limit(
     client.close()
 
 
-def test_closed_client_cancels_calls_and_starts_none(root: str) -> None:
+def test_closed_client_cancels_calls_and_starts_none(mcp_base_url: str) -> None:
     client = McpClient(LOOPBACK)
     connections = client.open_connections()
-    server = make_server(root)
+    server = make_server(mcp_base_url)
     connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
     task = connections.call_tool(server, "hang", {})
     time.sleep(0.1)

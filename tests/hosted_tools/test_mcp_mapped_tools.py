@@ -44,9 +44,9 @@ CODE_CALL = make_call("code_interpreter", '{"source":"1+1"}')
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[str]:
-    with serving_mcp() as root:
-        yield root
+def mcp_base_url() -> Iterator[str]:
+    with serving_mcp() as mcp_base_url:
+        yield mcp_base_url
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def client() -> Iterator[McpClient]:
 
 
 @pytest.fixture
-def context(client: McpClient, root: str) -> LoopContext:
-    server = McpServer("tests", url=f"{root}/mcp", is_trusted=True)
+def context(client: McpClient, mcp_base_url: str) -> LoopContext:
+    server = McpServer("tests", url=f"{mcp_base_url}/mcp", is_trusted=True)
     names = {
         "code_interpreter": "run",
         "image_generation": "picture",
@@ -239,9 +239,9 @@ def test_target_on_an_unknown_server_is_a_config_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["CHAT", "RESPONSES"])
-def test_sdk_gets_code_over_both_upstreams(root: str, tmp_path: Path, name: str) -> None:
+def test_sdk_gets_code_over_both_upstreams(mcp_base_url: str, tmp_path: Path, name: str) -> None:
     path = tmp_path / "mcp.json"
-    path.write_text(json.dumps({"mcpServers": {"box": {"url": f"{root}/mcp"}}}))
+    path.write_text(json.dumps({"mcpServers": {"box": {"url": f"{mcp_base_url}/mcp"}}}))
     with ScriptedProvider() as upstream:
         environment = {
             f"{name}_BASE_URL": upstream.url,

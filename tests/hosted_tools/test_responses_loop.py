@@ -59,9 +59,9 @@ class FakeClient:
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[str]:
-    with serving_mcp() as root:
-        yield root
+def mcp_base_url() -> Iterator[str]:
+    with serving_mcp() as mcp_base_url:
+        yield mcp_base_url
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,11 @@ def make_context(client: McpClient, policy: McpPolicy) -> LoopContext:
 
 
 @pytest.fixture
-def mcp(root: str) -> Json:
+def mcp(mcp_base_url: str) -> Json:
     return {
         "type": "mcp",
         "server_label": "tests",
-        "server_url": f"{root}/mcp",
+        "server_url": f"{mcp_base_url}/mcp",
         "require_approval": "never",
     }
 
@@ -301,8 +301,10 @@ def test_failed_call_is_reported_to_the_model(
 
 def test_server_crash_in_a_call_fails_only_the_call(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_call("tests__die", "{}")], [make_text_item("It died.")])
-    with serving_mcp() as root:
-        response = run_loop(upstream, context, make_request([{**mcp, "server_url": f"{root}/mcp"}]))
+    with serving_mcp() as mcp_base_url:
+        response = run_loop(
+            upstream, context, make_request([{**mcp, "server_url": f"{mcp_base_url}/mcp"}])
+        )
     assert response["output"][1]["status"] == "failed"
     assert response["output"][2]["content"][0]["text"] == "It died."
 
@@ -330,8 +332,8 @@ def test_unreachable_server_is_reported_to_client_and_model(
 def test_refused_credentials_are_named_without_showing_them(
     context: LoopContext, mcp: Json
 ) -> None:
-    with serving_mcp("--protected") as root:
-        tool = {**mcp, "server_url": f"{root}/mcp", "authorization": "wrong-token-1"}
+    with serving_mcp("--protected") as mcp_base_url:
+        tool = {**mcp, "server_url": f"{mcp_base_url}/mcp", "authorization": "wrong-token-1"}
         upstream = ScriptedUpstream([make_text_item("No.")], [make_text_item("Yes.")])
         response = run_loop(upstream, context, make_request([tool]))
         assert "401" in response["output"][0]["error"]
@@ -906,8 +908,8 @@ def test_choice_of_an_unknown_server_is_refused(context: LoopContext, mcp: Json)
     assert caught.value.param == "tool_choice.server_label"
 
 
-def test_server_of_the_operator_is_used_by_its_label(client: McpClient, root: str) -> None:
-    servers = {"house": McpServer("house", url=f"{root}/mcp", is_trusted=True)}
+def test_server_of_the_operator_is_used_by_its_label(client: McpClient, mcp_base_url: str) -> None:
+    servers = {"house": McpServer("house", url=f"{mcp_base_url}/mcp", is_trusted=True)}
     policy = McpPolicy(servers)
     tool = {"type": "mcp", "server_label": "house", "require_approval": "never"}
     upstream = ScriptedUpstream(

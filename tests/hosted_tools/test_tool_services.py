@@ -159,9 +159,9 @@ def test_search_by_an_unknown_server_is_a_config_error(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[str]:
-    with serving_mcp("--protected") as root:
-        yield root
+def mcp_base_url() -> Iterator[str]:
+    with serving_mcp("--protected") as mcp_base_url:
+        yield mcp_base_url
 
 
 @pytest.fixture
@@ -185,11 +185,11 @@ def client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[openai.OpenAI
         yield client
 
 
-def make_mcp_tool(root: str, **more: Any) -> Any:
+def make_mcp_tool(mcp_base_url: str, **more: Any) -> Any:
     return {
         "type": "mcp",
         "server_label": "tests",
-        "server_url": f"{root}/mcp",
+        "server_url": f"{mcp_base_url}/mcp",
         "authorization": TOKEN,
         "require_approval": "never",
         **more,
@@ -201,10 +201,12 @@ def make_call_answer(name: str, **arguments: Any) -> Answer:
 
 
 def test_sdk_streams_a_response_with_an_mcp_call(
-    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+    client: openai.OpenAI, upstream: ScriptedUpstream, mcp_base_url: str
 ) -> None:
     upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."))
-    with client.responses.stream(model="m", input="go", tools=[make_mcp_tool(root)]) as stream:
+    with client.responses.stream(
+        model="m", input="go", tools=[make_mcp_tool(mcp_base_url)]
+    ) as stream:
         kinds = [event.type for event in stream]
         response = stream.get_final_response()
     assert "response.mcp_call.completed" in kinds
@@ -219,12 +221,12 @@ def test_sdk_streams_a_response_with_an_mcp_call(
 
 
 def test_next_turn_continues_from_the_stored_response(
-    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+    client: openai.OpenAI, upstream: ScriptedUpstream, mcp_base_url: str
 ) -> None:
     upstream.script(
         make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
     )
-    tools = [make_mcp_tool(root)]
+    tools = [make_mcp_tool(mcp_base_url)]
     first = client.responses.create(model="m", input="go", tools=tools)
     stored = client.responses.retrieve(first.id)
     assert [item.type for item in stored.output] == ["mcp_list_tools", "mcp_call", "message"]
@@ -237,10 +239,10 @@ def test_next_turn_continues_from_the_stored_response(
 
 
 def test_approval_works_with_stored_responses(
-    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+    client: openai.OpenAI, upstream: ScriptedUpstream, mcp_base_url: str
 ) -> None:
     upstream.script(make_call_answer("tests__add", a=2, b=3), Answer(text="5."))
-    tools = [make_mcp_tool(root, require_approval="always")]
+    tools = [make_mcp_tool(mcp_base_url, require_approval="always")]
     first = client.responses.create(model="m", input="go", tools=tools)
     request: Any = first.output[-1]
     assert request.type == "mcp_approval_request"
@@ -258,11 +260,11 @@ def test_approval_works_with_stored_responses(
 
 
 def test_background_response_runs_tools(
-    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+    client: openai.OpenAI, upstream: ScriptedUpstream, mcp_base_url: str
 ) -> None:
     upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="Done."))
     stream = client.responses.create(
-        model="m", input="go", tools=[make_mcp_tool(root)], background=True, stream=True
+        model="m", input="go", tools=[make_mcp_tool(mcp_base_url)], background=True, stream=True
     )
     last: Any = list(stream)[-1]
     assert last.type == "response.completed"
@@ -272,15 +274,17 @@ def test_background_response_runs_tools(
     assert len(upstream.requests) == 2
 
 
-def test_invalid_server_is_rejected_by_name(client: openai.OpenAI, root: str) -> None:
+def test_invalid_server_is_rejected_by_name(client: openai.OpenAI, mcp_base_url: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(
-            model="m", input="go", tools=[make_mcp_tool(root, server_url="file:///etc/passwd")]
+            model="m",
+            input="go",
+            tools=[make_mcp_tool(mcp_base_url, server_url="file:///etc/passwd")],
         )
     assert caught.value.param == "tools[0].server_url"
 
 
-def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:
+def test_preview_calls_no_server(client: openai.OpenAI, mcp_base_url: str) -> None:
     input_items: list[Any] = [
         {
             "type": "mcp_approval_request",
@@ -303,7 +307,7 @@ def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:
 
 
 def test_fallback_does_not_repeat_an_approved_call(
-    upstream: ScriptedUpstream, root: str, tmp_path: Path
+    upstream: ScriptedUpstream, mcp_base_url: str, tmp_path: Path
 ) -> None:
     environment = {
         "FORWARDER_UPSTREAMS": "chat,spare",
@@ -315,7 +319,7 @@ def test_fallback_does_not_repeat_an_approved_call(
         "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
     }
     rule = {"always": {"tool_names": ["note"]}, "never": {"tool_names": ["events"]}}
-    tools = [make_mcp_tool(root, require_approval=rule)]
+    tools = [make_mcp_tool(mcp_base_url, require_approval=rule)]
     with (
         host_forwarder(environment) as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
@@ -491,7 +495,7 @@ def test_filters_of_the_tool_select_files(
 
 
 def test_parallel_tool_calls_false_is_sent_in_each_round(
-    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+    client: openai.OpenAI, upstream: ScriptedUpstream, mcp_base_url: str
 ) -> None:
     upstream.script(
         make_call_answer("tests__echo", text="a"),
@@ -499,7 +503,7 @@ def test_parallel_tool_calls_false_is_sent_in_each_round(
         Answer(text="Done."),
     )
     response = client.responses.create(
-        model="m", input="go", tools=[make_mcp_tool(root)], parallel_tool_calls=False
+        model="m", input="go", tools=[make_mcp_tool(mcp_base_url)], parallel_tool_calls=False
     )
     assert [item.type for item in response.output] == [
         "mcp_list_tools", "mcp_call", "mcp_call", "message"
@@ -510,14 +514,14 @@ def test_parallel_tool_calls_false_is_sent_in_each_round(
 
 
 def test_max_tool_calls_does_not_limit_client_functions(
-    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+    client: openai.OpenAI, upstream: ScriptedUpstream, mcp_base_url: str
 ) -> None:
     calls = [Call("get_weather", "{}"), Call("get_time", "{}")]
     functions: Any = [
         {"type": "function", "name": call.name, "parameters": {"type": "object", "properties": {}}}
         for call in calls
     ]
-    for tools in (functions, [*functions, make_mcp_tool(root)]):
+    for tools in (functions, [*functions, make_mcp_tool(mcp_base_url)]):
         upstream.script(Answer(calls=calls))
         response: Any = client.responses.create(
             model="m", input="go", tools=tools, max_tool_calls=1

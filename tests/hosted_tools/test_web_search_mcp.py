@@ -162,9 +162,9 @@ def test_text_without_urls_is_passed_on_unless_domains_are_filtered() -> None:
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[str]:
-    with serving_mcp("--protected") as root:
-        yield root
+def mcp_base_url() -> Iterator[str]:
+    with serving_mcp("--protected") as mcp_base_url:
+        yield mcp_base_url
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +181,9 @@ def search(client: McpClient, url: str, tool: str, query: str) -> SearchAnswer:
 
 
 @pytest.mark.live
-def test_server_is_searched(client: McpClient, root: str) -> None:
+def test_server_is_searched(client: McpClient, mcp_base_url: str) -> None:
     query = json.dumps([{**ENTRY, "description": f"They sleep. {TOKEN}"}])
-    answer = search(client, f"{root}/mcp", "echo", query)
+    answer = search(client, f"{mcp_base_url}/mcp", "echo", query)
     assert answer.results == [CATS._replace(snippet="They sleep. ***")]
 
 
@@ -193,10 +193,10 @@ def test_server_is_searched(client: McpClient, root: str) -> None:
     [("missing", "'web' has no tool"), ("fail", "no parameter"), ("add", "no parameter")],
 )
 def test_tool_that_cannot_search_is_a_failure(
-    client: McpClient, root: str, tool: str, reason: str
+    client: McpClient, mcp_base_url: str, tool: str, reason: str
 ) -> None:
     with pytest.raises(SearchFailure, match=reason):
-        search(client, f"{root}/mcp", tool, "cats")
+        search(client, f"{mcp_base_url}/mcp", tool, "cats")
 
 
 def test_unreachable_server_is_a_failure(client: McpClient) -> None:
