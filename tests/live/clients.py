@@ -70,20 +70,20 @@ def make_http_options() -> dict[str, Any]:
 def needs_node_package(name: str) -> pytest.MarkDecorator:
     """Skip unless node and an npm package are installed (``npm ci`` in ``tests/live/node``)."""
     is_installed = shutil.which("node") is not None and (NODE / "node_modules" / name).is_dir()
-    how = "npm ci --prefix tests/live/node"
-    return skip_unless(is_installed, f"{name} is not installed: {how}")
+    install_command = "npm ci --prefix tests/live/node"
+    return skip_unless(is_installed, f"{name} is not installed: {install_command}")
 
 
-def needs_program(path: Path, how: str) -> pytest.MarkDecorator:
+def needs_program(path: Path, install_command: str) -> pytest.MarkDecorator:
     """Skip unless a program is installed; ``how`` is the command that installs it."""
-    return skip_unless(path.is_file(), f"{path.name} is not installed: {how}")
+    return skip_unless(path.is_file(), f"{path.name} is not installed: {install_command}")
 
 
 def needs_python_package(name: str) -> pytest.MarkDecorator:
     """Skip unless a Python client can be imported."""
-    how = "pip install -r tests/live/requirements.txt"
+    install_command = "pip install -r tests/live/requirements.txt"
     is_installed = importlib.util.find_spec(name) is not None
-    return skip_unless(is_installed, f"{name} is not installed: {how}")
+    return skip_unless(is_installed, f"{name} is not installed: {install_command}")
 
 
 def skip_unless(is_installed: bool, reason: str) -> pytest.MarkDecorator:

@@ -82,7 +82,7 @@ def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbour]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     """A folder with an empty ``work`` folder and an empty ``home`` for a client."""
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()

@@ -36,7 +36,7 @@ class KeepingUpstream:
                 upstream.follows.append(self.path)
                 upstream._stream(self, self.path.split("/")[-1].partition("?")[0])
 
-            def log_message(self, *given: Any) -> None:
+            def log_message(self, *arguments: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -86,25 +86,25 @@ class KeepingUpstream:
             "error": None,
             "incomplete_details": None,
         }
-        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+        position = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
         part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item: Json = {"id": "msg_1", "type": "message", "role": "assistant"}
 
-        def add(kind: str, **more: Any) -> None:
-            log.append({"type": f"response.{kind}", "sequence_number": len(log), **more})
+        def add(event_type: str, **fields: Any) -> None:
+            log.append({"type": f"response.{event_type}", "sequence_number": len(log), **fields})
 
         add("created", response=response)
         add("in_progress", response={**response, "status": "in_progress"})
-        opened = {**item, "status": "in_progress", "content": []}
-        add("output_item.added", output_index=0, item=opened)
-        add("content_part.added", **place, part=part)
+        open_item = {**item, "status": "in_progress", "content": []}
+        add("output_item.added", output_index=0, item=open_item)
+        add("content_part.added", **position, part=part)
         for i in range(self.words):
             time.sleep(self.delay)
-            add("output_text.delta", **place, delta=f"word{i} ", logprobs=[])
+            add("output_text.delta", **position, delta=f"word{i} ", logprobs=[])
         part = {**part, "text": self.text}
         item = {**item, "status": "completed", "content": [part]}
-        add("output_text.done", **place, text=self.text, logprobs=[])
-        add("content_part.done", **place, part=part)
+        add("output_text.done", **position, text=self.text, logprobs=[])
+        add("content_part.done", **position, part=part)
         add("output_item.done", output_index=0, item=item)
         usage = {
             "input_tokens": 1,

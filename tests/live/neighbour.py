@@ -84,7 +84,7 @@ class Neighbour:
         assert line, "the neighbour's process has ended"
         return json.loads(line)
 
-    def _ask(self, value: Any) -> Any:
+    def _send_command(self, value: Any) -> Any:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(value) + "\n")
         self._process.stdin.flush()
@@ -96,36 +96,36 @@ class Neighbour:
         server: Server,
         max_stall: float = MAX_STALL,
         key: str = "k",
-        lost: Collection[int] = (),
+        workers_to_lose: Collection[int] = (),
     ) -> Iterator[Readings]:
         """Run an attack on ``server`` during a paced stream through each of its workers.
 
         Then check that the streams completed, that each worker answers one more request, that no
-        worker was lost, and that stalls and memory are within their limits. ``lost`` are workers
+        worker was lost, and that stalls and memory are within their limits. ``workers_to_lose`` are workers
         that the attack is meant to end: no stream uses them, and others must have replaced them.
         """
         assert self.control is not None
         workers = list_workers(server)
-        kept = [worker for worker in workers if worker not in lost]
+        remaining_workers = [worker for worker in workers if worker not in workers_to_lose]
         control = list_workers(self.control)
-        servers = [[self.control.url, control, control], [server.url, workers, kept]]
-        assert self._ask({"servers": servers, "key": key}) == "started"
+        servers = [[self.control.url, control, control], [server.url, workers, remaining_workers]]
+        assert self._send_command({"servers": servers, "key": key}) == "started"
         readings = Readings()
         before = measure_memory(server)
         reset_peaks(server)
         try:
             yield readings
         finally:
-            got = self._ask("stop")
+            result = self._send_command("stop")
         readings.memory_growth = measure_peak(server) - before
-        readings.stall, readings.control_stall = got["stall"], got["control_stall"]
+        readings.stall, readings.control_stall = result["stall"], result["control_stall"]
         if report := os.environ.get("ATTACK_READINGS"):
             with Path(report).open("a") as file:
                 print(os.environ.get("PYTEST_CURRENT_TEST"), readings, file=file)
-        assert got["faults"] == []
+        assert result["faults"] == []
         after = list_workers(server)
         assert len(after) == len(workers)
-        assert set(after) & set(workers) == set(kept)
+        assert set(after) & set(workers) == set(remaining_workers)
         limit = max_stall * measure_slowness() + readings.control_stall
         assert readings.stall <= limit, readings
         assert readings.memory_growth <= MAX_MEMORY_GROWTH, readings
@@ -272,9 +272,9 @@ class Reader:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def _post(self, **more: Any) -> HTTPResponse:
+    def _post(self, **parameters: Any) -> HTTPResponse:
         message = {"role": "user", "content": "hi"}
-        body = json.dumps({"model": "neighbour/m", "messages": [message], **more})
+        body = json.dumps({"model": "neighbour/m", "messages": [message], **parameters})
         self._connection.request("POST", "/v1/chat/completions", body, self._headers)
         return self._connection.getresponse()
 

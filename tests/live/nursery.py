@@ -75,7 +75,7 @@ def set_attributes(values: Sequence[tuple[Any, str, Any]]) -> None:
             setattr(module, name, value)
 
 
-def answer_requests() -> None:
+def serve_fork_requests() -> None:
     """Fork a server for each request; return in each server.
 
     A request is an object with ``arguments``, ``environment`` and ``log`` (the answer is the id of
@@ -118,7 +118,7 @@ def main() -> None:
     gc.freeze()
     gunicorn = import_module("gunicorn.__main__")
     sys.argv[0] = str(gunicorn.__file__)
-    answer_requests()
+    serve_fork_requests()
     try:
         gunicorn.run(prog="gunicorn")
     except SystemExit as end:

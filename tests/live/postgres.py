@@ -26,8 +26,8 @@ _PLACES = ["/usr/local/bin", *map(str, Path("/usr/lib/postgresql").glob("*/bin")
 
 
 def _find_program(name: str) -> str | None:
-    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *_PLACES]))
-    return os.path.realpath(found) if found else None
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *_PLACES]))
+    return os.path.realpath(path) if path else None
 
 
 _SERVER, _INITDB = _find_program("postgres"), _find_program("initdb")
@@ -85,8 +85,8 @@ def run_postgres_process() -> Iterator[Postgres]:
     # On a machine without a locale, the default encoding would be SQL_ASCII.
     locale = ["--locale=C", "--encoding=UTF8"]
     data = ["-D", str(directory / "data")]
-    made = [_INITDB, *data, "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
-    subprocess.run(made, check=True, cwd=directory, **_UNPRIVILEGED, **_QUIET)
+    command = [_INITDB, *data, "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
+    subprocess.run(command, check=True, cwd=directory, **_UNPRIVILEGED, **_QUIET)
     server = Postgres(directory)
     try:
         server.start()

@@ -92,10 +92,11 @@ class Nursery:
         """Start gunicorn with these arguments and exactly this environment."""
         log = str(log_path.absolute())
         return ForkedProcess(
-            self, self.ask({"arguments": arguments, "environment": environment, "log": log})
+            self,
+            self.send_command({"arguments": arguments, "environment": environment, "log": log}),
         )
 
-    def ask(self, request: Any) -> Any:
+    def send_command(self, request: Any) -> Any:
         with self._lock:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
@@ -116,7 +117,7 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         if self._exit_code is None:
-            self._exit_code = self._nursery.ask(self.pid)
+            self._exit_code = self._nursery.send_command(self.pid)
         return self._exit_code
 
     def wait(self, timeout: float | None = None) -> int:

@@ -39,8 +39,8 @@ def run_redis_process(port: int, directory: Path) -> Iterator[subprocess.Popen[b
     """Like `run_redis`, but yield the process, which a test may stop and continue."""
     assert PROGRAM is not None, "redis-server is not installed"
     options = {"bind": "127.0.0.1", "port": str(port), "dir": str(directory), "save": ""}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen([PROGRAM, *words], stdout=subprocess.DEVNULL)
+    arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+    process = subprocess.Popen([PROGRAM, *arguments], stdout=subprocess.DEVNULL)
     try:
         _wait(process, port)
         yield process

@@ -65,7 +65,7 @@ def run_forwarder(
         "FORWARDER_QUEUE_TIMEOUT": "30",  # a busy machine keeps requests waiting
         **environment,
     }
-    command = [word.format(port=port) for word in module]
+    command = [argument.format(port=port) for argument in module]
     process = start_process(command, env, log_path, is_fresh=is_fresh)
     server = Server(f"http://127.0.0.1:{port}", process, log_path)
     try:

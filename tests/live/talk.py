@@ -29,12 +29,12 @@ PAIRINGS = [(client, upstream) for client in PATHS for upstream in PATHS]
 """The protocols of client and upstream. A model ``chat/m`` or ``responses/m`` selects the latter."""
 
 
-def make_body(client: str, prompt: str = "hi", model: str = "m", **more: Any) -> Json:
+def make_body(client: str, prompt: str = "hi", model: str = "m", **parameters: Any) -> Json:
     """Return the body of a request with one user message."""
     conversation: Json = {"input": prompt}
     if client == "chat":
         conversation = {"messages": [{"role": "user", "content": prompt}]}
-    return {"model": model, **conversation, **more}
+    return {"model": model, **conversation, **parameters}
 
 
 @dataclass
@@ -143,7 +143,7 @@ class ClientAnswer:
         return [name for name in self.headers.get("x-forwarder-dropped", "").split(", ") if name]
 
 
-def ask(
+def send_request(
     server: Server,
     client: str,
     body: Any,
@@ -158,15 +158,15 @@ def ask(
     seconds.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers_to_send = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{server.url}{path}" if path else f"{server.v1}{PATHS[client]}"
-    got = http.post(
+    response = http.post(
         url,
         content=content,
-        headers={"content-type": "application/json", **given},
+        headers={"content-type": "application/json", **headers_to_send},
         timeout=timeout,
     )
-    return ClientAnswer(client, got.status_code, got.headers, got.text)
+    return ClientAnswer(client, response.status_code, response.headers, response.text)
 
 
 def _map_finish_reason(choices: list[Json]) -> str:

@@ -26,19 +26,19 @@ streams = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stre
 
 
 @streams
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("model_class", MODELS)
 def test_a_tool_loop_ends_with_the_tool_s_result(
-    kind: str, streamed: bool, forwarder: Server
+    model_class: str, streamed: bool, forwarder: Server
 ) -> None:
     """The tool is called by the agent, and its result reaches the model."""
     import agents
 
-    asked: list[str] = []
+    cities: list[str] = []
 
     @agents.function_tool
     def get_weather(city: str) -> str:
         """Get the weather of a city."""
-        asked.append(city)
+        cities.append(city)
         return f"sunny in {city}"
 
     def build(model: Any) -> Any:
@@ -46,9 +46,9 @@ def test_a_tool_loop_ends_with_the_tool_s_result(
             name="first", instructions="Be brief.", model=model, tools=[get_weather]
         )
 
-    result = run(build, kind, forwarder, "please do [[scenario:one_tool]]", streamed)
+    result = run(build, model_class, forwarder, "please do [[scenario:one_tool]]", streamed)
 
-    assert len(asked) == 1
+    assert len(cities) == 1
     assert result.final_output
 
 
@@ -101,10 +101,12 @@ def test_a_sandbox_agent_runs_commands_and_applies_patches(
     thoughts = [item.raw_item for item in result.new_items if item.type == "reasoning_item"]
     assert "It is made." in str(thoughts)
     assert {r.path for r in upstream.requests} == {"/v1/chat/completions"}
-    told = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"]
-    assert "made" in told[0]
-    assert "patched.txt" in told[1]
-    assert "patched" in told[2]
+    tool_outputs = [
+        m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"
+    ]
+    assert "made" in tool_outputs[0]
+    assert "patched.txt" in tool_outputs[1]
+    assert "patched" in tool_outputs[2]
 
 
 @streams
@@ -146,9 +148,11 @@ def test_local_shell_and_patch_tools_run_over_chat(
     assert result.final_output == "All is done."
     assert (tmp_path / "made.txt").read_text() == "made"
     assert (tmp_path / "patched.txt").read_text().strip() == "patched"
-    told = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"]
-    assert "made" in told[0]
-    assert "made patched.txt" in told[1]
+    tool_outputs = [
+        m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"
+    ]
+    assert "made" in tool_outputs[0]
+    assert "made patched.txt" in tool_outputs[1]
 
 
 def run(

@@ -36,9 +36,9 @@ EDIT = "made.txt\n```\nIt is made.\n```\n"
 """A whole file, as aider asks for it."""
 
 
-def run_aider(workshop: Path, base_url: str, prompt: str) -> str:
+def run_aider(workspace: Path, base_url: str, prompt: str) -> str:
     """The output of aider while it follows a prompt in a new repository."""
-    home, work = workshop / "home", workshop / "work"
+    home, work = workspace / "home", workspace / "work"
     caches = home / ".aider" / "caches"
     caches.mkdir(parents=True)
     # A list of prices that is fresh is not fetched.
@@ -59,19 +59,21 @@ def run_aider(workshop: Path, base_url: str, prompt: str) -> str:
 
 
 def test_aider_commits_an_edit_and_shows_reasoning(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """It sends no name of its own, so its base path says that it renders ``reasoning_content``."""
     upstream.script(
         Answer(reasoning=THOUGHT, text=EDIT), Answer(reasoning=THOUGHT, text="feat: Make it")
     )
 
-    said = run_aider(workshop, f"{forwarder.url}/reasoning_content/v1", "make it")
+    output = run_aider(workspace, f"{forwarder.url}/reasoning_content/v1", "make it")
 
-    assert "THINKING" in said
-    assert THOUGHT in said
-    assert "[thinking]" not in said
-    assert (workshop / "work" / "made.txt").read_text() == "It is made.\n"
+    assert "THINKING" in output
+    assert THOUGHT in output
+    assert "[thinking]" not in output
+    assert (workspace / "work" / "made.txt").read_text() == "It is made.\n"
     log = ["git", "log", "-1", "--format=%s"]
-    told = subprocess.run(log, cwd=workshop / "work", capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "feat: Make it"
+    commit_message = subprocess.run(
+        log, cwd=workspace / "work", capture_output=True, text=True, check=True
+    )
+    assert commit_message.stdout.strip() == "feat: Make it"

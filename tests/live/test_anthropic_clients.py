@@ -12,36 +12,36 @@ from tests.fake_provider import Answer, Call, ScriptedUpstream
 from tests.live.clients import NODE, needs_node_package, needs_python_package
 from tests.live.server import Server
 
-over_either = pytest.mark.parametrize("over", ["chat", "responses"])
+each_upstream_api = pytest.mark.parametrize("upstream_api", ["chat", "responses"])
 
 CALL = Call("get_weather", '{"city": "Rome"}')
 
 
 @needs_node_package("@anthropic-ai/sdk")
-@over_either
+@each_upstream_api
 def test_typescript_sdk_accumulates_thinking_text_and_a_call(
-    over: str, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="I look.", reasoning="Which city?", calls=[CALL]))
 
-    command = ["node", "anthropic.mjs", forwarder.url, f"{over}/m", "The weather in Rome?"]
+    command = ["node", "anthropic.mjs", forwarder.url, f"{upstream_api}/m", "The weather in Rome?"]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr + forwarder.log[-2000:]
-    said = json.loads(done.stdout)
+    output = json.loads(done.stdout)
 
-    thinking, text, call = said["message"]["content"]
+    thinking, text, call = output["message"]["content"]
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "Which city?")
     assert thinking["signature"]
-    assert (text["text"], said["text"]) == ("I look.", "I look.")
+    assert (text["text"], output["text"]) == ("I look.", "I look.")
     assert (call["name"], call["input"]) == ("get_weather", {"city": "Rome"})
-    assert said["message"]["stop_reason"] == "tool_use"
-    assert said["counted"] > 0
+    assert output["message"]["stop_reason"] == "tool_use"
+    assert output["counted"] > 0
 
 
 @needs_python_package("langchain_anthropic")
-@over_either
+@each_upstream_api
 def test_langchain_runs_a_tool_and_gets_the_answer(
-    over: str, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     from langchain_anthropic import ChatAnthropic
     from langchain_core.messages import HumanMessage, ToolMessage
@@ -52,7 +52,7 @@ def test_langchain_runs_a_tool_and_gets_the_answer(
 
     upstream.script(Answer(calls=[CALL]), Answer(text="Sunny.", pieces=3))
     model: Any = ChatAnthropic(
-        model_name=f"{over}/m",
+        model_name=f"{upstream_api}/m",
         base_url=forwarder.url,
         api_key="none",
         max_retries=0,

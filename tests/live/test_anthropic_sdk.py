@@ -14,7 +14,7 @@ from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = needs_python_package("anthropic")
-over_either = pytest.mark.parametrize("over", ["chat", "responses"])
+each_upstream_api = pytest.mark.parametrize("upstream_api", ["chat", "responses"])
 
 TOOL: Any = {
     "name": "get_weather",
@@ -44,9 +44,9 @@ def client(forwarder: Server) -> Iterator[Any]:
         yield client
 
 
-@over_either
-def test_create_gives_text_and_usage(over: str, client: Any) -> None:
-    message = client.messages.create(model=f"{over}/gpt-5", max_tokens=100, messages=[HI])
+@each_upstream_api
+def test_create_gives_text_and_usage(upstream_api: str, client: Any) -> None:
+    message = client.messages.create(model=f"{upstream_api}/gpt-5", max_tokens=100, messages=[HI])
 
     assert [block.text for block in message.content] == ["Hello from the scripted upstream."]
     assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (16, 5)
@@ -54,38 +54,38 @@ def test_create_gives_text_and_usage(over: str, client: Any) -> None:
     assert message._request_id.startswith("req_")
 
 
-@over_either
+@each_upstream_api
 def test_stream_runs_tools_with_thinking(
-    over: str, client: Any, upstream: ScriptedUpstream
+    upstream_api: str, client: Any, upstream: ScriptedUpstream
 ) -> None:
     """Two rounds of the streaming helper; the provider gets its reasoning back."""
     calls = [Call("get_weather", {"city": city}) for city in ("Oslo", "Bergen")]
     upstream.script(Answer(reasoning="I look.", text="Wait.", calls=calls))
     upstream.script(Answer(reasoning="Done.", text="Rain."))
     messages: list[Any] = [HI]
-    asked: dict[str, Any] = {
-        "model": f"{over}/gpt-5",
+    parameters: dict[str, Any] = {
+        "model": f"{upstream_api}/gpt-5",
         "max_tokens": 4000,
         "thinking": THINKING,
         "tools": [TOOL],
     }
 
-    with client.messages.stream(messages=messages, **asked) as stream:
+    with client.messages.stream(messages=messages, **parameters) as stream:
         kinds = [event.type for event in stream]
         first = stream.get_final_message()
     assert {"thinking", "text", "input_json", "signature"} <= set(kinds)
-    used = [block for block in first.content if block.type == "tool_use"]
-    assert [block.input for block in used] == [{"city": "Oslo"}, {"city": "Bergen"}]
+    tool_uses = [block for block in first.content if block.type == "tool_use"]
+    assert [block.input for block in tool_uses] == [{"city": "Oslo"}, {"city": "Bergen"}]
     assert first.stop_reason == "tool_use"
-    results = [{"type": "tool_result", "tool_use_id": b.id, "content": "rain"} for b in used]
+    results = [{"type": "tool_result", "tool_use_id": b.id, "content": "rain"} for b in tool_uses]
     messages += [first.to_param(), {"role": "user", "content": results}]
-    with client.messages.stream(messages=messages, **asked) as stream:
+    with client.messages.stream(messages=messages, **parameters) as stream:
         last = stream.get_final_message()
 
     assert [block.type for block in last.content] == ["thinking", "text"]
     assert last.content[0].thinking == "Done."
     body = upstream.requests[-1].body
-    if over == "chat":
+    if upstream_api == "chat":
         turn = next(m for m in body["messages"] if m["role"] == "assistant")
         assert turn["reasoning_content"] == "I look."
     else:
@@ -137,9 +137,9 @@ def test_tool_runner_calls_tools_until_the_answer(
     ]
 
 
-@over_either
+@each_upstream_api
 def test_images_and_documents_reach_the_upstream(
-    over: str, client: Any, upstream: ScriptedUpstream
+    upstream_api: str, client: Any, upstream: ScriptedUpstream
 ) -> None:
     data = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
     image = {"type": "base64", "media_type": "image/png", "data": data}
@@ -150,7 +150,9 @@ def test_images_and_documents_reach_the_upstream(
     ]
 
     client.messages.create(
-        model=f"{over}/gpt-5", max_tokens=100, messages=[{"role": "user", "content": content}]
+        model=f"{upstream_api}/gpt-5",
+        max_tokens=100,
+        messages=[{"role": "user", "content": content}],
     )
 
     body = upstream.requests[-1].body
@@ -158,11 +160,13 @@ def test_images_and_documents_reach_the_upstream(
     assert [part["type"] for part in parts] == {
         "chat": ["image_url", "text", "file"],
         "responses": ["input_image", "input_text", "input_file"],
-    }[over]
+    }[upstream_api]
 
 
-@over_either
-def test_structured_answers_are_parsed(over: str, client: Any, upstream: ScriptedUpstream) -> None:
+@each_upstream_api
+def test_structured_answers_are_parsed(
+    upstream_api: str, client: Any, upstream: ScriptedUpstream
+) -> None:
     from pydantic import BaseModel
 
     class Place(BaseModel):
@@ -170,23 +174,23 @@ def test_structured_answers_are_parsed(over: str, client: Any, upstream: Scripte
 
     upstream.script(Answer(text='{"city": "Oslo"}'))
     message = client.messages.parse(
-        model=f"{over}/gpt-5", max_tokens=100, messages=[HI], output_format=Place
+        model=f"{upstream_api}/gpt-5", max_tokens=100, messages=[HI], output_format=Place
     )
 
     assert message.parsed_output == Place(city="Oslo")
 
 
-@over_either
-def test_errors_of_the_upstream_are_the_sdks(
-    over: str, client: Any, upstream: ScriptedUpstream
+@each_upstream_api
+def test_upstream_errors_raise_the_sdk_s_exceptions(
+    upstream_api: str, client: Any, upstream: ScriptedUpstream
 ) -> None:
     import anthropic
 
     upstream.script(faults.refuse_with_status(429))
-    with pytest.raises(anthropic.RateLimitError) as raised:
-        client.messages.create(model=f"{over}/gpt-5", max_tokens=100, messages=[HI])
-    assert raised.value.type == "rate_limit_error"
-    assert raised.value.request_id
+    with pytest.raises(anthropic.RateLimitError) as excinfo:
+        client.messages.create(model=f"{upstream_api}/gpt-5", max_tokens=100, messages=[HI])
+    assert excinfo.value.type == "rate_limit_error"
+    assert excinfo.value.request_id
 
 
 def test_batches_and_unknown_files_are_not_found(client: Any) -> None:
@@ -195,11 +199,11 @@ def test_batches_and_unknown_files_are_not_found(client: Any) -> None:
     def ask_about_file() -> None:
         client.beta.files.retrieve_metadata("file_011CNha8iCJcU1wXNR6q4V8w")
 
-    for ask in (client.messages.batches.list, ask_about_file):
-        with pytest.raises(anthropic.NotFoundError) as raised:
-            ask()
-        assert raised.value.type == "not_found_error"
-        assert raised.value.request_id
+    for call in (client.messages.batches.list, ask_about_file):
+        with pytest.raises(anthropic.NotFoundError) as excinfo:
+            call()
+        assert excinfo.value.type == "not_found_error"
+        assert excinfo.value.request_id
 
 
 def test_unknown_keys_are_refused(forwarder: Server) -> None:
@@ -220,8 +224,8 @@ def test_bearer_tokens_are_accepted(forwarder: Server) -> None:
 
 
 def test_models_are_listed_and_found(client: Any) -> None:
-    listed = [model.id for model in client.models.list(limit=1)]
+    names = [model.id for model in client.models.list(limit=1)]
 
-    assert listed
-    assert len(set(listed)) == len(listed)
-    assert client.models.retrieve(listed[0]).id == listed[0]
+    assert names
+    assert len(set(names)) == len(names)
+    assert client.models.retrieve(names[0]).id == names[0]

@@ -13,7 +13,7 @@ from tests.fake_provider import Answer, ScriptedUpstream
 from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
-from tests.live.talk import ask, http, make_body
+from tests.live.talk import http, make_body, send_request
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -92,21 +92,23 @@ def test_a_page_with_dns_rebinding_reads_no_response(
         ("localhost", "vscode-webview://1a2b", 101),
     ],
 )
-def test_a_websocket_has_the_same_rule(
+def test_cross_origin_websockets_are_refused(
     host: str, origin: str, status: int, without_keys: Server
 ) -> None:
     headers = {name.replace("-", "_"): value for name, value in HANDSHAKE.items()}
-    got = send_raw(without_keys, "GET", "/v1/responses", b"", Host=host, Origin=origin, **headers)
-    assert got == status
+    received_status = send_raw(
+        without_keys, "GET", "/v1/responses", b"", Host=host, Origin=origin, **headers
+    )
+    assert received_status == status
 
 
-def test_no_page_is_the_administrator(with_keys: Server) -> None:
+def test_administrator_routes_refuse_requests_of_web_pages(with_keys: Server) -> None:
     body = {"source": "m", "destination": "n"}
 
     def copy(**headers: str) -> int:
         return http.post(f"{with_keys.url}/api/copy", json=body, headers=headers).status_code
 
-    assert copy() == 404  # it may, and there is no such model
+    assert copy() == 404  # the request is allowed; the model does not exist
     for origin in (EVIL, "http://localhost:3000", "null"):
         assert copy(Origin=origin) == 403
     assert copy(Host="rebound.example") == 403
@@ -118,9 +120,9 @@ def test_no_page_is_the_administrator(with_keys: Server) -> None:
 def test_sealed_reasoning_of_one_client_is_unreadable_for_another(
     with_keys: Server, upstream: ScriptedUpstream
 ) -> None:
-    first = make_body("responses", model="chat/m", include=["reasoning.encrypted_content"])
+    body = make_body("responses", model="chat/m", include=["reasoning.encrypted_content"])
     upstream.script(Answer(text="Done.", reasoning="a private thought"))
-    output = ask(with_keys, "responses", first, X_Api_Key="key-a").json["output"]
+    output = send_request(with_keys, "responses", body, X_Api_Key="key-a").json["output"]
     assert output[0]["encrypted_content"].startswith("fwd2.")
 
     def ask_again(key: str) -> str:
@@ -128,9 +130,11 @@ def test_sealed_reasoning_of_one_client_is_unreadable_for_another(
         upstream.requests.clear()
         item = {**output[0], "summary": [], "content": []}
         history = [item, *output[1:], {"role": "user", "content": "Print your reasoning."}]
-        got = ask(with_keys, "responses", {"model": "chat/m", "input": history}, X_Api_Key=key)
-        assert got.status == 200
-        return json.dumps([request.body for request in upstream.requests]) + got.text
+        response = send_request(
+            with_keys, "responses", {"model": "chat/m", "input": history}, X_Api_Key=key
+        )
+        assert response.status == 200
+        return json.dumps([request.body for request in upstream.requests]) + response.text
 
     assert "a private thought" in ask_again("key-a")
     assert "a private thought" not in ask_again("key-b")
@@ -146,30 +150,32 @@ def storing(
     serve: Serve, upstream: ScriptedUpstream, database: str, neighbour: Neighbour
 ) -> Server:
     """A forwarder with each kind of database."""
-    more = {"FORWARDER_DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
-    return serve(neighbour.settings | make_settings(upstream, **more))
+    settings = {"FORWARDER_DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
+    return serve(neighbour.settings | make_settings(upstream, **settings))
 
 
 @pytest.mark.parametrize("name", ["a\0b", LONG, "\0", "€" * 1000])
 def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) -> None:
     user = {"role": "user", "content": "hi"}
-    for more in (
+    for parameters in (
         {"previous_response_id": name},
         {"conversation": name},
         {"conversation": {"id": name}},
         {"input": [{"type": "item_reference", "id": name}, user]},
         {"input": [{"id": name, "type": "message", **user}]},
     ):
-        got = ask(storing, "responses", {"model": "chat/m", "input": "hi", **more})
-        assert (got.status, got.error["code"]) == (400, "invalid_value")
+        response = send_request(
+            storing, "responses", {"model": "chat/m", "input": "hi", **parameters}
+        )
+        assert (response.status, response.error["code"]) == (400, "invalid_value")
     item = {"id": name, "type": "message", **user}
-    made = http.post(f"{storing.v1}/conversations", json={"items": [item]})
-    assert made.status_code == 400
+    creation = http.post(f"{storing.v1}/conversations", json={"items": [item]})
+    assert creation.status_code == 400
     for query in ("model", "after"):
         got_list = http.get(f"{storing.v1}/chat/completions", params={query: name})
         assert got_list.status_code in (400, 414)
-    for kind in ("responses", "conversations", "chat/completions"):
-        assert http.get(f"{storing.v1}/{kind}/{quote(name)}").status_code in (400, 404, 414)
+    for route in ("responses", "conversations", "chat/completions"):
+        assert http.get(f"{storing.v1}/{route}/{quote(name)}").status_code in (400, 404, 414)
     assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
 
 
@@ -178,9 +184,11 @@ def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) 
     ("count", "status"),
     [(40_000, 400), (200_000, 400), (300_000, 413)],  # the last has too many JSON values
 )
-def test_many_references_leave_the_store_well(count: int, status: int, storing: Server) -> None:
+def test_store_works_after_requests_with_many_references(
+    count: int, status: int, storing: Server
+) -> None:
     references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(count)]
     body = {"model": "chat/m", "input": references}
-    got = http.post(f"{storing.v1}/responses", json=body, timeout=60)
-    assert got.status_code == status
+    response = http.post(f"{storing.v1}/responses", json=body, timeout=60)
+    assert response.status_code == status
     assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]

@@ -52,7 +52,7 @@ TEXT, CONTINUATION, PING = 0x01, 0x00, 0x89
 
 
 @pytest.mark.parametrize(
-    ("first", "frame", "code"),
+    ("first_frame", "frame", "code"),
     [
         (make_frame(TEXT, b"{"), make_frame(CONTINUATION, b" "), 1009),
         (make_frame(TEXT, b"{"), make_frame(CONTINUATION, b""), 1009),
@@ -61,29 +61,29 @@ TEXT, CONTINUATION, PING = 0x01, 0x00, 0x89
     ids=["one-byte frames", "empty frames", "pings"],
 )
 def test_a_flood_of_small_frames(
-    first: bytes, frame: bytes, code: int | None, server: Server, neighbour: Neighbour
+    first_frame: bytes, frame: bytes, code: int | None, server: Server, neighbour: Neighbour
 ) -> None:
-    flood, seen = frame * 10_000, bytearray()
+    flood, received = frame * 10_000, bytearray()
     with neighbour.watch(server, MAX_STALL), open_websocket(server) as sock:
-        reader = threading.Thread(target=read_all, args=(sock, seen), daemon=True)
+        reader = threading.Thread(target=read_all, args=(sock, received), daemon=True)
         reader.start()
         deadline = time.monotonic() + SECONDS
         with contextlib.suppress(OSError):
-            sock.sendall(first)
+            sock.sendall(first_frame)
             while time.monotonic() < deadline:
                 sock.sendall(flood)
         sock.settimeout(0.5)
         reader.join(5)
     if code is not None:
-        assert seen[:1] == b"\x88"
-        assert int.from_bytes(seen[2:4], "big") == code
-        assert b"FORWARDER_MAX_CHUNK_OVERHEAD" in seen
+        assert received[:1] == b"\x88"
+        assert int.from_bytes(received[2:4], "big") == code
+        assert b"FORWARDER_MAX_CHUNK_OVERHEAD" in received
     else:
-        assert seen[:1] == b"\x8a"  # a pong
+        assert received[:1] == b"\x8a"  # a pong
 
 
-def read_all(sock: socket.socket, seen: bytearray) -> None:
+def read_all(sock: socket.socket, received: bytearray) -> None:
     """Read until the server closes the connection, or sends nothing more."""
     with contextlib.suppress(OSError):
         while piece := sock.recv(2**16):
-            seen += piece
+            received += piece

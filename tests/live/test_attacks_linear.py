@@ -37,7 +37,7 @@ PNG = b64encode(b"\x89PNG\r\n\x1a\n").decode()
 @pytest.fixture(scope="module")
 def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Inlines schemas for one upstream, and checks answers of another."""
-    gone = f"http://127.0.0.1:{find_free_port()}/v1"
+    unused_url = f"http://127.0.0.1:{find_free_port()}/v1"
     return serve(
         neighbour.settings
         | make_settings(
@@ -45,7 +45,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
             WEB_CONCURRENCY="2",
             FORWARDER_CHAT_REASONING="thinking",
             FORWARDER_UPSTREAMS="responses,chat,checked,neighbour",
-            CHAT_BASE_URL=gone,
+            CHAT_BASE_URL=unused_url,
             CHAT_MAX_RETRIES="0",
             CHAT_PROVIDER="generic",
             CHAT_QUIRKS='{"schema_dialect": "gemini", "merge_neighbours": true}',
@@ -67,15 +67,15 @@ def attack(server: Server, neighbour: Neighbour) -> Attack:
 def send_attack(server: Server, neighbour: Neighbour, client: str, body: bytes) -> tuple[int, Json]:
     """The status and the JSON of the answer, beside a neighbour."""
     with neighbour.watch(server, MAX_STALL):
-        got = httpx2.post(
+        response = httpx2.post(
             f"{server.v1}{PATHS[client]}",
             content=body,
             headers={"Content-Type": "application/json"},
             timeout=MAX_WAIT,
             trust_env=False,
         )
-    answer: Json = got.json()
-    return got.status_code, answer
+    answer: Json = response.json()
+    return response.status_code, answer
 
 
 def chat(content: Any, role: str = "user") -> bytes:
@@ -144,15 +144,15 @@ def test_invalid_json_is_refused_at_once(make: Callable[[], bytes], attack: Atta
 def test_references_to_items_of_one_response_load_it_once(
     server: Server, upstream: ScriptedUpstream, attack: Attack
 ) -> None:
-    given = [{"role": "user", "content": "x" * 1000} for _ in range(1000)]
+    items = [{"role": "user", "content": "x" * 1000} for _ in range(1000)]
     upstream.script(Answer(text="ok"))
-    stored = httpx2.post(
+    response = httpx2.post(
         f"{server.v1}/responses",
-        json={"model": "responses/m", "input": given},
+        json={"model": "responses/m", "input": items},
         timeout=MAX_WAIT,
         trust_env=False,
     ).json()
-    name = stored["id"].removeprefix("resp_")
+    name = response["id"].removeprefix("resp_")
     references = [{"type": "item_reference", "id": f"msg_{name}-{i}"} for i in range(1000)]
     body = json.dumps({"model": "chat/m", "input": references}).encode()
 
@@ -171,9 +171,9 @@ def make_doubling(keyword: str) -> Json:
 
 
 def with_format(schema: Json, model: str) -> bytes:
-    named = {"name": "a", "schema": schema}
+    json_schema = {"name": "a", "schema": schema}
     body = make_body(
-        "chat", model=model, response_format={"type": "json_schema", "json_schema": named}
+        "chat", model=model, response_format={"type": "json_schema", "json_schema": json_schema}
     )
     return json.dumps(body).encode()
 

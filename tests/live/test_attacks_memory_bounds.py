@@ -24,7 +24,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
 from tests.live.server import Server
-from tests.live.talk import ClientAnswer, ask, http
+from tests.live.talk import ClientAnswer, http, send_request
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,15 +100,18 @@ def test_many_references_to_one_large_item_are_refused(
     server: Server, upstream: ScriptedUpstream
 ) -> None:
     item = make_message(MB, id="msg_mine")
-    assert ask(server, "responses", {"model": "chat/m", "input": [item]}).status == 200
+    assert send_request(server, "responses", {"model": "chat/m", "input": [item]}).status == 200
     upstream.requests.clear()
     reference = {"type": "item_reference", "id": "msg_mine"}
 
-    refused = ask(server, "responses", {"model": "chat/m", "input": [reference] * 200})
-    assert refused.status == 413
-    assert "FORWARDER_MAX_BODY" in refused.error["message"]
+    refusal = send_request(server, "responses", {"model": "chat/m", "input": [reference] * 200})
+    assert refusal.status == 413
+    assert "FORWARDER_MAX_BODY" in refusal.error["message"]
     assert not upstream.requests
-    assert ask(server, "responses", {"model": "chat/m", "input": [reference] * 3}).status == 200
+    assert (
+        send_request(server, "responses", {"model": "chat/m", "input": [reference] * 3}).status
+        == 200
+    )
 
 
 def test_references_to_items_of_many_large_responses_are_refused(
@@ -116,15 +119,18 @@ def test_references_to_items_of_many_large_responses_are_refused(
 ) -> None:
     for i in range(10):
         items = [make_message(4 * MB), make_message(1, id=f"msg_{i}")]
-        assert ask(server, "responses", {"model": "chat/m", "input": items}).status == 200
+        assert send_request(server, "responses", {"model": "chat/m", "input": items}).status == 200
     references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(10)]
     upstream.requests.clear()
 
-    refused = ask(server, "responses", {"model": "chat/m", "input": references})
-    assert refused.status == 413
-    assert "4 times FORWARDER_MAX_BODY" in refused.error["message"]
+    refusal = send_request(server, "responses", {"model": "chat/m", "input": references})
+    assert refusal.status == 413
+    assert "4 times FORWARDER_MAX_BODY" in refusal.error["message"]
     assert not upstream.requests
-    assert ask(server, "responses", {"model": "chat/m", "input": references[:3]}).status == 200
+    assert (
+        send_request(server, "responses", {"model": "chat/m", "input": references[:3]}).status
+        == 200
+    )
 
 
 def test_a_chain_of_large_turns_is_refused_once_it_is_too_large(server: Server) -> None:
@@ -132,7 +138,7 @@ def test_a_chain_of_large_turns_is_refused_once_it_is_too_large(server: Server) 
     statuses = []
     for _ in range(5):
         body = {"model": "chat/m", "input": [make_message(2 * MB)], "store": True}
-        answer = ask(server, "responses", {**body, "previous_response_id": previous})
+        answer = send_request(server, "responses", {**body, "previous_response_id": previous})
         statuses.append(answer.status)
         if answer.status == 200:
             previous = answer.json["id"]
@@ -143,32 +149,37 @@ def test_a_chain_of_large_turns_is_refused_once_it_is_too_large(server: Server) 
 def test_a_conversation_of_large_items_is_refused_once_it_is_too_large(
     server: Server, upstream: ScriptedUpstream
 ) -> None:
-    talk = http.post(f"{server.v1}/conversations", json={}).json()["id"]
-    body = {"model": "chat/m", "input": "hi", "conversation": talk}
+    conversation = http.post(f"{server.v1}/conversations", json={}).json()["id"]
+    body = {"model": "chat/m", "input": "hi", "conversation": conversation}
     statuses = []
     for _ in range(4):
         items = {"items": [make_message(3 * MB)]}
-        assert http.post(f"{server.v1}/conversations/{talk}/items", json=items).status_code == 200
+        assert (
+            http.post(f"{server.v1}/conversations/{conversation}/items", json=items).status_code
+            == 200
+        )
         upstream.requests.clear()
-        answer = ask(server, "responses", body)
+        answer = send_request(server, "responses", body)
         statuses.append((answer.status, len(upstream.requests)))
     assert statuses == [(200, 1), (200, 1), (413, 0), (413, 0)]
     assert answer.error["param"] == "conversation"
     assert "FORWARDER_MAX_BODY" in answer.error["message"]
 
 
-def test_of_thousands_of_sealed_compaction_items_one_is_opened(
+def test_only_one_of_thousands_of_sealed_compaction_items_is_decrypted(
     server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="word " * 10_000))
-    compacted = http.post(
+    compaction = http.post(
         f"{server.v1}/responses/compact", json={"model": "chat/m", "input": "hi"}
     ).json()
-    [item] = [each for each in compacted["output"] if each["type"] == "compaction"]
+    [item] = [each for each in compaction["output"] if each["type"] == "compaction"]
     assert len(json.dumps(item)) * 3000 < MAX_BODY
     upstream.requests.clear()
 
-    assert ask(server, "responses", {"model": "chat/m", "input": [item] * 3000}).status == 200
+    assert (
+        send_request(server, "responses", {"model": "chat/m", "input": [item] * 3000}).status == 200
+    )
     [sent] = upstream.requests
     assert json.dumps(sent.body).count("word " * 9_999) == 1
     assert len(json.dumps(sent.body)) < 100_000
@@ -180,9 +191,9 @@ def test_of_thousands_of_sealed_compaction_items_one_is_opened(
 def test_a_body_of_empty_lists_is_refused_before_it_is_parsed(server: Server) -> None:
     before = measure_memory(server)
     body = b'{"model":"chat/m","input":[' + b",".join([b"[]"] * 2_600_000) + b"]}"
-    refused = ask(server, "responses", body)
-    assert refused.status == 413
-    assert "FORWARDER_MAX_JSON_VALUES" in refused.error["message"]
+    refusal = send_request(server, "responses", body)
+    assert refusal.status == 413
+    assert "FORWARDER_MAX_JSON_VALUES" in refusal.error["message"]
     assert measure_memory(server) - before < 100 * MB
 
 
@@ -204,18 +215,18 @@ def test_large_bodies_at_once_take_little_memory(
 ) -> None:
     data = b'{"model":"responses/m","messages":[{"role":"user","content":"%b"}]}' % make()
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: ask_patiently(roomy, data), range(4)))
+        answers = list(pool.map(lambda _: post_with_long_timeout(roomy, data), range(4)))
     assert {status for status, _ in answers} <= statuses
     assert statuses - {503} <= {status for status, _ in answers}
-    assert all("FORWARDER_MAX_BODY_MEMORY" in said for status, said in answers if status != 200)
+    assert all("FORWARDER_MAX_BODY_MEMORY" in text for status, text in answers if status != 200)
 
 
-def ask_patiently(server: Server, body: bytes) -> tuple[int, str]:
+def post_with_long_timeout(server: Server, body: bytes) -> tuple[int, str]:
     """The status and the text of the answer to a large body."""
     headers = {"Content-Type": "application/json"}
     url = f"{server.v1}/chat/completions"
-    got = httpx2.post(url, content=body, headers=headers, timeout=60, trust_env=False)
-    return got.status_code, got.text
+    response = httpx2.post(url, content=body, headers=headers, timeout=60, trust_env=False)
+    return response.status_code, response.text
 
 
 def send_unfinished_body(connection: HTTPConnection, size: int) -> None:
@@ -226,21 +237,21 @@ def send_unfinished_body(connection: HTTPConnection, size: int) -> None:
         sock.sendall(head.encode() + b"x" * size)
 
 
-def ask_over(connection: HTTPConnection, size: int) -> tuple[int, str, str | None]:
+def post_on_connection(connection: HTTPConnection, size: int) -> tuple[int, str, str | None]:
     """Status, text and Retry-After of the worker that has accepted the connection."""
     body = json.dumps({"model": "chat/m", "input": "x" * size})
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused while it is sent
         connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
-    got = connection.getresponse()
-    return got.status, got.read().decode(), got.getheader("Retry-After")
+    response = connection.getresponse()
+    return response.status, response.read().decode(), response.getheader("Retry-After")
 
 
-def ask_each_worker(server: Server, size: int) -> list[tuple[int, str, str | None]]:
+def post_to_each_worker(server: Server, size: int) -> list[tuple[int, str, str | None]]:
     """The answer of each worker to a request of this size."""
     answers = []
     for connection in connect_to_each_worker(server):
         with contextlib.closing(connection):
-            answers.append(ask_over(connection, size))
+            answers.append(post_on_connection(connection, size))
     return answers
 
 
@@ -251,45 +262,45 @@ def test_all_bodies_of_a_worker_together_have_a_limit(server: Server) -> None:
             stack.callback(attacker.close)
             send_unfinished_body(attacker, MAX_BODY * 3 // 4)
         time.sleep(0.5)
-        for status, said, retry_after in ask_each_worker(server, 7 * MB):
+        for status, text, retry_after in post_to_each_worker(server, 7 * MB):
             assert status == 503
-            assert "FORWARDER_MAX_BODY_MEMORY" in said
+            assert "FORWARDER_MAX_BODY_MEMORY" in text
             assert retry_after
-        assert [status for status, *_ in ask_each_worker(server, 2)] == [200, 200]
+        assert [status for status, *_ in post_to_each_worker(server, 2)] == [200, 200]
     time.sleep(0.5)
-    assert [status for status, *_ in ask_each_worker(server, 7 * MB)] == [200, 200]
+    assert [status for status, *_ in post_to_each_worker(server, 7 * MB)] == [200, 200]
 
 
 def test_refused_background_requests_leave_no_memory_reserved(server: Server) -> None:
-    wrong = {"model": "chat/m", "input": "x" * (4 * MB), "background": True, "temperature": "hot"}
+    body = {"model": "chat/m", "input": "x" * (4 * MB), "background": True, "temperature": "hot"}
     for connection in connect_to_each_worker(server):
         with contextlib.closing(connection):
             for _ in range(4):
                 headers = {"Content-Type": "application/json"}
-                connection.request("POST", "/v1/responses", json.dumps(wrong), headers)
-                got = connection.getresponse()
-                assert (got.status, got.read()[:9]) == (400, b'{"error":')
-            assert ask_over(connection, 7 * MB)[0] == 200
+                connection.request("POST", "/v1/responses", json.dumps(body), headers)
+                response = connection.getresponse()
+                assert (response.status, response.read()[:9]) == (400, b'{"error":')
+            assert post_on_connection(connection, 7 * MB)[0] == 200
 
 
 def test_many_uses_of_one_stored_file_are_refused(
     storing: Server, upstream: ScriptedUpstream
 ) -> None:
     file = ("a.pdf", b"%PDF-" + bytes(3 * MB), "application/pdf")
-    form = {"purpose": "user_data"}
-    stored = http.post(f"{storing.v1}/files", data=form, files={"file": file}).json()
-    part = {"type": "input_file", "file_id": stored["id"]}
+    form_data = {"purpose": "user_data"}
+    stored_file = http.post(f"{storing.v1}/files", data=form_data, files={"file": file}).json()
+    part = {"type": "input_file", "file_id": stored_file["id"]}
 
-    def ask_with(uses: int) -> ClientAnswer:
+    def send_uses(uses: int) -> ClientAnswer:
         message = {"role": "user", "content": [part] * uses}
-        return ask(storing, "responses", {"model": "chat/m", "input": [message]})
+        return send_request(storing, "responses", {"model": "chat/m", "input": [message]})
 
-    assert ask_with(1).status == 200
+    assert send_uses(1).status == 200
     upstream.requests.clear()
-    refused = ask_with(1000)
-    assert refused.status == 413
-    assert "FORWARDER_MAX_BODY" in refused.error["message"]
-    assert refused.error["param"] == "input[0].content[1].file_id"
+    refusal = send_uses(1000)
+    assert refusal.status == 413
+    assert "FORWARDER_MAX_BODY" in refusal.error["message"]
+    assert refusal.error["param"] == "input[0].content[1].file_id"
     assert not upstream.requests
 
 
@@ -380,6 +391,6 @@ def test_idle_connections_together_keep_little(server: Server) -> None:
             pass
     time.sleep(0.3)
     assert measure_memory(server) - before < 2 * BODY_MEMORY + 30 * MB
-    assert [status for status, *_ in ask_each_worker(server, 7 * MB)] == [200, 200]
+    assert [status for status, *_ in post_to_each_worker(server, 7 * MB)] == [200, 200]
     for ws in connections:
         ws.close()

@@ -33,7 +33,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
     return serve(neighbour.settings | make_settings(upstream, **limits))
 
 
-def ask_for(server: Server, key: str, method: str, path: str, **more: Any) -> Any:
+def request_with_key(server: Server, key: str, method: str, path: str, **more: Any) -> Any:
     """The answer to a client's request."""
     headers = {"Authorization": f"Bearer {key}"}
     return http.request(method, f"{server.v1}{path}", headers=headers, **more)
@@ -43,17 +43,17 @@ def store_response(server: Server, key: str, size: int) -> str:
     """Store a response of about ``size`` bytes that cannot be compressed; returns its id."""
     text = "".join(f"{hash((key, i)):x}" for i in range(size // 16))
     body = {"model": "chat/m", "input": text, "store": True}
-    answer = ask_for(server, key, "POST", "/responses", json=body)
+    answer = request_with_key(server, key, "POST", "/responses", json=body)
     assert answer.status_code == 200, answer.text[:500]
     return str(answer.json()["id"])
 
 
 def wait_until_deleted(server: Server, key: str, names: list[str]) -> None:
-    """Wait until one of a client's responses is gone; a thread of the workers deletes them."""
+    """Wait until one of a client's responses is deleted by the thread of a worker."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         for name in names:
-            if ask_for(server, key, "GET", f"/responses/{name}").status_code == 404:
+            if request_with_key(server, key, "GET", f"/responses/{name}").status_code == 404:
                 return
         time.sleep(0.5)
     pytest.fail("no response was deleted")
@@ -63,28 +63,32 @@ def test_stored_data_of_one_client_evicts_no_data_of_another(
     server: Server, neighbour: Neighbour
 ) -> None:
     file = {"file": ("a.txt", b"mine", "text/plain")}
-    form = {"purpose": "user_data"}
-    stored = ask_for(server, "own", "POST", "/files", data=form, files=file).json()["id"]
+    form_data = {"purpose": "user_data"}
+    file_id = request_with_key(server, "own", "POST", "/files", data=form_data, files=file).json()[
+        "id"
+    ]
     response = store_response(server, "own", 1000)
     with neighbour.watch(server):
         attacks = [store_response(server, "other", MB) for _ in range(24)]
         for _ in range(4):
             large = {"file": ("b.bin", bytes(3 * MB), "application/octet-stream")}
-            ask_for(server, "other", "POST", "/files", data=form, files=large)
+            request_with_key(server, "other", "POST", "/files", data=form_data, files=large)
 
     wait_until_deleted(server, "other", attacks)  # there is not room for all
-    assert ask_for(server, "own", "GET", f"/responses/{response}").status_code == 200
-    assert ask_for(server, "own", "GET", f"/files/{stored}/content").content == b"mine"
-    assert ask_for(server, "other", "GET", f"/responses/{response}").status_code == 404
+    assert request_with_key(server, "own", "GET", f"/responses/{response}").status_code == 200
+    assert request_with_key(server, "own", "GET", f"/files/{file_id}/content").content == b"mine"
+    assert request_with_key(server, "other", "GET", f"/responses/{response}").status_code == 404
 
 
-def test_a_stored_page_is_no_page_of_the_forwarder(server: Server) -> None:
+def test_stored_html_file_is_sent_as_an_attachment(server: Server) -> None:
     page = {"file": ("a.html", b"<script>alert(1)</script>", "text/html")}
-    form = {"purpose": "user_data"}
-    stored = ask_for(server, "own", "POST", "/files", data=form, files=page).json()["id"]
+    form_data = {"purpose": "user_data"}
+    file_id = request_with_key(server, "own", "POST", "/files", data=form_data, files=page).json()[
+        "id"
+    ]
 
-    got = ask_for(server, "own", "GET", f"/files/{stored}/content")
-    assert got.status_code == 200
-    assert got.headers["content-disposition"].startswith("attachment")
-    assert got.headers["content-security-policy"] == "sandbox"
-    assert got.headers["x-content-type-options"] == "nosniff"
+    response = request_with_key(server, "own", "GET", f"/files/{file_id}/content")
+    assert response.status_code == 200
+    assert response.headers["content-disposition"].startswith("attachment")
+    assert response.headers["content-security-policy"] == "sandbox"
+    assert response.headers["x-content-type-options"] == "nosniff"

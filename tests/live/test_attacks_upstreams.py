@@ -19,7 +19,7 @@ from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.neighbour import MAX_STALL, Neighbour
 from tests.live.server import Server
-from tests.live.talk import ClientAnswer, ask, http, make_body
+from tests.live.talk import ClientAnswer, http, make_body, send_request
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.exhaustive]
 
@@ -156,11 +156,11 @@ ANSWERS: dict[str, tuple[Callable[[], Script], int, str, float]] = {
 """The script, the status of the client's answer, what its error says, and the longest stall."""
 
 
-@pytest.mark.parametrize(("make", "status", "says", "stall"), ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize(("make", "status", "error_text", "stall"), ANSWERS.values(), ids=ANSWERS)
 def test_answers_of_an_upstream_are_bounded(
     make: Callable[[], Script],
     status: int,
-    says: str,
+    error_text: str,
     stall: float,
     server: Server,
     hostile: Hostile,
@@ -168,17 +168,20 @@ def test_answers_of_an_upstream_are_bounded(
 ) -> None:
     hostile.script = make()
     with neighbour.watch(server, stall):
-        got = ask_all(server, 2)
-    assert {each.status for each in got} == {status}, got[0].text[:500]
-    assert {says in each.error["message"] for each in got} == {True}, got[0].error["message"]
+        answers = request_all_modes(server, 2)
+    assert {each.status for each in answers} == {status}, answers[0].text[:500]
+    assert {error_text in each.error["message"] for each in answers} == {True}, answers[0].error[
+        "message"
+    ]
 
 
-def ask_all(server: Server, count: int) -> list[ClientAnswer]:
+def request_all_modes(server: Server, count: int) -> list[ClientAnswer]:
     """The answers to as many requests at once."""
     with ThreadPoolExecutor(count) as pool:
         return list(
             pool.map(
-                lambda _: ask(server, "chat", make_body("chat", model="hostile/m")), range(count)
+                lambda _: send_request(server, "chat", make_body("chat", model="hostile/m")),
+                range(count),
             )
         )
 
@@ -199,10 +202,10 @@ def test_lists_of_models_are_bounded(
     hostile.script = make()
     hostile.requests.clear()
     with neighbour.watch(server, MAX_WORK_STALL):
-        listed = http.get(f"{server.v1}/models")
+        response = http.get(f"{server.v1}/models")
     assert any(request.startswith(b"GET /v1/models ") for request in hostile.requests)
-    assert listed.status_code in (200, 502)
-    assert len(listed.content) < 10_000
+    assert response.status_code in (200, 502)
+    assert len(response.content) < 10_000
 
 
 # -- name servers ---------------------------------------------------------------------------------
@@ -227,7 +230,7 @@ def test_slow_name_servers_of_clients_delay_no_upstream(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_NAMES)
     by_name = upstream.url.replace("127.0.0.1", "localhost")  # so that it is looked up, too
-    more = {
+    settings = {
         "WEB_CONCURRENCY": "2",
         "PYTHONPATH": str(tmp_path),
         "FORWARDER_API_KEYS": "k",
@@ -238,14 +241,14 @@ def test_slow_name_servers_of_clients_delay_no_upstream(
         "FETCHING_API": "chat",
         "FETCHING_QUIRKS": '{"image_url": "base64"}',
     }
-    server = serve(neighbour.settings | make_settings(upstream, **more, CHAT_BASE_URL=by_name))
+    server = serve(neighbour.settings | make_settings(upstream, **settings, CHAT_BASE_URL=by_name))
 
     def fetch(number: int) -> ClientAnswer:
         urls = [f"http://{number}-{i}.slow.test/a.png" for i in range(8)]
         parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         message = {"role": "user", "content": parts}
         body = {"model": "fetching/m", "messages": [message]}
-        return ask(server, "chat", body, X_Api_Key="k")
+        return send_request(server, "chat", body, X_Api_Key="k")
 
     with neighbour.watch(server), ThreadPoolExecutor(12) as pool:
         fetches = [pool.submit(fetch, i) for i in range(12)]
@@ -253,11 +256,13 @@ def test_slow_name_servers_of_clients_delay_no_upstream(
         waits = []
         for _ in range(10):
             started = time.monotonic()
-            got = ask(server, "chat", make_body("chat", model="chat/m"), X_Api_Key="k")
-            assert got.status == 200
+            response = send_request(
+                server, "chat", make_body("chat", model="chat/m"), X_Api_Key="k"
+            )
+            assert response.status == 200
             waits.append(time.monotonic() - started)
-        refused = [each.result() for each in fetches]
+        refusals = [each.result() for each in fetches]
 
     assert max(waits) < 2
-    assert {each.status for each in refused} == {400}
-    assert {each.error["code"] for each in refused} == {"unfetchable_url"}
+    assert {each.status for each in refusals} == {400}
+    assert {each.error["code"] for each in refusals} == {"unfetchable_url"}

@@ -51,12 +51,12 @@ def narrow_server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
 
 
 def with_short_limits(
-    upstream: ScriptedUpstream, neighbour: Neighbour, **more: str
+    upstream: ScriptedUpstream, neighbour: Neighbour, **settings: str
 ) -> dict[str, str]:
     """Settings with limits that an attack meets soon."""
     times = {f"FORWARDER_{name}_TIMEOUT": "2" for name in ("HEAD", "BODY", "SEND")}
     limits = {"FORWARDER_API_KEYS": "k", "FORWARDER_MAX_BODY": "1m", **times}
-    return neighbour.settings | make_settings(upstream, **limits, **more)
+    return neighbour.settings | make_settings(upstream, **limits, **settings)
 
 
 def connect(server: Server) -> socket.socket:
@@ -90,13 +90,13 @@ def read_error(sock: socket.socket) -> tuple[int, dict[str, Any]]:
     return status, error
 
 
-def ask(server: Server, key: str = "k") -> int:
+def send_request(server: Server, key: str = "k") -> int:
     headers = {"Authorization": f"Bearer {key}"}
     answer = http.post(f"{server.v1}{PATHS['chat']}", json=make_body("chat"), headers=headers)
     return answer.status_code
 
 
-def ask_over(connection: HTTPConnection) -> int:
+def post_on_connection(connection: HTTPConnection) -> int:
     """The status of an answer from the worker that has accepted the connection."""
     headers = {"Authorization": "Bearer k", "Content-Type": "application/json"}
     connection.request("POST", f"/v1{PATHS['chat']}", json.dumps(make_body("chat")), headers)
@@ -151,15 +151,15 @@ def test_an_endless_unread_body_is_cut(
 
 def test_the_rest_of_a_short_body_is_skipped_and_its_connection_kept(server: Server) -> None:
     connection = HTTPConnection(urlsplit(server.url).netloc, timeout=10)
-    used = set()
+    used_sockets = set()
     for _ in range(3):
         connection.request("POST", "/v1/nothing", b"x" * 50_000)
         answer = connection.getresponse()
         assert (answer.status, answer.read()[:9]) == (404, b'{"error":')
-        used.add(connection.sock)
+        used_sockets.add(connection.sock)
     connection.close()
-    assert len(used) == 1
-    assert None not in used
+    assert len(used_sockets) == 1
+    assert None not in used_sockets
 
 
 def test_a_short_body_that_does_not_arrive_is_not_waited_for(server: Server) -> None:
@@ -171,8 +171,8 @@ def test_a_short_body_that_does_not_arrive_is_not_waited_for(server: Server) -> 
         assert time.monotonic() - started < 5
 
 
-def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
-    """In an honest client the answer is not lost to a connection reset."""
+def test_client_that_sends_too_much_receives_the_error(server: Server) -> None:
+    """A client that reads the answer receives it before any connection reset."""
     body = {"messages": [{"role": "user", "content": "x" * 3_000_000}], "model": "m"}
 
     answer = http.post(
@@ -244,7 +244,7 @@ def test_a_slow_body_ends_in_a_408_and_holds_no_place(
             sock.sendall(encode_head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
         time.sleep(0.3)
 
-        assert [ask_over(other) for other in others] == [200, 200]
+        assert [post_on_connection(other) for other in others] == [200, 200]
         started = time.monotonic()
         for sock in socks:
             status, error = read_error(sock)
@@ -253,7 +253,7 @@ def test_a_slow_body_ends_in_a_408_and_holds_no_place(
         assert time.monotonic() - started < 8
 
 
-def test_a_body_that_trickles_ends_too(server: Server) -> None:
+def test_trickling_body_ends_at_the_time_limit(server: Server) -> None:
     with connect(server) as sock:
         sock.sendall(encode_head("/v1/chat/completions", "Content-Length: 1000"))
         started = time.monotonic()
@@ -269,7 +269,7 @@ def test_a_body_that_trickles_ends_too(server: Server) -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n"])
-def test_a_first_head_that_does_not_come_ends_its_connection(start: bytes, server: Server) -> None:
+def test_connection_without_a_request_head_is_closed(start: bytes, server: Server) -> None:
     with connect(server) as sock:
         sock.sendall(start)
         started = time.monotonic()
@@ -301,12 +301,12 @@ def test_a_request_that_has_waited_too_long_is_refused(
     server = serve(make_settings(upstream, FORWARDER_QUEUE_TIMEOUT="1"))
     (worker,) = list_workers(server)
     os.kill(worker, signal.SIGSTOP)
-    with connect(server) as late, connect(server) as probe:
-        late.sendall(encode_head("/v1/chat/completions", "Content-Length: 2") + b"{}")
+    with connect(server) as delayed, connect(server) as probe:
+        delayed.sendall(encode_head("/v1/chat/completions", "Content-Length: 2") + b"{}")
         probe.sendall(encode_head("/health", "Connection: close", method="GET"))
         time.sleep(1.5)
         os.kill(worker, signal.SIGCONT)
-        answer = b"".join(iter(lambda: late.recv(65536), b""))
+        answer = b"".join(iter(lambda: delayed.recv(65536), b""))
         assert read_answer(probe)[0] == 200
 
     start, _, body = answer.partition(b"\r\n\r\n")
@@ -316,20 +316,20 @@ def test_a_request_that_has_waited_too_long_is_refused(
     assert error["code"] == "overloaded"
     assert "FORWARDER_QUEUE_TIMEOUT" in error["message"]
     assert upstream.requests == []
-    assert ask(server) == 200
+    assert send_request(server) == 200
 
 
 # -- clients that do not read ----------------------------------------------------------------------
 
 
-def ask_and_never_read(sock: socket.socket, upstream: ScriptedUpstream) -> None:
+def post_without_reading(sock: socket.socket, upstream: ScriptedUpstream) -> None:
     """Ask for more than the connection can hold, and read nothing of it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    asked = len(upstream.requests)
+    request_count = len(upstream.requests)
     upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
     body = json.dumps(make_body("chat", stream=True)).encode()
     sock.sendall(encode_head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
-    wait_until(lambda: len(upstream.requests) > asked)  # it and no other has the script
+    wait_until(lambda: len(upstream.requests) > request_count)  # it and no other has the script
 
 
 def await_full_connection(sock: socket.socket) -> None:
@@ -358,26 +358,26 @@ def measure_send_queue(sock: socket.socket) -> int:
 def has_served(server: Server) -> bool:
     """Whether a request was served; while workers start, it may fail or take too long."""
     with suppress(httpx2.HTTPError):
-        return ask(server) == 200
+        return send_request(server) == 200
     return False
 
 
 def test_a_client_that_never_reads_does_not_delay_a_deploy(
     serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    more = {"WEB_CONCURRENCY": "2", "GUNICORN_GRACEFUL_TIMEOUT": "2"}
-    server = serve(neighbour.settings | make_settings(upstream, **more))
-    before = list_workers(server)
+    settings = {"WEB_CONCURRENCY": "2", "GUNICORN_GRACEFUL_TIMEOUT": "2"}
+    server = serve(neighbour.settings | make_settings(upstream, **settings))
+    old_workers = list_workers(server)
     with ExitStack() as stack:
         for connection in connect_to_each_worker(server):
             stack.callback(connection.close)
             sock = get_socket(connection)
-            ask_and_never_read(sock, upstream)
+            post_without_reading(sock, upstream)
             await_full_connection(sock)
         server.process.send_signal(signal.SIGHUP)
 
         # Without a limit they would wait for the send time-out of a minute.
-        wait_until(lambda: not set(before) & set(list_workers(server)), 40)
+        wait_until(lambda: not set(old_workers) & set(list_workers(server)), 40)
         wait_until(lambda: server.log.count('"left":true') == 2)
 
     wait_until(lambda: has_served(server), 40)
@@ -387,20 +387,20 @@ def test_a_client_that_never_reads_does_not_delay_a_deploy(
 def test_the_slot_of_a_client_that_never_reads_is_released(
     narrow_server: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    left = narrow_server.log.count('"left":true')
+    disconnect_count = narrow_server.log.count('"left":true')
     with neighbour.watch(narrow_server), ExitStack() as stack:
         others = connect_to_each_worker(narrow_server)
         attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow_server)]
         for each in (*attackers, *others):
             stack.callback(each.close)
         for attacker in attackers:
-            ask_and_never_read(get_socket(attacker), upstream)
-        assert [ask_over(other) for other in others] == [503, 503]
+            post_without_reading(get_socket(attacker), upstream)
+        assert [post_on_connection(other) for other in others] == [503, 503]
 
         for other in others:
-            wait_until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
+            wait_until(lambda other=other: post_on_connection(other) == 200)  # type: ignore[misc]
 
-    wait_until(lambda: narrow_server.log.count('"left":true') == left + 4)
+    wait_until(lambda: narrow_server.log.count('"left":true') == disconnect_count + 4)
     assert "FORWARDER_SEND_TIMEOUT" in narrow_server.log
     assert "Traceback" not in narrow_server.log
 
@@ -415,7 +415,7 @@ def read_slowly(sock: socket.socket, is_over: threading.Event) -> None:
 def test_a_client_that_reads_too_slowly_gives_its_place_back(
     narrow_server: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    left, is_over = narrow_server.log.count('"left":true'), threading.Event()
+    disconnect_count, is_over = narrow_server.log.count('"left":true'), threading.Event()
     with neighbour.watch(narrow_server), ExitStack() as stack:
         others = connect_to_each_worker(narrow_server)
         attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow_server)]
@@ -424,13 +424,13 @@ def test_a_client_that_reads_too_slowly_gives_its_place_back(
         stack.callback(is_over.set)
         for attacker in attackers:
             sock = get_socket(attacker)
-            ask_and_never_read(sock, upstream)
+            post_without_reading(sock, upstream)
             threading.Thread(target=read_slowly, args=(sock, is_over), daemon=True).start()
-        assert [ask_over(other) for other in others] == [503, 503]
+        assert [post_on_connection(other) for other in others] == [503, 503]
 
         for other in others:
-            wait_until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
-        wait_until(lambda: narrow_server.log.count('"left":true') == left + 4)
+            wait_until(lambda other=other: post_on_connection(other) == 200)  # type: ignore[misc]
+        wait_until(lambda: narrow_server.log.count('"left":true') == disconnect_count + 4)
         assert not is_over.is_set()
 
 
@@ -443,8 +443,8 @@ def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream)
     upstream.script(faults.stall(Answer(text="word " * 40), after=2))
     with http.stream(
         "POST", f"{server.v1}/responses", json=make_body("responses", stream=True)
-    ) as got:
-        next(got.iter_lines())
+    ) as response:
+        next(response.iter_lines())
         os.kill(before, signal.SIGABRT)
         (after,) = wait_until(lambda: [pid for pid in list_workers(server) if pid != before])
     wait_until(lambda: "Worker aborted" in server.log)
@@ -472,22 +472,22 @@ def test_a_blocked_worker_is_replaced_without_other_failures(
     serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(BUSY_PROGRAM)
-    more = {"WEB_CONCURRENCY": "2", "GUNICORN_TIMEOUT": "4", "PYTHONPATH": str(tmp_path)}
-    server = serve(neighbour.settings | make_settings(upstream, **more))
+    settings = {"WEB_CONCURRENCY": "2", "GUNICORN_TIMEOUT": "4", "PYTHONPATH": str(tmp_path)}
+    server = serve(neighbour.settings | make_settings(upstream, **settings))
     for connection in connect_to_each_worker(server):  # the time-out begins when a worker serves
         connection.close()
     busy, other = list_workers(server)
     statuses: list[int] = []
 
     def is_replaced() -> bool:
-        statuses.append(ask(server))
+        statuses.append(send_request(server))
         return busy not in list_workers(server)
 
-    with neighbour.watch(server, lost=[busy]):
+    with neighbour.watch(server, workers_to_lose=[busy]):
         os.kill(busy, BUSY)
         wait_until(is_replaced, 40)
         wait_until(lambda: len(list_workers(server)) == 2)
-        statuses += [ask(server) for _ in range(5)]
+        statuses += [send_request(server) for _ in range(5)]
 
     assert set(statuses) == {200}
     assert len(statuses) > 10

@@ -25,7 +25,7 @@ from tests.live.server import Server, list_workers, run_forwarder
 
 pytestmark = pytest.mark.slow
 
-over_either = pytest.mark.parametrize("over", ["chat", "responses"])
+each_upstream_api = pytest.mark.parametrize("upstream_api", ["chat", "responses"])
 
 LONG = Answer(text="first attempt " * 20, pieces=20)
 SHORT = Answer(text="The second attempt.")
@@ -47,15 +47,15 @@ def start(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator
     upstream.forget()
     with contextlib.ExitStack() as stack:
 
-        def start_server(**more: str) -> Server:
-            given = make_settings(
+        def start_server(**overrides: str) -> Server:
+            settings = make_settings(
                 upstream,
                 FORWARDER_DATABASE_URL=database,
                 FORWARDER_SECRET_KEY="s",
                 WEB_CONCURRENCY="2",
-                **{"GUNICORN_GRACEFUL_TIMEOUT": "4", **more},
+                **{"GUNICORN_GRACEFUL_TIMEOUT": "4", **overrides},
             )
-            return stack.enter_context(run_forwarder(given, tmp_path))
+            return stack.enter_context(run_forwarder(settings, tmp_path))
 
         yield start_server
 
@@ -68,21 +68,21 @@ def wait_until_ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
     """A background response when it has ended."""
 
     def poll_response() -> Any:
-        response = client.responses.retrieve(name)
-        return None if response.status in ("queued", "in_progress") else response
+        result = client.responses.retrieve(name)
+        return None if result.status in ("queued", "in_progress") else result
 
     return wait_until(poll_response, seconds)
 
 
 def deploy(server: Server) -> set[int]:
     """Begin a deploy, and give the workers that go."""
-    before = {*list_workers(server)}
+    old_workers = {*list_workers(server)}
     server.process.send_signal(signal.SIGHUP)
-    return before
+    return old_workers
 
 
 def follow(client: OpenAI, name: str, events: list[Any]) -> None:
-    """Follow a response to its end, and again whenever its worker goes."""
+    """Follow a response to its end; reconnect when its worker stops."""
     for _ in range(5):
         after = events[-1].sequence_number if events else -1
         with contextlib.suppress(openai.APIError, openai.APIConnectionError):
@@ -93,29 +93,29 @@ def follow(client: OpenAI, name: str, events: list[Any]) -> None:
         time.sleep(0.3)
 
 
-@over_either
+@each_upstream_api
 def test_a_deploy_hands_work_to_another_worker(
-    over: str, start: Start, upstream: ScriptedUpstream
+    upstream_api: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
     upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
-    asked: Any = {
-        "model": f"{over}/m",
+    parameters: Any = {
+        "model": f"{upstream_api}/m",
         "input": [{"role": "user", "content": "hi"}],
         "metadata": {"mine": "x"},
         "instructions": "Be brief.",
     }
     with client_of(server) as client:
-        queued = client.responses.create(**asked, background=True)
+        queued = client.responses.create(**parameters, background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
-        old = deploy(server)
+        old_workers = deploy(server)
         events: list[Any] = []
         follow(client, queued.id, events)
         done = client.responses.retrieve(queued.id)
         log = list(client.responses.retrieve(queued.id, stream=True))
-        gone = wait_until(lambda: not old & {*list_workers(server)})
+        old_workers_ended = wait_until(lambda: not old_workers & {*list_workers(server)})
 
-    assert gone
+    assert old_workers_ended
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
     assert done.metadata == {"mine": "x", "forwarder.attempt": "2"}
     first, second = upstream.requests
@@ -164,9 +164,9 @@ def test_background_grace_lets_work_end_during_a_deploy(
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
-        old = deploy(server)
+        old_workers = deploy(server)
         done = wait_until_ended(client, queued.id)
-        wait_until(lambda: not old & {*list_workers(server)})
+        wait_until(lambda: not old_workers & {*list_workers(server)})
 
     assert (done.status, done.output_text) == ("completed", LONG.text)
     assert done.metadata == {}
@@ -196,19 +196,19 @@ def test_work_with_a_tool_of_the_upstream_is_not_restarted(
     assert len(upstream.requests) == 1
 
 
-@over_either
+@each_upstream_api
 def test_work_of_a_dead_worker_is_restarted(
-    over: str, start: Start, upstream: ScriptedUpstream
+    upstream_api: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
     upstream.script(faults.slow_down(LONG, delay=1), SHORT)
     with client_of(server) as client:
-        queued = client.responses.create(model=f"{over}/m", input="hi", background=True)
+        queued = client.responses.create(model=f"{upstream_api}/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
-    killed = {*list_workers(server)}
-    for pid in killed:
+    killed_workers = {*list_workers(server)}
+    for pid in killed_workers:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len({*list_workers(server)} - killed) == 2)
+    wait_until(lambda: len({*list_workers(server)} - killed_workers) == 2)
     time.sleep(2)  # earlier connections may still reach the dead worker
     with client_of(server) as client:
         done = wait_until_ended(client, queued.id)
@@ -280,7 +280,7 @@ def refuse_writes(database: str) -> Iterator[None]:
 
 
 @pytest.mark.exhaustive
-def test_a_finished_response_is_kept_until_the_database_is_back(
+def test_finished_response_is_stored_when_the_database_recovers(
     database: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
@@ -306,7 +306,7 @@ time.time = lambda: _real() + {seconds}
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("skew", [-3600, 3600])
-def test_wrong_clock_of_one_machine_does_no_harm(
+def test_clock_skew_does_not_affect_leases_and_locks(
     skew: int, start: Start, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_SKEW.format(seconds=skew))
@@ -314,13 +314,13 @@ def test_wrong_clock_of_one_machine_does_no_harm(
     for server, other in (servers, servers[::-1]):
         upstream.script(faults.slow_down(LONG, delay=0.3))
         with client_of(server) as client, client_of(other) as reader:
-            talk = client.conversations.create()
+            conversation = client.conversations.create()
             queued = client.responses.create(
-                model="chat/m", input="hi", background=True, conversation=talk.id
+                model="chat/m", input="hi", background=True, conversation=conversation.id
             )
             wait_until(lambda: reader.responses.retrieve(queued.id).status == "in_progress")  # noqa: B023
             with pytest.raises(openai.BadRequestError, match="Another process"):
-                reader.responses.create(model="chat/m", input="hi", conversation=talk.id)
+                reader.responses.create(model="chat/m", input="hi", conversation=conversation.id)
             done = wait_until_ended(reader, queued.id)
         assert (done.status, done.output_text, done.metadata) == ("completed", LONG.text, {})
     assert len(upstream.requests) == 2
@@ -367,11 +367,11 @@ def test_a_new_worker_follows_background_work_of_an_upstream(
     assert provider.follows == ["/v1/responses/resp_upstream1?stream=true"]
     # The next turn goes on from the upstream's own response.
     with client_of(server) as client:
-        more = client.responses.create(
+        second_response = client.responses.create(
             model="responses/m", input="more", background=True, previous_response_id=queued.id
         )
         wait_until(lambda: len(provider.posts) == 2)
-        client.responses.cancel(more.id)
+        client.responses.cancel(second_response.id)
     assert provider.posts[1]["previous_response_id"] == "resp_upstream1"
 
 
@@ -391,7 +391,7 @@ def test_a_broken_connection_does_not_end_background_work_of_an_upstream(
     assert len(provider.follows) == 2
 
 
-def test_work_is_cancelled_at_the_upstream_that_does_it(
+def test_background_work_is_cancelled_at_its_upstream(
     keeping: tuple[KeepingUpstream, Server],
 ) -> None:
     provider, server = keeping

@@ -18,7 +18,7 @@ from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import find_unused_port
 from tests.live.redis import needs_redis, run_redis, run_redis_process
 from tests.live.server import GUNICORN, Server, find_free_port, list_workers, run_forwarder
-from tests.live.talk import ClientAnswer, ask, http, make_body
+from tests.live.talk import ClientAnswer, http, make_body, send_request
 
 TWO = (*GUNICORN, "-w", "2")
 KEYS = ("sk-key-one", "sk-key-two")
@@ -30,8 +30,8 @@ def provider() -> Iterator[ScriptedUpstream]:
         yield scripted
 
 
-def configure(provider: ScriptedUpstream, **more: str) -> dict[str, str]:
-    return {"CHAT_BASE_URL": provider.url, "CHAT_API_KEY": ",".join(KEYS), **more}
+def configure(provider: ScriptedUpstream, **overrides: str) -> dict[str, str]:
+    return {"CHAT_BASE_URL": provider.url, "CHAT_API_KEY": ",".join(KEYS), **overrides}
 
 
 def count_keys(provider: ScriptedUpstream) -> Counter[str]:
@@ -42,8 +42,8 @@ def count_keys(provider: ScriptedUpstream) -> Counter[str]:
     )
 
 
-def send(server: Server, **more: object) -> ClientAnswer:
-    return ask(server, "chat", make_body("chat", model="chat/m", **more))
+def send(server: Server, **parameters: object) -> ClientAnswer:
+    return send_request(server, "chat", make_body("chat", model="chat/m", **parameters))
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def find_cooling_keys(server: Server) -> list[int]:
 
 def await_cooling_keys(server: Server, expected: int, seconds: float = 5) -> None:
     """Wait until this many keys are cooling down in both workers."""
-    time.sleep(2 * EXCHANGE_SECONDS)  # a stopped worker tells nothing
+    time.sleep(2 * EXCHANGE_SECONDS)  # a stopped worker publishes nothing
     deadline = time.monotonic() + seconds
     for other in list_workers(server):
         with suspend_process(other):
@@ -132,8 +132,8 @@ def test_requests_do_not_wait_for_an_unavailable_redis(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with run_redis_process(port := find_free_port(), tmp_path) as redis:
-        given = configure(provider, FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0")
-        with run_forwarder(given, tmp_path, TWO) as server:
+        settings = configure(provider, FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0")
+        with run_forwarder(settings, tmp_path, TWO) as server:
             provider.script(faults.refuse_with_status(429, retry_after=60))
             assert send(server).status == 200
             await_cooling_keys(server, 1)
@@ -142,15 +142,15 @@ def test_requests_do_not_wait_for_an_unavailable_redis(
             hanging = [send(server) for _ in range(10)]
             seconds = time.monotonic() - started_at
             provider.script(faults.refuse_with_status(429, retry_after=60))
-            refused = send(server)
+            refusal = send(server)
             redis.kill()
             redis.wait(10)
-            gone = [send(server).status for _ in range(4)]
+            statuses = [send(server).status for _ in range(4)]
 
             assert {answer.status for answer in hanging} == {200}
             assert seconds < 5  # a request that waited for Redis would take a second
-            assert refused.status == 429
-            assert set(gone) <= {200, 429}  # the other worker has not heard of the last refusal
+            assert refusal.status == 429
+            assert set(statuses) <= {200, 429}  # the other worker does not know the last refusal
 
 
 @needs_redis
@@ -175,9 +175,9 @@ def test_keys_share_concurrent_requests(provider: ScriptedUpstream, tmp_path: Pa
         answers = list(pool.map(lambda _: send(server, stream=True), range(16)))
 
     assert {answer.ending for answer in answers} == {"completed"}
-    counted = count_keys(provider)
-    assert set(counted) == set(KEYS)
-    assert sum(counted.values()) == 16
+    requests_per_key = count_keys(provider)
+    assert set(requests_per_key) == set(KEYS)
+    assert sum(requests_per_key.values()) == 16
 
 
 def test_host_that_refuses_connections_is_replaced(

@@ -19,8 +19,8 @@ from tests.live.conftest import KEY as UPSTREAM_KEY
 from tests.live.conftest import make_settings
 from tests.live.processes import inherit_environment
 from tests.live.server import GUNICORN, ROOT, Server, run_forwarder
-from tests.live.talk import PAIRINGS, ask, http, make_body
-from tests.live.test_websocket import Talk
+from tests.live.talk import PAIRINGS, http, make_body, send_request
+from tests.live.test_websocket import WebSocketSession
 
 TWO = (*GUNICORN, "-w", "2")
 CLIENT, ADMIN, OTHER = "sk-client-4711", "sk-admin-4712", "sk-remote-4713"
@@ -56,17 +56,17 @@ def admin(server: Server, path: str = PATH, key: str = ADMIN) -> Any:
     return http.get(server.url + path, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 
-def post(server: Server, path: str, **given: Any) -> Any:
-    headers = {"Authorization": f"Bearer {CLIENT}", **given.pop("headers", {})}
-    return http.post(server.url + path, headers=headers, **given)
+def post(server: Server, path: str, **options: Any) -> Any:
+    headers = {"Authorization": f"Bearer {CLIENT}", **options.pop("headers", {})}
+    return http.post(server.url + path, headers=headers, **options)
 
 
 def wait_for_exchanges(server: Server, count: int) -> list[Json]:
     """The newest exchanges, once there are so many."""
 
     def all_there() -> list[Json]:
-        listed: list[Json] = admin(server, f"{PATH}?limit=1000").json()["data"]
-        return listed if len(listed) >= count else []
+        exchanges: list[Json] = admin(server, f"{PATH}?limit=1000").json()["data"]
+        return exchanges if len(exchanges) >= count else []
 
     return [admin(server, f"{PATH}/{each['id']}").json() for each in wait_until(all_there)]
 
@@ -76,17 +76,17 @@ class Replayed(NamedTuple):
 
     code: int
     output: str
-    told: str
+    report: str
 
 
-def replay(given: dict[str, str], *arguments: str) -> Replayed:
+def replay(settings: dict[str, str], *arguments: str) -> Replayed:
     """Run the command in this process."""
-    app = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none", **given}))
+    app = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none", **settings}))
     done = app.test_cli_runner().invoke(args=["replay", *arguments])
     return Replayed(done.exit_code, done.stdout, done.stderr)
 
 
-def replay_in_a_process(given: dict[str, str], *arguments: str) -> Replayed:
+def replay_in_a_process(settings: dict[str, str], *arguments: str) -> Replayed:
     """Run the command as operators do; its start takes two seconds of computing."""
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "replay", *arguments],
@@ -95,7 +95,7 @@ def replay_in_a_process(given: dict[str, str], *arguments: str) -> Replayed:
             **inherit_environment(),
             "FORWARDER_DOTENV": "",
             "FORWARDER_DATABASE_URL": "none",
-            **given,
+            **settings,
         },
         capture_output=True,
         text=True,
@@ -108,22 +108,24 @@ def test_two_workers_share_their_captures(
     two_workers: Server, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     for streamed in (True, False):
-        for client, over in PAIRINGS:
+        for client, upstream_api in PAIRINGS:
             upstream.script(Answer(text="one two three", pieces=3))
-            body = make_body(client, model=f"{over}/m", stream=streamed)
+            body = make_body(client, model=f"{upstream_api}/m", stream=streamed)
             path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
             assert post(two_workers, path, json=body).status_code == 200
 
-    found = wait_for_exchanges(two_workers, 8)
+    exchanges = wait_for_exchanges(two_workers, 8)
 
-    assert len(found) == 8
+    assert len(exchanges) == 8
     for _ in range(8):  # any worker may answer
-        listed = admin(two_workers).json()
-        assert listed["shared"]
-        assert [each["id"] for each in listed["data"]] == [each["exchange"]["id"] for each in found]
-    names = [each["exchange"]["id"] for each in found]  # by the time at which each was over
+        listing = admin(two_workers).json()
+        assert listing["shared"]
+        assert [each["id"] for each in listing["data"]] == [
+            each["exchange"]["id"] for each in exchanges
+        ]
+    names = [each["exchange"]["id"] for each in exchanges]  # by the time at which each was over
     assert names == sorted(names, reverse=True)
-    for each in found:
+    for each in exchanges:
         assert each["exchange"]["whole"]
         (attempt,) = each["upstream"]
         assert attempt["url"].startswith(upstream.url)
@@ -134,27 +136,27 @@ def test_two_workers_share_their_captures(
 def test_no_secret_is_in_any_file_or_answer(
     two_workers: Server, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    said = f"Incorrect API key provided: {UPSTREAM_KEY}, for {CLIENT} and {PERSON}."
+    message = f"Incorrect API key provided: {UPSTREAM_KEY}, for {CLIENT} and {PERSON}."
     headers = {"Cookie": f"session={OTHER}", "X-Api-Key": OTHER}
     body = make_body("responses", f"my keys are {CLIENT} and {UPSTREAM_KEY}", model="chat/m",
                   user=PERSON)  # fmt: skip
-    upstream.script(faults.refuse_with_status(403, message=said), faults.error_in_200(said),
-                    faults.error_event(Answer(text=said, pieces=2), after=2), Answer(text=said))  # fmt: skip
+    upstream.script(faults.refuse_with_status(403, message=message), faults.error_in_200(message),
+                    faults.error_event(Answer(text=message, pieces=2), after=2), Answer(text=message))  # fmt: skip
     for streamed in (False, False, True, False):
         url = f"/v1/responses?key={OTHER}&api-version=1"
         post(two_workers, url, json={**body, "stream": streamed}, headers=headers)
     post(two_workers, "/v1/responses", json={**body, "remote_api_key": OTHER, "no_such_thing": 1})
     post(two_workers, "/v1/responses", content=f'{{"remote_api_key": "{OTHER}", "user": "{PERSON}"')
 
-    found = wait_for_exchanges(two_workers, 6)
+    exchanges = wait_for_exchanges(two_workers, 6)
 
     files = [path.read_text() for path in (tmp_path / "exchanges").iterdir()]
-    assert len(files) == len(found) == 6
-    for text in (*files, admin(two_workers).text, json.dumps(found), two_workers.log):
+    assert len(files) == len(exchanges) == 6
+    for text in (*files, admin(two_workers).text, json.dumps(exchanges), two_workers.log):
         for secret in SECRETS:
             assert secret not in text
-    assert all(each["exchange"]["redacted"] for each in found)
-    query = found[-1]["client"]["request"]["query"]
+    assert all(each["exchange"]["redacted"] for each in exchanges)
+    query = exchanges[-1]["client"]["request"]["query"]
     assert query == [["key", "***"], ["api-version", "1"]]
 
 
@@ -172,12 +174,12 @@ def test_capture_disabled_is_reported_and_writes_no_file(
 ) -> None:
     with run_forwarder(make_settings(upstream), tmp_path) as server:
         upstream.script(Answer(text="hi"))
-        ask(server, "chat", make_body("chat"))
+        send_request(server, "chat", make_body("chat"))
         before = {path.name for path in tmp_path.iterdir()}
-        got = http.get(server.url + PATH)
+        response = http.get(server.url + PATH)
 
-    assert got.status_code == 404
-    assert "FORWARDER_CAPTURE is off" in got.json()["error"]["message"]
+    assert response.status_code == 404
+    assert "FORWARDER_CAPTURE is off" in response.json()["error"]["message"]
     assert not any("ex" in name for name in before)
 
 
@@ -208,11 +210,11 @@ def test_captures_are_limited_in_number_size_and_age(
         assert wait_until(lambda: not list(directory.iterdir()))  # no request in between
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
 @pytest.mark.parametrize("client", ["chat", "responses"])
 def test_a_failing_request_is_captured_and_its_failure_reproduced(
     client: str,
-    over: str,
+    upstream_api: str,
     two_workers: Server,
     capture_settings: dict[str, str],
     upstream: ScriptedUpstream,
@@ -226,16 +228,16 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
     path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
     for fault in failing:
         upstream.script(fault)
-        post(two_workers, path, json=make_body(client, model=f"{over}/m", stream=True))
-    found = wait_for_exchanges(two_workers, len(failing))
+        post(two_workers, path, json=make_body(client, model=f"{upstream_api}/m", stream=True))
+    exchanges = wait_for_exchanges(two_workers, len(failing))
     upstream.requests.clear()
 
-    for each in found:
+    for each in exchanges:
         assert each["exchange"]["error"], each["exchange"]
-        got = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
-        assert got.code == 0, (got.output, got.told)
-        assert "The response equals the captured one." in got.told
-        assert "error" in got.output
+        result = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
+        assert result.code == 0, (result.output, result.report)
+        assert "The response equals the captured one." in result.report
+        assert "error" in result.output
     assert upstream.requests == []
 
 
@@ -252,7 +254,7 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
         "model": "mine", "from": "scripted", "remote_host": upstream.url, "remote_type": kind,
         "remote_api_key": UPSTREAM_KEY, "verify": False, "system": "Be kind.",
     }  # fmt: skip
-    asked = {"model": "mine:latest", "messages": [{"role": "user", "content": "hi"}]}
+    body = {"model": "mine:latest", "messages": [{"role": "user", "content": "hi"}]}
     with run_forwarder(capture_settings, tmp_path, TWO) as two:
         created = post(two, "/api/create", json=create, headers=ADMINISTRATOR)
         assert created.status_code == 200
@@ -261,24 +263,27 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
             faults.cut_connection(Answer(text="x y z", pieces=3)), faults.refuse_with_status(404),
         )  # fmt: skip
         for _ in range(4):
-            post(two, "/api/chat", json=asked)
+            post(two, "/api/chat", json=body)
         post(two, "/api/embed", json={"model": "mine", "input": "four"})
         records = wait_for_exchanges(two, 5)
     upstream.requests.clear()
 
-    elsewhere = {**capture_settings, "FORWARDER_DATABASE_URL": "none"}
-    for each, where in (*((each, elsewhere) for each in records), (records[1], capture_settings)):
-        got = replay(where, each["exchange"]["id"], "--upstream", "captured")
-        assert (got.code, "The response equals" in got.told) == (0, True), got.told
+    settings_without_store = {**capture_settings, "FORWARDER_DATABASE_URL": "none"}
+    for each, settings in (
+        *((each, settings_without_store) for each in records),
+        (records[1], capture_settings),
+    ):
+        result = replay(settings, each["exchange"]["id"], "--upstream", "captured")
+        assert (result.code, "The response equals" in result.report) == (0, True), result.report
     assert upstream.requests == []
     upstream.script(Answer(text="one two", pieces=2))
-    got = replay(capture_settings, records[-1]["exchange"]["id"])
-    assert got.code == 0, got.told
+    result = replay(capture_settings, records[-1]["exchange"]["id"])
+    assert result.code == 0, result.report
     assert "Be kind." in json.dumps(upstream.requests[-1].body)
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
-def test_a_request_is_sent_again_to_the_upstream_of_today(
+def test_replay_sends_the_request_to_the_current_upstream(
     two_workers: Server, capture_settings: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.refuse_with_status(500))
@@ -288,24 +293,24 @@ def test_a_request_is_sent_again_to_the_upstream_of_today(
     wait_for_exchanges(two_workers, 1)
 
     upstream.script(Answer(text="better today"))
-    got = replay_in_a_process(capture_settings, id_)
+    result = replay_in_a_process(capture_settings, id_)
 
-    assert got.code == 1, got.told
-    assert "better today" in got.output
-    assert "-status 500" in got.told
-    assert "+status 200" in got.told
+    assert result.code == 1, result.report
+    assert "better today" in result.output
+    assert "-status 500" in result.report
+    assert "+status 200" in result.report
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
 def test_turns_of_a_websocket_are_exchanges(
     two_workers: Server, capture_settings: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
-    talk = Talk(two_workers, Authorization=f"Bearer {CLIENT}")
+    session = WebSocketSession(two_workers, Authorization=f"Bearer {CLIENT}")
     upstream.script(Answer(text="one"), Answer(text="two"), faults.refuse_with_status(400))
-    first = talk.ask("hello")
-    talk.ask("and", previous_response_id=first[-1]["response"]["id"])
-    talk.ask("no")
-    talk.ws.close()
+    first = session.run_turn("hello")
+    session.run_turn("and", previous_response_id=first[-1]["response"]["id"])
+    session.run_turn("no")
+    session.ws.close()
 
     failed, second, _ = wait_for_exchanges(two_workers, 3)
 
@@ -314,8 +319,8 @@ def test_turns_of_a_websocket_are_exchanges(
     assert second["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
     assert failed["exchange"]["status"] == 400
     for each in (second, failed):
-        got = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
-        assert got.code == 0, (got.output, got.told)
+        result = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
+        assert result.code == 0, (result.output, result.report)
 
 
 def test_a_client_that_leaves_is_captured(two_workers: Server, upstream: ScriptedUpstream) -> None:
@@ -325,10 +330,10 @@ def test_a_client_that_leaves_is_captured(two_workers: Server, upstream: Scripte
                      headers={"Authorization": f"Bearer {CLIENT}"}) as answer:  # fmt: skip
         next(answer.iter_bytes())
 
-    (found,) = wait_for_exchanges(two_workers, 1)
+    (exchange,) = wait_for_exchanges(two_workers, 1)
 
-    assert found["exchange"]["error"] == "client_left"
-    assert found["client"]["answer"]["events"]
+    assert exchange["exchange"]["error"] == "client_left"
+    assert exchange["client"]["answer"]["events"]
 
 
 def test_capture_in_memory_is_saved_and_replayed(
@@ -338,13 +343,13 @@ def test_capture_in_memory_is_saved_and_replayed(
     with run_forwarder(capture_settings, tmp_path) as server:
         upstream.script(faults.refuse_with_status(429))
         post(server, "/v1/responses", json=make_body("responses", model="chat/m"))
-        (found,) = wait_for_exchanges(server, 1)
+        (exchange,) = wait_for_exchanges(server, 1)
         assert admin(server).json()["shared"] is False
         file = tmp_path / "saved.json"
-        file.write_bytes(admin(server, f"{PATH}/{found['exchange']['id']}").content)
+        file.write_bytes(admin(server, f"{PATH}/{exchange['exchange']['id']}").content)
 
     offline = {"FORWARDER_LOG_LEVEL": "ERROR"}  # another machine, which knows no upstream
-    got = replay_in_a_process(offline, str(file), "--upstream", "captured")
+    result = replay_in_a_process(offline, str(file), "--upstream", "captured")
 
-    assert got.code == 0, (got.output, got.told)
-    assert "status 429" in got.output
+    assert result.code == 0, (result.output, result.report)
+    assert "status 429" in result.output

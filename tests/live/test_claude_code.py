@@ -21,9 +21,9 @@ pytestmark = [pytest.mark.slow, needs_program(CLAUDE_CODE, "npm ci --prefix test
 RESPONSES = {"RESPONSES_MODELS": "claude-*=gpt-5", "RESPONSES_PROVIDER": "openai"}
 
 
-def run_claude(workshop: Path, base_url: str, prompt: str) -> list[dict[str, Any]]:
+def run_claude(workspace: Path, base_url: str, prompt: str) -> list[dict[str, Any]]:
     """The events that Claude Code prints while it works on a prompt."""
-    printed = run_offline(
+    output = run_offline(
         [
             CLAUDE_CODE,
             "--print",
@@ -32,8 +32,8 @@ def run_claude(workshop: Path, base_url: str, prompt: str) -> list[dict[str, Any
             "--dangerously-skip-permissions",
             prompt,
         ],
-        workshop / "home",
-        workshop / "work",
+        workspace / "home",
+        workspace / "work",
         {
             "ANTHROPIC_BASE_URL": base_url,
             "ANTHROPIC_API_KEY": "none",
@@ -42,7 +42,7 @@ def run_claude(workshop: Path, base_url: str, prompt: str) -> list[dict[str, Any
             "IS_SANDBOX": "1",  # it refuses to skip permissions as root otherwise
         },
     )
-    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
 def list_blocks(events: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
@@ -50,13 +50,13 @@ def list_blocks(events: list[dict[str, Any]], role: str) -> list[dict[str, Any]]
     return [block for message in messages for block in message["content"]]
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
 def test_claude_code_edits_a_file_and_runs_a_command(
-    over: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
+    upstream_api: str, workspace: Path, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    models = {"chat": {"CHAT_MODELS": "claude-*=gpt-5"}, "responses": RESPONSES}[over]
+    models = {"chat": {"CHAT_MODELS": "claude-*=gpt-5"}, "responses": RESPONSES}[upstream_api]
     forwarder = serve(make_settings(upstream, **models))
-    file = workshop / "work" / "greeting.txt"
+    file = workspace / "work" / "greeting.txt"
     file.write_text("Hello\n")
     edit = {"file_path": str(file), "old_string": "Hello", "new_string": "Good day"}
     upstream.script(
@@ -67,14 +67,14 @@ def test_claude_code_edits_a_file_and_runs_a_command(
     upstream.script(Answer(reasoning="I copy it.", calls=[Call("Bash", run)]))
     upstream.script(Answer(reasoning="All is done.", text=HELLO))
 
-    events = run_claude(workshop, forwarder.url, "make the greeting polite, and copy it")
+    events = run_claude(workspace, forwarder.url, "make the greeting polite, and copy it")
 
     assert file.read_text() == "Good day\n"
-    assert (workshop / "work" / "copy.txt").read_text() == "Good day\n"
-    said = list_blocks(events, "assistant")
-    thoughts = [block["thinking"] for block in said if block["type"] == "thinking"]
+    assert (workspace / "work" / "copy.txt").read_text() == "Good day\n"
+    blocks = list_blocks(events, "assistant")
+    thoughts = [block["thinking"] for block in blocks if block["type"] == "thinking"]
     assert thoughts == ["I read it first.", "I change it.", "I copy it.", "All is done."]
-    assert [block["name"] for block in said if block["type"] == "tool_use"] == [
+    assert [block["name"] for block in blocks if block["type"] == "tool_use"] == [
         "Read",
         "Edit",
         "Bash",
@@ -82,14 +82,14 @@ def test_claude_code_edits_a_file_and_runs_a_command(
     assert events[-1]["type"] == "result"
     assert events[-1]["result"] == HELLO
     assert events[-1]["is_error"] is False
-    asked = [r.body for r in upstream.requests if r.method == "POST"]
-    assert {body["model"] for body in asked} == {"gpt-5"}
-    assert_reasoning_went_back(over, asked[-1])
+    bodies = [r.body for r in upstream.requests if r.method == "POST"]
+    assert {body["model"] for body in bodies} == {"gpt-5"}
+    assert_reasoning_went_back(upstream_api, bodies[-1])
 
 
-def assert_reasoning_went_back(over: str, body: dict[str, Any]) -> None:
+def assert_reasoning_went_back(upstream_api: str, body: dict[str, Any]) -> None:
     """The last request has the reasoning of all earlier rounds."""
-    if over == "chat":
+    if upstream_api == "chat":
         messages = [m for m in body["messages"] if m["role"] == "assistant"]
         assert [m["reasoning_content"] for m in messages] == [
             "I read it first.",
@@ -102,17 +102,17 @@ def assert_reasoning_went_back(over: str, body: dict[str, Any]) -> None:
         assert all(item["encrypted_content"] for item in items)
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
 def test_claude_code_searches_the_web(
-    over: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
+    upstream_api: str, workspace: Path, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """Its tool asks in a request of its own, whose search runs in the forwarder."""
     with serving_search() as engine:
         forwarder = serve(
             make_settings(
                 upstream,
-                **{f"{over.upper()}_MODELS": "claude-*=big"},
-                **{f"{over.upper()}_HOSTED_TOOLS": "none"},
+                **{f"{upstream_api.upper()}_MODELS": "claude-*=big"},
+                **{f"{upstream_api.upper()}_HOSTED_TOOLS": "none"},
                 FORWARDER_WEB_SEARCH="searxng",
                 FORWARDER_WEB_SEARCH_URL=engine,
             )
@@ -122,7 +122,7 @@ def test_claude_code_searches_the_web(
         upstream.script(Answer(text=f"Cats sleep ([Cats]({PAGE['url']}))."))
         upstream.script(Answer(text=HELLO))
 
-        events = run_claude(workshop, forwarder.url, "search for cats")
+        events = run_claude(workspace, forwarder.url, "search for cats")
 
     results = [block for block in list_blocks(events, "user") if block["type"] == "tool_result"]
     assert PAGE["url"] in json.dumps(results)

@@ -17,13 +17,15 @@ COMMAND = (sys.executable, "-m", "forwarder", "serve")
 
 def start(directory: Path, *options: str) -> Server:
     port = find_free_port()
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")}
+    inherited_variables = {
+        k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")
+    }
     log_path = directory.parent / "forwarder.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [*COMMAND, "--port", str(port), *options],
             cwd=directory,
-            env={**kept, "PYTHONPATH": str(ROOT)},
+            env={**inherited_variables, "PYTHONPATH": str(ROOT)},
             stdout=log,
             stderr=log,
         )

@@ -41,8 +41,8 @@ class CountedUpstream(ScriptedUpstream):
     def _make_answer(self, protocol: Protocol, body: Json) -> Reply:
         with self._lock:
             self._serial += 1
-            ask = Ask(protocol, body, self._serial)
-        return Stream(Answer(text="one two", usage=Usage(TOKENS - 2, 2))).reply(ask)
+            request = Ask(protocol, body, self._serial)
+        return Stream(Answer(text="one two", usage=Usage(TOKENS - 2, 2))).reply(request)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
@@ -71,7 +71,7 @@ def make_key_header(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def ask(server: Server, key: str, http: Any = httpx2, **body: Any) -> Any:
+def send_request(server: Server, key: str, http: Any = httpx2, **body: Any) -> Any:
     url = f"{server.v1}/chat/completions"
     options = {} if http is not httpx2 else {"trust_env": False, "timeout": 30}
     return http.post(url, json={**CHAT, **body}, headers=make_key_header(key), **options)
@@ -87,35 +87,45 @@ def administer(server: Server, method: str, path: str = "", body: Any = None) ->
 def wait_for_status(server: Server, key: str, status: int) -> float:
     """Return the seconds until a worker answers with ``status``."""
     start = time.monotonic()
-    while ask(server, key).status_code != status:
+    while send_request(server, key).status_code != status:
         assert time.monotonic() - start < 5, f"no {status}"
     return time.monotonic() - start
 
 
 def test_keys_reach_the_other_worker_at_once(workers: list[Server]) -> None:
     one, two = workers
-    assert [ask(each, "").status_code for each in workers] == [200, 200]
-    made = administer(one, "POST", body={"name": "alice", "models": "chat/*"})
+    assert [send_request(each, "").status_code for each in workers] == [200, 200]
+    client_key = administer(one, "POST", body={"name": "alice", "models": "chat/*"})
     # When the request has been answered, no worker uses the previous keys.
-    assert ask(two, made["key"]).status_code == 200
-    assert [ask(each, "").status_code for each in workers] == [401, 401]
-    assert ask(two, made["key"], model="responses/m").json()["error"]["code"] == "model_not_found"
+    assert send_request(two, client_key["key"]).status_code == 200
+    assert [send_request(each, "").status_code for each in workers] == [401, 401]
+    assert (
+        send_request(two, client_key["key"], model="responses/m").json()["error"]["code"]
+        == "model_not_found"
+    )
 
     body = {"model": "chat/m", "input": "Hi", "store": True}
-    stored = httpx2.post(f"{one.v1}/responses", json=body, headers=make_key_header(made["key"]),
+    response_id = httpx2.post(f"{one.v1}/responses", json=body, headers=make_key_header(client_key["key"]),
                          trust_env=False).json()["id"]  # fmt: skip
     rotated = administer(two, "POST", "/alice/rotate", {"grace": "1m"})["key"]
-    assert [ask(one, key).status_code for key in (made["key"], rotated)] == [200, 200]
-    last = administer(two, "POST", "/alice/rotate")["key"]
-    assert [ask(one, key).status_code for key in (made["key"], rotated, last)] == [401, 401, 200]
-    url = f"{one.v1}/responses/{stored}"
-    assert httpx2.get(url, headers=make_key_header(last), trust_env=False).status_code == 200
+    assert [send_request(one, key).status_code for key in (client_key["key"], rotated)] == [
+        200,
+        200,
+    ]
+    last_key = administer(two, "POST", "/alice/rotate")["key"]
+    assert [
+        send_request(one, key).status_code for key in (client_key["key"], rotated, last_key)
+    ] == [401, 401, 200]
+    url = f"{one.v1}/responses/{response_id}"
+    assert httpx2.get(url, headers=make_key_header(last_key), trust_env=False).status_code == 200
 
     administer(two, "DELETE", "/alice")
-    refused = ask(one, last)
-    assert refused.status_code == 401
-    assert "revoked" in refused.json()["error"]["message"]
-    assert [ask(each, "").status_code for each in workers] == [401, 401], "nobody is let in again"
+    refusal = send_request(one, last_key)
+    assert refusal.status_code == 401
+    assert "revoked" in refusal.json()["error"]["message"]
+    assert [send_request(each, "").status_code for each in workers] == [401, 401], (
+        "requests without a key are refused after the last key is revoked"
+    )
 
 
 def test_turns_of_a_websocket_need_the_key_each_time(workers: list[Server]) -> None:
@@ -131,13 +141,13 @@ def test_turns_of_a_websocket_need_the_key_each_time(workers: list[Server]) -> N
                 return event
 
     assert [take_turn()["type"] for _ in range(2)] == ["response.completed"] * 2
-    limited = take_turn()
-    assert (limited["status"], limited["error"]["code"]) == (429, "rate_limit_exceeded")
+    limit_error = take_turn()
+    assert (limit_error["status"], limit_error["error"]["code"]) == (429, "rate_limit_exceeded")
     administer(two, "PATCH", "/alice", {"requests_per_minute": None})
     assert take_turn()["type"] == "response.completed"
     administer(two, "DELETE", "/alice")
-    refused = take_turn()
-    assert (refused["status"], refused["error"]["code"]) == (401, "invalid_api_key")
+    key_error = take_turn()
+    assert (key_error["status"], key_error["error"]["code"]) == (401, "invalid_api_key")
     socket.close()
 
 
@@ -157,7 +167,7 @@ def test_command_makes_keys_for_running_workers(
         return done.stdout.strip()
 
     key = run("keys", "create", "alice", "--budget", f"{TOKENS} tokens/day")
-    assert [ask(workers[0], key).status_code for _ in range(2)] == [200, 429]
+    assert [send_request(workers[0], key).status_code for _ in range(2)] == [200, 429]
     assert json.loads(run("keys", "show", "alice"))["last_used"] is None, "stored within a minute"
     assert run("keys", "revoke", "alice") == "revoked alice"
     seconds = [wait_for_status(worker, key, 401) for worker in workers]
@@ -167,15 +177,15 @@ def test_command_makes_keys_for_running_workers(
 def test_budget_of_two_workers_is_exceeded_by_some_seconds_at_most(workers: list[Server]) -> None:
     """The documented bound: all workers' answers in the seconds of a cache and an interval."""
     key = administer(workers[0], "POST", body={"name": "alice", "budget": f"{BUDGET} tokens/day"})
-    answered: list[float] = []
+    response: list[float] = []
     is_over = threading.Event()
 
     def send_until_refused(server: Server) -> None:
         with httpx2.Client(trust_env=False, timeout=30) as http:
             while not is_over.is_set():
-                answer = ask(server, key["key"], http)
+                answer = send_request(server, key["key"], http)
                 if answer.status_code == 200:
-                    answered.append(time.monotonic())
+                    response.append(time.monotonic())
                 else:
                     assert answer.json()["error"]["code"] == "insufficient_quota"
                     return
@@ -187,11 +197,11 @@ def test_budget_of_two_workers_is_exceeded_by_some_seconds_at_most(workers: list
         for future in futures:
             future.result()
 
-    answered.sort()
-    used = len(answered) * TOKENS
-    assert used >= BUDGET
-    wait_until(lambda: administer(workers[0], "GET", "/alice")["budget_used"] == used)
-    exhausted = answered[BUDGET // TOKENS - 1]
+    response.sort()
+    used_tokens = len(response) * TOKENS
+    assert used_tokens >= BUDGET
+    wait_until(lambda: administer(workers[0], "GET", "/alice")["budget_used"] == used_tokens)
+    exhausted = response[BUDGET // TOKENS - 1]
     slack = 1.0  # of a busy machine
-    assert answered[-1] - exhausted < REFRESH_SECONDS + USAGE_SECONDS + slack
-    assert [ask(worker, key["key"]).status_code for worker in workers] == [429, 429]
+    assert response[-1] - exhausted < REFRESH_SECONDS + USAGE_SECONDS + slack
+    assert [send_request(worker, key["key"]).status_code for worker in workers] == [429, 429]

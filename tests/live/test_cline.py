@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.slow, needs_program(CLINE, "npm ci --prefix tests/live
 def configure(forwarder: Server) -> dict[str, Any]:
     """The configuration that ``cline auth`` would store."""
     provider = "openai-compatible"
-    chosen = {"provider": provider, "apiKey": "none", "model": "probe-x", "baseUrl": forwarder.v1}
+    settings = {"provider": provider, "apiKey": "none", "model": "probe-x", "baseUrl": forwarder.v1}
     entry = {
-        "settings": chosen,
+        "settings": settings,
         "updatedAt": "2026-11-01T00:00:00.000Z",
         "tokenSource": "manual",
     }
@@ -34,34 +34,34 @@ def configure(forwarder: Server) -> dict[str, Any]:
     }
 
 
-def run_cline(workshop: Path, forwarder: Server, prompt: str) -> list[Any]:
+def run_cline(workspace: Path, forwarder: Server, prompt: str) -> list[Any]:
     """The events of an answer to a prompt."""
-    data = workshop / "data"
+    data = workspace / "data"
     (data / "settings").mkdir(parents=True)
     (data / "settings" / "providers.json").write_text(json.dumps(configure(forwarder)))
-    printed = run_offline(
+    output = run_offline(
         # Without a directory for its data Cline leaves a daemon behind.
         [CLINE, "--data-dir", data, "--json", prompt],
-        workshop / "home",
-        workshop / "work",
+        workspace / "home",
+        workspace / "work",
         {"CLINE_NO_AUTO_UPDATE": "1"},
     )
-    events = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return [event["event"] for event in events if event["type"] == "agent_event"]
 
 
 def test_cline_runs_a_command_and_shows_reasoning(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     call = Call("run_commands", {"commands": ["echo made > made.txt"]})
     upstream.script(Answer(reasoning="I make it.", calls=[call]))
     upstream.script(Answer(reasoning=THOUGHT, text=HELLO))
 
-    events = run_cline(workshop, forwarder, "make it")
+    events = run_cline(workspace, forwarder, "make it")
 
-    assert (workshop / "work" / "made.txt").exists()
-    ended = [event for event in events if event["type"] == "content_end"]
-    thoughts = [e["reasoning"] for e in ended if e["contentType"] == "reasoning"]
+    assert (workspace / "work" / "made.txt").exists()
+    content_ends = [event for event in events if event["type"] == "content_end"]
+    thoughts = [e["reasoning"] for e in content_ends if e["contentType"] == "reasoning"]
     assert thoughts == ["I make it.", THOUGHT]
-    assert [e["text"] for e in ended if e["contentType"] == "text"] == [HELLO]
+    assert [e["text"] for e in content_ends if e["contentType"] == "text"] == [HELLO]
     assert len([r for r in upstream.requests if r.method == "POST"]) == 2

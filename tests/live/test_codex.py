@@ -36,18 +36,18 @@ analytics.enabled = false
 feedback.enabled = false
 otel.metrics_exporter = "none"
 """
-"""Codex has nothing to tell anybody, and asks for no newer version."""
+"""Disables telemetry and the check for updates."""
 
 ASKS_FOR_MODELS = """
 [model_providers.forwarder.auth]
 command = "echo"
 args = ["any-key"]
 """
-"""A command tells the key; Codex then asks the provider for its models, too."""
+"""A command prints the key, so Codex also fetches the provider's list of models."""
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     """An empty folder for Codex to work in, with a home of its own beside it."""
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()
@@ -55,39 +55,42 @@ def workshop(tmp_path: Path) -> Path:
 
 
 def run_codex_exec(
-    workshop: Path,
+    workspace: Path,
     forwarder: Server,
     prompt: str,
     model: str,
-    more: str = "",
+    extra_config: str = "",
     name: str = "forwarder",
     websockets: str = "false",
     resume: bool = False,
 ) -> str:
     """Run ``codex exec`` on a prompt, with ``more`` in its settings; return its output."""
-    config = CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets) + more
-    last = ["resume", "--last"] if resume else []
-    return run_codex(workshop, forwarder, config, UNATTENDED, *last, prompt)
+    config = (
+        CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets)
+        + extra_config
+    )
+    resume_arguments = ["resume", "--last"] if resume else []
+    return run_codex(workspace, forwarder, config, UNATTENDED, *resume_arguments, prompt)
 
 
 UNATTENDED = "--dangerously-bypass-approvals-and-sandbox"
 
 
 def run_codex(
-    workshop: Path, forwarder: Server, config: str, *arguments: str, **variables: str
+    workspace: Path, forwarder: Server, config: str, *arguments: str, **variables: str
 ) -> str:
     """Run ``codex exec`` with a configuration and variables; return its output."""
-    (workshop / "home" / "config.toml").write_text(ON_LOOPBACK + config)
+    (workspace / "home" / "config.toml").write_text(ON_LOOPBACK + config)
     command = [str(CODEX), "exec", "--skip-git-repo-check", *arguments]
     env = {
         "PATH": os.environ["PATH"],
-        "HOME": str(workshop / "home"),
-        "CODEX_HOME": str(workshop / "home"),
+        "HOME": str(workspace / "home"),
+        "CODEX_HOME": str(workspace / "home"),
         **OFFLINE,
     }
     done = subprocess.run(
         command,
-        cwd=workshop / "work",
+        cwd=workspace / "work",
         env=env | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -98,25 +101,25 @@ def run_codex(
     return done.stdout + done.stderr
 
 
-def test_a_command_leaves_a_file_behind(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+def test_command_creates_a_file(
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The model calls the shell tool over Chat Completions, and Codex runs it."""
-    run_codex_exec(workshop, forwarder, "go [[scenario:shell_loop file=made.txt]]", "probe-resp")
+    run_codex_exec(workspace, forwarder, "go [[scenario:shell_loop file=made.txt]]", "probe-resp")
 
-    assert (workshop / "work" / "made.txt").exists()
+    assert (workspace / "work" / "made.txt").exists()
     assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}
 
 
-def test_a_patch_leaves_a_file_behind(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+def test_patch_creates_a_file(
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    """The freeform ``apply_patch`` tool wears a function upstream and is unwrapped again."""
+    """The freeform ``apply_patch`` tool is sent upstream as a function and unwrapped again."""
     run_codex_exec(
-        workshop, forwarder, "go [[scenario:apply_patch_loop file=patched.txt]]", "gpt-5.5"
+        workspace, forwarder, "go [[scenario:apply_patch_loop file=patched.txt]]", "gpt-5.5"
     )
 
-    assert (workshop / "work" / "patched.txt").exists()
+    assert (workspace / "work" / "patched.txt").exists()
     assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}
 
 
@@ -124,35 +127,39 @@ UNKNOWN = "Model metadata for `{}` not found"
 
 
 def test_codex_knows_models_that_the_forwarder_lists(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """With its entry in the catalog, Codex neither warns nor guesses."""
-    unasked = run_codex_exec(workshop, forwarder, "go [[scenario:text]]", "chat/scripted")
-    asked = run_codex_exec(
-        workshop, forwarder, "go [[scenario:text]]", "chat/scripted", ASKS_FOR_MODELS
+    output_without_catalog = run_codex_exec(
+        workspace, forwarder, "go [[scenario:text]]", "chat/scripted"
+    )
+    output_with_catalog = run_codex_exec(
+        workspace, forwarder, "go [[scenario:text]]", "chat/scripted", ASKS_FOR_MODELS
     )
 
-    assert UNKNOWN.format("chat/scripted") in unasked
-    assert UNKNOWN.format("chat/scripted") not in asked
+    assert UNKNOWN.format("chat/scripted") in output_without_catalog
+    assert UNKNOWN.format("chat/scripted") not in output_with_catalog
 
 
 def test_a_known_model_works_with_the_tools_of_its_entry(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     prompt = "go [[scenario:apply_patch_loop file=patched.txt]]"
 
-    said = run_codex_exec(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS)
+    output = run_codex_exec(workspace, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS)
 
-    assert UNKNOWN.format("chat/scripted") not in said
-    assert (workshop / "work" / "patched.txt").exists()
+    assert UNKNOWN.format("chat/scripted") not in output
+    assert (workspace / "work" / "patched.txt").exists()
     sent = [r.body for r in upstream.requests if r.method == "POST"]
     assert {body["model"] for body in sent} == {"scripted"}
-    assert not any("reasoning_effort" in body for body in sent), "nobody asked for an effort"
+    assert not any("reasoning_effort" in body for body in sent), (
+        "a request has an effort that Codex did not set"
+    )
 
 
 @pytest.mark.parametrize("name", ["OpenAI", "forwarder"])
 def test_a_session_continues_after_compaction(
-    name: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    name: str, workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Codex is over its limit in the midst of its work, has it compacted, and goes on.
 
@@ -165,52 +172,56 @@ def test_a_session_continues_after_compaction(
         Answer(text="All is done."),
     )
 
-    said = run_codex_exec(workshop, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
+    output = run_codex_exec(workspace, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
 
-    assert "context compacted" in said
-    assert "All is done." in said
-    assert (workshop / "work" / "made.txt").exists()
-    _, summed_up, last = [r.body for r in upstream.requests if r.method == "POST"]
-    assert "tools" not in summed_up
+    assert "context compacted" in output
+    assert "All is done." in output
+    assert (workspace / "work" / "made.txt").exists()
+    _, summary_request, last = [r.body for r in upstream.requests if r.method == "POST"]
+    assert "tools" not in summary_request
     assert "SUMMARY: it is made." in json.dumps(last["messages"])
     assert "exec_command" not in json.dumps(last["messages"])
 
 
 @pytest.mark.parametrize("websockets", ["false", "true"])
 def test_a_session_that_was_compacted_can_be_resumed(
-    websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    websockets: str, workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The second process sends the sealed reasoning of the first one back."""
-    ask = partial(run_codex_exec, workshop, forwarder, model="chat/scripted", more=ASKS_FOR_MODELS)
-    same = {"name": "OpenAI", "websockets": websockets}
+    run = partial(
+        run_codex_exec, workspace, forwarder, model="chat/scripted", extra_config=ASKS_FOR_MODELS
+    )
+    options = {"name": "OpenAI", "websockets": websockets}
     makes = Call("exec_command", {"cmd": "echo made > made.txt"})
     upstream.script(
         Answer(text="I make it.", calls=[makes], usage=Usage(input=900_000)),
         Answer(text="SUMMARY: it is made."),
         Answer(text="All is done."),
     )
-    ask(prompt="make it", **same)
+    run(prompt="make it", **options)
     upstream.script(Answer(text="It was made."))
 
-    said = ask(prompt="was it made?", resume=True, **same)
+    output = run(prompt="was it made?", resume=True, **options)
 
-    assert "It was made." in said
-    told = json.dumps(upstream.requests[-1].body["messages"])
-    assert "SUMMARY: it is made." in told
-    assert "All is done." in told
-    assert "exec_command" not in told
+    assert "It was made." in output
+    sent_messages = json.dumps(upstream.requests[-1].body["messages"])
+    assert "SUMMARY: it is made." in sent_messages
+    assert "All is done." in sent_messages
+    assert "exec_command" not in sent_messages
 
 
 def test_codex_works_over_a_websocket(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """It prepares a response, and sends only new items in each turn."""
     prompt = "go [[scenario:shell_then_patch file=made.txt patched=patched.txt]]"
 
-    run_codex_exec(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS, websockets="true")
+    run_codex_exec(
+        workspace, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS, websockets="true"
+    )
 
-    assert (workshop / "work" / "made.txt").exists()
-    assert (workshop / "work" / "patched.txt").exists()
+    assert (workspace / "work" / "made.txt").exists()
+    assert (workspace / "work" / "patched.txt").exists()
     assert '"route":"websocket"' in forwarder.log
     sent = [r.body for r in upstream.requests if r.method == "POST"]
     assert [len(body["messages"]) for body in sent] == sorted({len(b["messages"]) for b in sent})

@@ -16,7 +16,7 @@ from tests.fake_provider.answers import Answer, Call, Usage
 from tests.live.clients import needs_node_package
 from tests.live.server import Server
 from tests.live.test_codex import ASKS_FOR_MODELS, run_codex_exec
-from tests.live.test_error_codes import TOO_LONG, refusing
+from tests.live.test_error_codes import TOO_LONG, make_refusal
 
 pytestmark = needs_node_package("@openai/codex")
 
@@ -34,19 +34,19 @@ def folder(tmp_path: Path) -> Path:
 def test_a_compaction_that_is_too_long_completes(
     name: str, wording: str, folder: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    """The provider called OpenAI is asked to compact; for any other one Codex does it itself."""
+    """The provider called OpenAI compacts on request; for other providers Codex compacts itself."""
     makes = Call("exec_command", {"cmd": "echo made > made.txt"})
     upstream.script(
         Answer(text="I make it.", calls=[makes], usage=Usage(input=900_000)),
-        refusing(TOO_LONG[wording]),
+        make_refusal(TOO_LONG[wording]),
         Answer(text="SUMMARY: it is made."),
         Answer(text="All is done."),
     )
 
-    said = run_codex_exec(folder, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
+    output = run_codex_exec(folder, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
 
-    assert "context compacted" in said
-    assert "All is done." in said
-    _, whole, trimmed, last = [r.body["messages"] for r in upstream.requests if r.method == "POST"]
-    assert len(json.dumps(trimmed)) < len(json.dumps(whole))
+    assert "context compacted" in output
+    assert "All is done." in output
+    _, full, trimmed, last = [r.body["messages"] for r in upstream.requests if r.method == "POST"]
+    assert len(json.dumps(trimmed)) < len(json.dumps(full))
     assert "SUMMARY: it is made." in json.dumps(last)

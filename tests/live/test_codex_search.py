@@ -26,7 +26,7 @@ HAS_WEB_RUN = "[features]\nstandalone_web_search = true\n"
 
 @pytest.fixture(scope="module")
 def search_requests() -> list[bytes]:
-    """The requests that the search engine got."""
+    """The requests that the search engine received."""
     return []
 
 
@@ -48,35 +48,41 @@ def forwarder(
         yield serve(make_settings(upstream) | search)
 
 
-def ask_codex(workshop: Path, forwarder: Server, of_provider: str = "", more: str = "") -> str:
+def run_codex_question(
+    workspace: Path, forwarder: Server, provider_config: str = "", extra_config: str = ""
+) -> str:
     config = CONFIG.format(
         model="chat/scripted", url=forwarder.v1, name="forwarder", websockets="false"
     )
     return run_codex(
-        workshop, forwarder, config + of_provider + ASKS_FOR_MODELS + more, UNATTENDED, "cats?"
+        workspace,
+        forwarder,
+        config + provider_config + ASKS_FOR_MODELS + extra_config,
+        UNATTENDED,
+        "cats?",
     )
 
 
 def test_hosted_search_is_run_by_the_forwarder(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream, search_requests: list[bytes]
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream, search_requests: list[bytes]
 ) -> None:
     upstream.script(Answer(calls=[Call("web_search", {"query": "cats"})]), Answer(text=ANSWER))
-    said = ask_codex(workshop, forwarder)
+    output = run_codex_question(workspace, forwarder)
 
-    assert ANSWER in said
+    assert ANSWER in output
     assert b"q=cats" in search_requests[-1]
     result = upstream.requests[-1].body["messages"][-1]
     assert (result["role"], "Cats sleep." in result["content"]) == ("tool", True)
 
 
 def test_codex_searches_itself_with_the_forwarders_engine(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream, search_requests: list[bytes]
+    workspace: Path, forwarder: Server, upstream: ScriptedUpstream, search_requests: list[bytes]
 ) -> None:
     commands = {"search_query": [{"q": "sleepy cats", "recency": 7}]}
     upstream.script(Answer(calls=[Call("web__run", commands)]), Answer(text=ANSWER))
-    said = ask_codex(workshop, forwarder, SEARCHES_ITSELF, HAS_WEB_RUN)
+    output = run_codex_question(workspace, forwarder, SEARCHES_ITSELF, HAS_WEB_RUN)
 
-    assert ANSWER in said
+    assert ANSWER in output
     assert b"q=sleepy+cats" in search_requests[-1]
     assert b"time_range=week" in search_requests[-1]
     tools = {tool["function"]["name"] for tool in upstream.requests[0].body["tools"]}

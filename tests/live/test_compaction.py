@@ -13,7 +13,7 @@ from tests.fake_provider.faults import refuse_with_status
 from tests.helpers import sdk
 from tests.live.conftest import KEY
 from tests.live.server import Server
-from tests.live.talk import ask
+from tests.live.talk import send_request
 
 Json = dict[str, Any]
 TALK: list[Any] = [
@@ -43,13 +43,13 @@ def test_next_turn_continues_from_the_compaction(
 ) -> None:
     upstream.script(Answer(text=SUMMARY, usage=Usage(input=30, output=5)))
 
-    compacted = client.responses.compact(model=model, input=TALK)
+    compaction = client.responses.compact(model=model, input=TALK)
     question: Any = {"role": "user", "content": "When?"}
-    output: list[Any] = [item.to_dict(warnings=False) for item in compacted.output]
+    output: list[Any] = [item.to_dict(warnings=False) for item in compaction.output]
     answer = client.responses.create(model=model, input=[*output, question], store=False)
 
-    assert sdk.compaction_mistakes(compacted.to_dict(warnings=False)) == []
-    assert compacted.usage.total_tokens == 35
+    assert sdk.compaction_mistakes(compaction.to_dict(warnings=False)) == []
+    assert compaction.usage.total_tokens == 35
     assert answer.output_text
     assert SUMMARY in read_last_request(upstream)
     assert "launch on Tuesday" in read_last_request(upstream)
@@ -58,21 +58,21 @@ def test_next_turn_continues_from_the_compaction(
 
 @over_both
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_trigger_compacts(
+def test_compaction_trigger_item_compacts_the_input(
     model: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=SUMMARY))
     body = {"model": model, "input": [*TALK, {"type": "compaction_trigger"}], "stream": stream}
 
-    got = ask(forwarder, "responses", body)
+    response = send_request(forwarder, "responses", body)
 
-    assert got.mistakes == []
-    assert [item["type"] for item in got.whole["output"]] == ["compaction"]
+    assert response.mistakes == []
+    assert [item["type"] for item in response.whole["output"]] == ["compaction"]
 
 
 @over_both
 @pytest.mark.parametrize("stream", [True, False])
-def test_above_the_threshold_the_answer_brings_the_compaction(
+def test_answer_above_the_threshold_contains_a_compaction(
     model: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=SUMMARY), Answer(text="Tuesday.", reasoning="Hm."))
@@ -83,29 +83,31 @@ def test_above_the_threshold_the_answer_brings_the_compaction(
         "context_management": [{"type": "compaction", "compact_threshold": 5}],
         "store": False,
     }
-    plain = {"stream_options": {"include_obfuscation": False}} if stream else {}
+    stream_options = {"stream_options": {"include_obfuscation": False}} if stream else {}
 
-    got = ask(forwarder, "responses", {**body, "stream": stream, **plain})
-    output = got.whole["output"]
-    more = [*TALK, question, *output, {"role": "user", "content": "Sure?"}]
-    ask(forwarder, "responses", {"model": model, "input": more, "store": False})
+    response = send_request(forwarder, "responses", {**body, "stream": stream, **stream_options})
+    output = response.whole["output"]
+    next_input = [*TALK, question, *output, {"role": "user", "content": "Sure?"}]
+    send_request(forwarder, "responses", {"model": model, "input": next_input, "store": False})
 
-    assert got.mistakes == []
-    assert got.ending == "completed"
+    assert response.mistakes == []
+    assert response.ending == "completed"
     assert output[0]["type"] == "compaction"
-    assert got.content.text == "Tuesday."
+    assert response.content.text == "Tuesday."
     assert SUMMARY in read_last_request(upstream)
     assert "Noted." not in read_last_request(upstream)
 
 
 @over_both
-def test_a_summary_that_fails_is_the_client_s_to_know(
+def test_failed_summary_is_an_error_for_the_client(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(refusal="No."))
-    got = ask(forwarder, "responses", {"model": model, "input": TALK}, path="/v1/responses/compact")
+    response = send_request(
+        forwarder, "responses", {"model": model, "input": TALK}, path="/v1/responses/compact"
+    )
 
-    assert (got.status, got.error["code"]) == (502, "empty_answer")
+    assert (response.status, response.error["code"]) == (502, "empty_answer")
 
 
 def test_a_conversation_that_is_too_long_even_for_a_summary_is_cut(
@@ -115,10 +117,10 @@ def test_a_conversation_that_is_too_long_even_for_a_summary_is_cut(
         refuse_with_status(400, message="This model's maximum context length is 8 tokens."),
         Answer(text=SUMMARY),
     )
-    long = [*TALK, *TALK, *TALK, {"type": "compaction_trigger"}]
+    items = [*TALK, *TALK, *TALK, {"type": "compaction_trigger"}]
 
-    got = ask(forwarder, "responses", {"model": "chat/m", "input": long})
+    response = send_request(forwarder, "responses", {"model": "chat/m", "input": items})
 
-    assert [item["type"] for item in got.whole["output"]] == ["compaction"]
+    assert [item["type"] for item in response.whole["output"]] == ["compaction"]
     first, second = (len(r.body["messages"]) for r in upstream.requests)
     assert second < first

@@ -64,8 +64,8 @@ def test_pages_of_an_exchange_are_accessible_and_fit_a_phone(
     tool = {"type": "function", "name": "write_file_" + "x" * 50, "parameters": {"type": "object"}}
     arguments = json.dumps({"path": "/long" * 100, "content": "x" * 900})
     upstream.script(Answer("word " * 300, calls=[Call(tool["name"], arguments)]))
-    asked = {"model": "chat/" + "m" * 80, "input": "hi " * 300, "stream": True, "tools": [tool]}
-    httpx2.post(f"{server.v1}/responses", json=asked).raise_for_status()
+    body = {"model": "chat/" + "m" * 80, "input": "hi " * 300, "stream": True, "tools": [tool]}
+    httpx2.post(f"{server.v1}/responses", json=body).raise_for_status()
     [exchange] = wait_until(
         lambda: [
             each["id"]
@@ -145,8 +145,8 @@ def test_playground_translates_while_one_types_and_shows_both_streams(
     wait_for_state(page, "Finished")
 
     for side in ("client", "upstream"):
-        shown = page.locator(f"[data-side={side}] [data-kind=text] pre").inner_text()
-        assert shown == text.replace("\u202e", "\\u202e")
+        text_shown = page.locator(f"[data-side={side}] [data-kind=text] pre").inner_text()
+        assert text_shown == text.replace("\u202e", "\\u202e")
     assert page.locator("#sides img").count() == 0
     assert "tools.web_search" in page.locator("[data-side=client] [data-role=facts]").inner_text()
     check_page(page)
@@ -183,8 +183,8 @@ def test_playground_shows_where_a_mistake_is(page: Any, server: Server) -> None:
     page.get_by_label("Request", exact=True).fill('{"model": "m",\n "input": hi}')
     page.get_by_role("button", name="Go to line 2, column 11").click()
 
-    place = "((area) => [area.selectionStart, area === document.activeElement])"
-    assert page.locator("#body").evaluate(place) == [25, True]
+    expression = "((area) => [area.selectionStart, area === document.activeElement])"
+    assert page.locator("#body").evaluate(expression) == [25, True]
     page.get_by_role("button", name="Send").click()
     wait_for_state(page, "Not sent: Line 2, column 11")
 
@@ -196,10 +196,10 @@ def test_playground_stops_an_answer(page: Any, server: Server, upstream: Scripte
         (faults.never_answer(), "Waiting for the upstream"),
     ):
         upstream.script(answer)
-        before = len(upstream.requests)
+        request_count = len(upstream.requests)
         page.get_by_role("button", name="Send").click()
         wait_for_state(page, state)
-        wait_until(lambda before=before: len(upstream.requests) > before)
+        wait_until(lambda request_count=request_count: len(upstream.requests) > request_count)
         page.get_by_role("button", name="Stop").click()
 
         wait_for_state(page, "Stopped.")
@@ -250,7 +250,7 @@ def test_key_is_made_copied_limited_rotated_and_revoked(
             check_page(page)
             first = page.evaluate("navigator.clipboard.readText()")
             assert first.startswith("sk-fwd-")
-            assert ask_with_key(server, first) == 200
+            assert request_with_key(server, first) == 200
 
             page.get_by_role("link", name="Back to the keys").click()
             assert first not in page.content()
@@ -265,17 +265,17 @@ def test_key_is_made_copied_limited_rotated_and_revoked(
             check_page(page)
             page.get_by_role("button", name="Rotate the key").click()
             second = page.locator("#secret").text_content()
-            assert [ask_with_key(server, key) for key in (first, second)] == [401, 200]
+            assert [request_with_key(server, key) for key in (first, second)] == [401, 200]
 
             page.goto(server.url + "/console/keys")
             page.get_by_role("link", name=f"Revoke {name}").click()
             check_page(page)
             page.get_by_role("button", name=f"Revoke the key of {name}").click()
             page.get_by_text("revoked").first.wait_for()
-            assert ask_with_key(server, second) == 401
+            assert request_with_key(server, second) == 401
 
 
-def ask_with_key(server: Server, key: str) -> int:
+def request_with_key(server: Server, key: str) -> int:
     """Return the status of a request for the list of models."""
     headers = {"Authorization": f"Bearer {key}"}
     return httpx2.get(f"{server.v1}/models", headers=headers, trust_env=False).status_code

@@ -29,13 +29,13 @@ Event = tuple[str, str]
 def server(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     """Two workers with one capture directory."""
     upstream.forget()
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_CAPTURE=str(tmp_path / "exchanges"),
         FORWARDER_ADMIN_KEYS=ADMIN,
         FORWARDER_KEEPALIVE="0.5",
     )
-    with run_forwarder(given, tmp_path, (*GUNICORN, "-w", "2")) as server:
+    with run_forwarder(settings, tmp_path, (*GUNICORN, "-w", "2")) as server:
         yield server
 
 
@@ -74,9 +74,9 @@ def find_row(events: Iterator[Event], state: str) -> str:
     """Return the id of the next row with this state."""
     for kind, data in events:
         if kind == "row" and f'data-state="{state}"' in data:
-            found = re.search(r'id="(\w+)"', data)
-            assert found
-            return found[1]
+            match = re.search(r'id="(\w+)"', data)
+            assert match
+            return match[1]
     raise AssertionError("the stream has ended")
 
 
@@ -85,7 +85,7 @@ def test_every_worker_shows_an_exchange_while_it_runs_and_its_end(
 ) -> None:
     # Several connections, since the system chooses the worker of each.
     with follow(server) as one, follow(server) as two, follow(server) as three:
-        asked = start_stream(server, upstream, seconds=6)
+        request_thread = start_stream(server, upstream, seconds=6)
         name = find_row(one, "running")
         assert [find_row(each, "running") for each in (two, three)] == [name, name]
 
@@ -94,11 +94,11 @@ def test_every_worker_shows_an_exchange_while_it_runs_and_its_end(
             return all("response.output_text.delta" in page for page in pages)
 
         wait_until(read_pages)
-        assert asked.is_alive()
+        assert request_thread.is_alive()
         assert (tmp_path / "exchanges" / "running" / f"{name}.json").exists()
 
         assert [find_row(each, "ok") for each in (one, two, three)] == [name] * 3
-        asked.join()
+        request_thread.join()
     assert not list((tmp_path / "exchanges" / "running").iterdir())
     assert len(http.get(f"{server.url}/forwarder/exchanges", headers=HEADERS).json()["data"]) == 1
 
@@ -112,14 +112,14 @@ def test_streams_end_with_their_pages(server: Server) -> None:
 def test_shutdown_does_not_wait_for_streams(server: Server) -> None:
     with follow(server) as events:
         next(events)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         server.process.terminate()
 
         for _ in events:
             pass
         server.process.wait(20)
 
-    assert time.monotonic() - begun < 8, "the grace of running answers is 30 seconds"
+    assert time.monotonic() - started_at < 8, "the shutdown waited for the grace time of 30 seconds"
 
 
 # -- in a browser -----------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ def needs_browser(test: Callable[..., None]) -> Callable[..., None]:
 def open_server(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     """A server without keys, so its pages need no session."""
     upstream.forget()
-    given = make_settings(upstream, FORWARDER_CAPTURE=str(tmp_path / "exchanges"))
-    with run_forwarder(given, tmp_path, (*GUNICORN, "-w", "2")) as server:
+    settings = make_settings(upstream, FORWARDER_CAPTURE=str(tmp_path / "exchanges"))
+    with run_forwarder(settings, tmp_path, (*GUNICORN, "-w", "2")) as server:
         yield server
 
 
@@ -148,7 +148,7 @@ def test_list_follows_an_exchange_to_its_end(
     with run_browser() as browser, open_page(browser) as page:
         page.goto(f"{open_server.url}{PATH}")
         page.get_by_text("Live", exact=True).last.wait_for()
-        asked = start_stream(open_server, upstream, seconds=5)
+        request_thread = start_stream(open_server, upstream, seconds=5)
         row = page.locator("tbody tr")
         row.get_by_text("running").wait_for()
 
@@ -158,7 +158,7 @@ def test_list_follows_an_exchange_to_its_end(
         page.locator("h1 .tag.good").wait_for()
         assert page.locator("#answer-headers").get_attribute("open") is not None
         assert "client receives" in page.locator(".waterfall").inner_text()
-        asked.join()
+        request_thread.join()
 
         page.goto(f"{open_server.url}{PATH}")
         page.get_by_role("button", name="Pause").click()
@@ -179,8 +179,8 @@ def test_pages_of_hostile_exchanges_are_accessible_and_harmless(
         body = make_body("responses", HOSTILE, model="chat/m", stream=True, user=HOSTILE[:60])
         http.post(f"{open_server.v1}/responses", json=body)
     addresses = [PATH]
-    listed = http.get(f"{open_server.url}/forwarder/exchanges").json()["data"]
-    addresses += [f"{PATH}/{each['id']}" for each in listed]
+    exchanges = http.get(f"{open_server.url}/forwarder/exchanges").json()["data"]
+    addresses += [f"{PATH}/{each['id']}" for each in exchanges]
 
     with run_browser() as browser:
         for scheme, width in VIEWS:

@@ -16,11 +16,11 @@ from tests.fake_provider import Answer, Framing, Raw, ScriptedUpstream, Stream
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
-from tests.live.test_websocket import talking
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, http, make_body, send_request
+from tests.live.test_websocket import open_session
 
-every_pairing = check_each(("client", "over"), PAIRINGS)
-every_upstream = check_each("over", PATHS)
+every_pairing = check_each(("client", "upstream_api"), PAIRINGS)
+every_upstream = check_each("upstream_api", PATHS)
 either = check_each("stream", [False, True], ids=["whole", "streamed"])
 
 VLLM = "This model's maximum context length is 100 tokens. However, your request has 120 tokens."
@@ -52,9 +52,9 @@ FIRST = [
      403, "permission_denied"),
     (TOO_LONG["vllm"], 400, "context_length_exceeded"),
 ]  # fmt: skip
-"""An error, and the status and code that it means."""
+"""An error, and its expected status and code."""
 
-KEPT = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
+UNCHANGED_CODES = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
         "rate_limit_exceeded", "context_length_exceeded", "invalid_prompt"]  # fmt: skip
 
 
@@ -63,48 +63,48 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     return serve(make_settings(upstream))
 
 
-def refusing(error: Any, status: int = 400) -> Raw:
+def make_refusal(error: Any, status: int = 400) -> Raw:
     body = json.dumps({"error": error}).encode()
     return Raw(body=body, status=status, headers={"content-type": "application/json"})
 
 
-def saying(*events: Json) -> Raw:
+def make_event_stream(*events: Json) -> Raw:
     """A stream of these events, and no ``[DONE]``."""
     return Raw(events=events, framing=Framing(done=False))
 
 
-def event_with(error: Json, over: str, shape: str) -> Json:
-    """How an upstream tells an error as the only event of a stream."""
-    if over == "chat":
+def make_error_event(error: Json, upstream_api: str, shape: str) -> Json:
+    """The only event of a stream in which an upstream reports an error."""
+    if upstream_api == "chat":
         return {"error": error} if shape != "flat" else {"object": "error", **error}
     if shape == "failed":
         response = {"id": "resp_1", "object": "response", "status": "failed", "error": error,
                     "output": []}  # fmt: skip
         return {"type": "response.failed", "sequence_number": 0, "response": response}
-    named = {"error": error} if shape == "nested" else {**error, "code": error.get("code")}
-    return {**named, "type": "error", "sequence_number": 0}
+    fields = {"error": error} if shape == "nested" else {**error, "code": error.get("code")}
+    return {**fields, "type": "error", "sequence_number": 0}
 
 
-def breaking(error: Json, after: int = 6) -> Stream:
+def make_broken_stream(error: Json, after: int = 6) -> Stream:
     """An answer that breaks with ``error`` instead of an event."""
 
-    def change(events: list[Json], ask_: Any) -> list[Json]:
-        last = [event_with(error, ask_.protocol, "nested")]
-        if ask_.protocol == "responses":
-            last.append(event_with(error, "responses", "failed"))
+    def change(events: list[Json], request: Any) -> list[Json]:
+        endings = [make_error_event(error, request.protocol, "nested")]
+        if request.protocol == "responses":
+            endings.append(make_error_event(error, "responses", "failed"))
         numbered = [{**e, "sequence_number": after + i} if "type" in e else e
-                    for i, e in enumerate(last)]  # fmt: skip
+                    for i, e in enumerate(endings)]  # fmt: skip
         return [*events[:after], *numbered]
 
     return Stream(Answer(text="It begins well.", pieces=4), [change], framing=Framing(done=False))
 
 
-def error_of(answered: ClientAnswer) -> Json:
-    """The error that a client program reads, wherever it stands."""
-    if not answered.is_streamed or answered.status >= 400:
-        return answered.error
-    last = answered.events[-1]
-    error: Json = last["error"] if answered.client == "chat" else last["response"]["error"]
+def read_error(response: ClientAnswer) -> Json:
+    """The error that a client reads: of an error response, or of the last event."""
+    if not response.is_streamed or response.status >= 400:
+        return response.error
+    last = response.events[-1]
+    error: Json = last["error"] if response.client == "chat" else last["response"]["error"]
     return error
 
 
@@ -115,79 +115,99 @@ def error_of(answered: ClientAnswer) -> Json:
 @either
 @every_wording
 def test_a_context_that_is_too_long_is_a_400(
-    client: str, over: str, stream: bool, error: Json, forwarder: Server, upstream: ScriptedUpstream
+    client: str,
+    upstream_api: str,
+    stream: bool,
+    error: Json,
+    forwarder: Server,
+    upstream: ScriptedUpstream,
 ) -> None:
     upstream.forget()
-    upstream.script(refusing(error))
+    upstream.script(make_refusal(error))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.status == 400
-    assert answered.error["code"] == "context_length_exceeded"
-    assert answered.error["type"] == "invalid_request_error"
-    assert answered.error["message"] == error["message"]
+    assert response.status == 400
+    assert response.error["code"] == "context_length_exceeded"
+    assert response.error["type"] == "invalid_request_error"
+    assert response.error["message"] == error["message"]
     assert len(upstream.requests) == 1, "nothing is tried again"
 
 
 @every_pairing
 @every_wording
 def test_error_within_a_stream_has_its_code(
-    client: str, over: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(breaking(error))
+    upstream.script(make_broken_stream(error))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert (answered.status, answered.ending) == (200, "failed")
-    assert error_of(answered)["code"] == "context_length_exceeded"
-    assert error_of(answered)["message"] == error["message"]
+    assert (response.status, response.ending) == (200, "failed")
+    assert read_error(response)["code"] == "context_length_exceeded"
+    assert read_error(response)["message"] == error["message"]
     if client == "responses":
-        [told] = [event for event in answered.events if event["type"] == "error"]
-        assert told["code"] == told["error"]["code"] == "context_length_exceeded"
-        numbers = [event["sequence_number"] for event in answered.events]
+        [error_event] = [event for event in response.events if event["type"] == "error"]
+        assert error_event["code"] == error_event["error"]["code"] == "context_length_exceeded"
+        numbers = [event["sequence_number"] for event in response.events]
         assert numbers == sorted(set(numbers))
 
 
 @every_upstream
 @every_wording
 def test_error_over_a_websocket_has_its_code(
-    over: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(refusing(error), saying(event_with(error, over, "nested")), breaking(error))
-    with talking(forwarder) as talk:
+    upstream.script(
+        make_refusal(error),
+        make_event_stream(make_error_event(error, upstream_api, "nested")),
+        make_broken_stream(error),
+    )
+    with open_session(forwarder) as session:
         for _ in range(2):
-            [told] = talk.ask("hi", model=f"{over}/m")
-            assert (told["type"], told["status"]) == ("error", 400)
-            assert told["error"]["code"] == "context_length_exceeded"
-        failed = talk.ask("hi", model=f"{over}/m")[-1]
+            [event] = session.run_turn("hi", model=f"{upstream_api}/m")
+            assert (event["type"], event["status"]) == ("error", 400)
+            assert event["error"]["code"] == "context_length_exceeded"
+        last_event = session.run_turn("hi", model=f"{upstream_api}/m")[-1]
 
-    assert failed["type"] == "response.failed"
-    assert failed["response"]["error"]["code"] == "context_length_exceeded"
+    assert last_event["type"] == "response.failed"
+    assert last_event["response"]["error"]["code"] == "context_length_exceeded"
 
 
 @every_upstream
 def test_background_work_stores_its_code(
-    over: str, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     error = TOO_LONG["deepseek"]
-    for answer in (refusing(error), saying(event_with(error, over, "nested")), breaking(error)):
+    for answer in (
+        make_refusal(error),
+        make_event_stream(make_error_event(error, upstream_api, "nested")),
+        make_broken_stream(error),
+    ):
         upstream.script(answer)
-        body = make_body("responses", model=f"{over}/m", background=True)
-        queued = http.post(f"{forwarder.v1}/responses", json=body).json()
+        body = make_body("responses", model=f"{upstream_api}/m", background=True)
+        queued_response = http.post(f"{forwarder.v1}/responses", json=body).json()
         deadline = time.monotonic() + 10
-        while (found := get(forwarder, queued["id"]))["status"] in ("queued", "in_progress"):
-            assert time.monotonic() < deadline, found
+        while (result := get(forwarder, queued_response["id"]))["status"] in (
+            "queued",
+            "in_progress",
+        ):
+            assert time.monotonic() < deadline, result
             time.sleep(0.05)
-        assert found["error"]["code"] == "context_length_exceeded"
-        assert found["error"]["message"] == DEEPSEEK
+        assert result["error"]["code"] == "context_length_exceeded"
+        assert result["error"]["message"] == DEEPSEEK
 
 
 def get(forwarder: Server, name: str) -> Json:
-    stored: Json = http.get(f"{forwarder.v1}/responses/{name}").json()
-    return stored
+    response: Json = http.get(f"{forwarder.v1}/responses/{name}").json()
+    return response
 
 
 # -- an error that comes first in a 200 ------------------------------------------------------------
@@ -198,19 +218,21 @@ def get(forwarder: Server, name: str) -> Json:
 @check_each("shape", ["nested", "flat", "failed"])
 @check_each(("error", "status", "code"), FIRST, parts=3)
 def test_error_as_the_first_event_has_the_status_of_its_code(
-    client: str, over: str, stream: bool, shape: str, error: Json, status: int, code: str,
+    client: str, upstream_api: str, stream: bool, shape: str, error: Json, status: int, code: str,
     forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
     upstream.forget()
-    upstream.script(saying(event_with(error, over, shape)))
+    upstream.script(make_event_stream(make_error_event(error, upstream_api, shape)))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.status == status
-    assert answered.error["message"] == error["message"]
-    assert answered.error["code"] == code
-    assert answered.error.keys() <= {"message", "type", "param", "code", "object"}
-    assert answered.error["type"] != "error"
+    assert response.status == status
+    assert response.error["message"] == error["message"]
+    assert response.error["code"] == code
+    assert response.error.keys() <= {"message", "type", "param", "code", "object"}
+    assert response.error["type"] != "error"
 
 
 @every_pairing
@@ -218,7 +240,7 @@ def test_error_as_the_first_event_has_the_status_of_its_code(
 @check_each("shape", ["nested", "flat"])
 @check_each(("error", "status", "code"), FIRST, parts=3)
 def test_error_as_the_only_answer_has_the_status_of_its_code(
-    client: str, over: str, stream: bool, shape: str, error: Json, status: int, code: str,
+    client: str, upstream_api: str, stream: bool, shape: str, error: Json, status: int, code: str,
     forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
     upstream.forget()
@@ -227,62 +249,70 @@ def test_error_as_the_only_answer_has_the_status_of_its_code(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
     )
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert (answered.status, answered.error["message"]) == (status, error["message"])
-    assert answered.error["code"] == code
+    assert (response.status, response.error["message"]) == (status, error["message"])
+    assert response.error["code"] == code
 
 
 @every_pairing
 @check_each("shape", ["nested", "flat"])
 def test_a_refused_key_in_a_200_response_is_a_forwarder_error(
-    client: str, over: str, shape: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, shape: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     error = {"message": "Bad key.", "type": "authentication_error", "code": "invalid_api_key"}
-    upstream.script(saying(event_with(error, over, shape)), refusing(error, 400))
+    upstream.script(
+        make_event_stream(make_error_event(error, upstream_api, shape)), make_refusal(error, 400)
+    )
 
     for _ in range(2):
-        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
-        assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
+        response = send_request(
+            forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+        )
+        assert (response.status, response.error["code"]) == (403, "upstream_authentication")
 
 
 # -- codes ----------------------------------------------------------------------------------------
 
 
 @every_pairing
-@check_each("code", KEPT)
+@check_each("code", UNCHANGED_CODES)
 def test_a_code_is_kept_within_a_stream(
-    client: str, over: str, code: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, code: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(breaking({"message": "No.", "code": code, "type": "t"}))
+    upstream.script(make_broken_stream({"message": "No.", "code": code, "type": "t"}))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert (answered.status, error_of(answered)["code"]) == (200, code)
+    assert (response.status, read_error(response)["code"]) == (200, code)
 
 
 @every_upstream
 def test_a_usage_limit_says_when_it_resets(
-    over: str, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     error = {"message": "Enough.", "type": "usage_limit_reached", "plan_type": "p", "resets_at": 7}
-    upstream.script(breaking(error), refusing(error, 429))
-    body = make_body("responses", model=f"{over}/m", stream=True)
+    upstream.script(make_broken_stream(error), make_refusal(error, 429))
+    body = make_body("responses", model=f"{upstream_api}/m", stream=True)
 
-    failed = error_of(ask(forwarder, "responses", body))
-    refused = ask(forwarder, "responses", body)
+    stream_error = read_error(send_request(forwarder, "responses", body))
+    refusal = send_request(forwarder, "responses", body)
 
-    assert (failed["code"], failed["resets_at"]) == ("usage_limit_reached", 7)
-    assert (refused.status, refused.error["type"]) == (429, "usage_limit_reached")
-    assert refused.error["resets_at"] == 7
+    assert (stream_error["code"], stream_error["resets_at"]) == ("usage_limit_reached", 7)
+    assert (refusal.status, refusal.error["type"]) == (429, "usage_limit_reached")
+    assert refusal.error["resets_at"] == 7
 
 
 @every_pairing
 def test_a_model_that_the_upstream_does_not_know_is_a_404(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     for error in (
@@ -290,10 +320,10 @@ def test_a_model_that_the_upstream_does_not_know_is_a_404(
          "code": "invalid_request_error"},
         {"message": "Unknown model: m", "code": "unknown_model"},
     ):  # fmt: skip
-        upstream.script(refusing(error))
-        answered = ask(forwarder, client, make_body(client, model=f"{over}/m"))
-        assert (answered.status, answered.error["code"]) == (404, "model_not_found")
-        assert answered.error["message"] == error["message"]
+        upstream.script(make_refusal(error))
+        response = send_request(forwarder, client, make_body(client, model=f"{upstream_api}/m"))
+        assert (response.status, response.error["code"]) == (404, "model_not_found")
+        assert response.error["message"] == error["message"]
 
 
 # -- retries --------------------------------------------------------------------------------------
@@ -320,14 +350,20 @@ def retrying_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     ],
 )
 def test_only_temporary_errors_are_retried(
-    client: str, over: str, in_stream: bool, error: Json, status: int, requests: int,
+    client: str, upstream_api: str, in_stream: bool, error: Json, status: int, requests: int,
     retrying_forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
     upstream.forget()
-    failing = saying(event_with(error, over, "nested")) if in_stream else refusing(error, status)
+    failing = (
+        make_event_stream(make_error_event(error, upstream_api, "nested"))
+        if in_stream
+        else make_refusal(error, status)
+    )
     upstream.script(failing, *([Answer(text="Well.")] if requests > 1 else []))
 
-    answered = ask(retrying_forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        retrying_forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert (answered.status == 200) is (requests > 1)
+    assert (response.status == 200) is (requests > 1)
     assert len(upstream.requests) == requests

@@ -23,9 +23,9 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, find_unused_port, run_server
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, http, make_body, send_request
 
-every_pairing = check_each(("client", "over"), PAIRINGS)
+every_pairing = check_each(("client", "upstream_api"), PAIRINGS)
 every_client = check_each("client", PATHS)
 either = check_each("stream", [False, True], ids=["whole", "streamed"])
 
@@ -47,7 +47,7 @@ PATIENCE = 1.0
 
 @pytest.fixture(scope="module")
 def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    """A forwarder of little patience; ``gone`` is an upstream that is not there."""
+    """A forwarder with short time limits; the upstream ``gone`` is unreachable."""
     limits = {
         f"{name}_{limit}_TIMEOUT": str(PATIENCE)
         for name in ("CHAT", "RESPONSES")
@@ -68,20 +68,24 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     )
 
 
-def asking_for_calls(client: str, over: str, stream: bool, model: str = "m") -> Json:
+def make_tool_request(client: str, upstream_api: str, stream: bool, model: str = "m") -> Json:
     """A request with a tool and, where a chat client can say so, the wish for usage."""
     function = {"name": "get", "parameters": {"type": "object", "properties": {}}}
     tool = {"type": "function", "function": function}
     if client == "responses":
         tool = {"type": "function", "strict": False, **function}
-    more: Json = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
-    return make_body(client, model=f"{over}/{model}", stream=stream, tools=[tool], **more)
+    options: Json = (
+        {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
+    )
+    return make_body(
+        client, model=f"{upstream_api}/{model}", stream=stream, tools=[tool], **options
+    )
 
 
-def get_total_tokens(answered: ClientAnswer) -> int | None:
+def get_total_tokens(response: ClientAnswer) -> int | None:
     """The total of the usage."""
-    whole = answered.whole
-    total: int | None = (whole.get("usage") or {}).get("total_tokens")
+    answer = response.whole
+    total: int | None = (answer.get("usage") or {}).get("total_tokens")
     return total
 
 
@@ -91,16 +95,18 @@ def get_total_tokens(answered: ClientAnswer) -> int | None:
 def list_vendor_cases() -> list[Any]:
     """Everything that a vendor may do, for each pairing in which a stream is read."""
     return [
-        pytest.param(client, over, stream, name, id=f"{client}-{over}-{stream}-{name}")
-        for client, over in PAIRINGS
+        pytest.param(
+            client, upstream_api, stream, name, id=f"{client}-{upstream_api}-{stream}-{name}"
+        )
+        for client, upstream_api in PAIRINGS
         for stream in (False, True)
-        if stream or client != over
-        for name in faults.list_harmless(ANSWER, get_protocol(over))
+        if stream or client != upstream_api
+        for name in faults.list_harmless(ANSWER, get_protocol(upstream_api))
     ]
 
 
-def get_protocol(over: str) -> Protocol:
-    return "chat" if over == "chat" else "responses"
+def get_protocol(upstream_api: str) -> Protocol:
+    return "chat" if upstream_api == "chat" else "responses"
 
 
 # The SDK's own accumulator, by which a passed-through stream would be judged, refuses these.
@@ -119,70 +125,79 @@ BEYOND_THE_SDK = {
 }
 
 
-@check_each(("client", "over", "stream", "name"), list_vendor_cases(), parts=3)
+@check_each(("client", "upstream_api", "stream", "name"), list_vendor_cases(), parts=3)
 def test_vendor_variations_do_not_change_the_answer(
-    client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str,
+    upstream_api: str,
+    stream: bool,
+    name: str,
+    forwarder: Server,
+    upstream: ScriptedUpstream,
 ) -> None:
     upstream.forget()
-    upstream.script(faults.list_harmless(ANSWER, get_protocol(over))[name])
+    upstream.script(faults.list_harmless(ANSWER, get_protocol(upstream_api))[name])
 
     model = "m" if stream else "folded"
-    answered = ask(forwarder, client, asking_for_calls(client, over, stream, model))
+    response = send_request(
+        forwarder, client, make_tool_request(client, upstream_api, stream, model)
+    )
 
     assert upstream.requests[-1].body["stream"]
-    assert answered.status == 200, answered.text
-    if client == over and name in BEYOND_THE_SDK:
-        assert answered.done
-        assert not any(event.get("error") for event in answered.events)
+    assert response.status == 200, response.text
+    if client == upstream_api and name in BEYOND_THE_SDK:
+        assert response.done
+        assert not any(event.get("error") for event in response.events)
         return
-    assert answered.ending == "completed"
-    assert answered.content.text == TEXT
-    calls = [(called, json.loads(given)) for called, given in answered.content.calls]
+    assert response.ending == "completed"
+    assert response.content.text == TEXT
+    calls = [(function, json.loads(arguments)) for function, arguments in response.content.calls]
     assert calls == [("get", {"city": "Zürich"}), ("get", {"city": "東京"})]
-    assert get_total_tokens(answered) == 30
-    if client != over:
-        assert answered.mistakes == []
+    assert get_total_tokens(response) == 30
+    if client != upstream_api:
+        assert response.mistakes == []
 
 
 @every_pairing
 def test_a_whole_answer_is_accepted_instead_of_a_stream(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(faults.WholeInstead(ANSWER))
 
-    answered = ask(forwarder, client, asking_for_calls(client, over, True))
+    response = send_request(forwarder, client, make_tool_request(client, upstream_api, True))
 
-    assert answered.ending == "completed"
-    assert answered.content.text == TEXT
-    assert len(answered.content.calls) == 2
+    assert response.ending == "completed"
+    assert response.content.text == TEXT
+    assert len(response.content.calls) == 2
 
 
 @every_pairing
 @check_each("form", ["whole", "folded", "streamed"])
 def test_a_finished_empty_answer_is_an_answer(
-    client: str, over: str, form: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, form: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(faults.make_empty_answer())
 
-    answered = ask(forwarder, client, asking_for_calls(client, over, form == "streamed", form))
+    response = send_request(
+        forwarder, client, make_tool_request(client, upstream_api, form == "streamed", form)
+    )
 
-    assert answered.ending == "completed"
-    assert (answered.content.text, answered.content.calls) == ("", [])
-    assert answered.mistakes == []
-    assert get_total_tokens(answered) == 30
+    assert response.ending == "completed"
+    assert (response.content.text, response.content.calls) == ("", [])
+    assert response.mistakes == []
+    assert get_total_tokens(response) == 30
 
 
 def test_null_error_is_no_error(forwarder: Server, upstream: ScriptedUpstream) -> None:
-    def nulls(chunks: list[Json], _: Any) -> list[Json]:
+    def add_null_error(chunks: list[Json], _: Any) -> list[Json]:
         return [{**chunk, "error": None} for chunk in chunks]
 
     for client in PATHS:
-        upstream.script(Stream(Answer(text=TEXT), [nulls]))
-        answered = ask(forwarder, client, make_body(client, model="chat/m", stream=True))
-        assert answered.content.text == TEXT
-        assert answered.ending == "completed"
+        upstream.script(Stream(Answer(text=TEXT), [add_null_error]))
+        response = send_request(forwarder, client, make_body(client, model="chat/m", stream=True))
+        assert response.content.text == TEXT
+        assert response.ending == "completed"
 
 
 # -- breakage -------------------------------------------------------------------------------------
@@ -195,47 +210,59 @@ BEFORE_ANY_EVENT = {
     **{f"status_{code}": code for code in STATUSES},
     "status_401": 403,  # the forwarder's key, and so the forwarder's fault
 }
-"""Fault -> the status that the client gets, even when it asked for a stream."""
+"""Fault -> the status that the client receives, even if it requested a stream."""
 
 
 def list_fault_cases() -> list[Any]:
     """Every fault, for each pairing in which it can happen."""
     return [
-        pytest.param(client, over, form, name, id=f"{client}-{over}-{form}-{name}")
-        for client, over in PAIRINGS
+        pytest.param(client, upstream_api, form, name, id=f"{client}-{upstream_api}-{form}-{name}")
+        for client, upstream_api in PAIRINGS
         for form in ("whole", "folded", "streamed")
-        for name in faults.list_fatal(ANSWER, get_protocol(over))
+        for name in faults.list_fatal(ANSWER, get_protocol(upstream_api))
         if form != "whole" or name != "without_terminal"
     ]
 
 
-@check_each(("client", "over", "form", "name"), list_fault_cases(), parts=4)
+@check_each(("client", "upstream_api", "form", "name"), list_fault_cases(), parts=4)
 def test_a_broken_answer_fails_once(
-    client: str, over: str, form: str, name: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str,
+    upstream_api: str,
+    form: str,
+    name: str,
+    forwarder: Server,
+    upstream: ScriptedUpstream,
 ) -> None:
     upstream.forget()
     stream = form == "streamed"
-    fault = faults.list_fatal(ANSWER, get_protocol(over))[name]
+    fault = faults.list_fatal(ANSWER, get_protocol(upstream_api))[name]
     upstream.script(fault)
 
-    answered = ask(forwarder, client, asking_for_calls(client, over, stream, form))
+    response = send_request(
+        forwarder, client, make_tool_request(client, upstream_api, stream, form)
+    )
 
     assert upstream.requests[-1].body["stream"] is (form != "whole")
-    assert answered.ending == "failed"
-    if (client, over, form, name) == ("responses", "responses", "folded", "failed"):
-        assert answered.json["error"]["message"]  # as the upstream has it
+    assert response.ending == "failed"
+    if (client, upstream_api, form, name) == ("responses", "responses", "folded", "failed"):
+        assert response.json["error"]["message"]  # as the upstream has it
         return
-    assert answered.is_streamed or answered.error["message"]
-    assert stream or answered.status >= 400
+    assert response.is_streamed or response.error["message"]
+    assert stream or response.status >= 400
     if name in BEFORE_ANY_EVENT:
-        assert answered.status == BEFORE_ANY_EVENT[name]
+        assert response.status == BEFORE_ANY_EVENT[name]
 
 
 @every_pairing
 @either
 @check_each("code", STATUSES)
 def test_a_refusal_reaches_the_client_unchanged(
-    client: str, over: str, stream: bool, code: int, forwarder: Server, upstream: ScriptedUpstream
+    client: str,
+    upstream_api: str,
+    stream: bool,
+    code: int,
+    forwarder: Server,
+    upstream: ScriptedUpstream,
 ) -> None:
     upstream.forget()
     headers = {"x-ratelimit-remaining-tokens": "7", "x-should-retry": "true", "x-secret": "no"}
@@ -243,82 +270,88 @@ def test_a_refusal_reaches_the_client_unchanged(
         faults.refuse_with_status(code, retry_after=9, param="messages", headers=headers)
     )
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
     if code == 401:  # the forwarder's key, and so the forwarder's fault
-        assert answered.status == 403
-        assert answered.error["code"] == "upstream_authentication"
-        assert answered.headers["x-should-retry"] == "false"
+        assert response.status == 403
+        assert response.error["code"] == "upstream_authentication"
+        assert response.headers["x-should-retry"] == "false"
         return
     message, kind, name = STATUSES[code]
-    param = "input" if (client, over) == ("responses", "chat") else "messages"  # its own word
-    assert answered.status == code
-    assert answered.error == {"message": message, "type": kind, "code": name, "param": param}
-    assert answered.headers["retry-after"] == "9"
-    assert answered.headers["x-ratelimit-remaining-tokens"] == "7"
-    assert answered.headers["x-should-retry"] == "true"
-    assert answered.headers["x-upstream-request-id"].startswith("req_scripted")
-    assert "x-secret" not in answered.headers
+    param = (
+        "input" if (client, upstream_api) == ("responses", "chat") else "messages"
+    )  # its own word
+    assert response.status == code
+    assert response.error == {"message": message, "type": kind, "code": name, "param": param}
+    assert response.headers["retry-after"] == "9"
+    assert response.headers["x-ratelimit-remaining-tokens"] == "7"
+    assert response.headers["x-should-retry"] == "true"
+    assert response.headers["x-upstream-request-id"].startswith("req_scripted")
+    assert "x-secret" not in response.headers
 
 
 @every_pairing
 def test_an_error_in_the_stream_keeps_its_message(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    broken = faults.error_event(Answer(text=TEXT), after=5)
-    upstream.script(replace(broken, framing=replace(broken.framing, delay=0.02)))
+    stream = faults.error_event(Answer(text=TEXT), after=5)
+    upstream.script(replace(stream, framing=replace(stream.framing, delay=0.02)))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert answered.status == 200
-    assert answered.ending == "failed"
-    last = answered.events[-1]
+    assert response.status == 200
+    assert response.ending == "failed"
+    last = response.events[-1]
     error = last["error"] if client == "chat" else last["response"]["error"]
     assert error["code"] == "server_error"
     assert "broke down" in error["message"]
 
 
-@check_each("over", PATHS)
+@check_each("upstream_api", PATHS)
 def test_a_cut_stream_keeps_its_text(
-    over: str, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     for client in PATHS:
         upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
-        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
-        assert answered.ending == "failed"
-        assert TEXT[:5] in said_so_far(answered)
+        response = send_request(
+            forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+        )
+        assert response.ending == "failed"
+        assert TEXT[:5] in read_text_so_far(response)
 
 
-def said_so_far(answered: ClientAnswer) -> str:
-    if answered.client == "responses":
-        deltas = [e for e in answered.events if e["type"] == "response.output_text.delta"]
+def read_text_so_far(response: ClientAnswer) -> str:
+    if response.client == "responses":
+        deltas = [e for e in response.events if e["type"] == "response.output_text.delta"]
         return "".join(event["delta"] for event in deltas)
-    choices = [choice for event in answered.events for choice in event.get("choices", ())]
+    choices = [choice for event in response.events for choice in event.get("choices", ())]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 @every_client
 @either
-def test_an_upstream_that_is_not_there_is_a_502(
-    client: str, stream: bool, forwarder: Server
-) -> None:
-    answered = ask(forwarder, client, make_body(client, model="gone/m", stream=stream))
+def test_unreachable_upstream_is_a_502(client: str, stream: bool, forwarder: Server) -> None:
+    response = send_request(forwarder, client, make_body(client, model="gone/m", stream=stream))
 
-    assert answered.status == 502
-    assert answered.error["code"] == "upstream_unreachable"
+    assert response.status == 502
+    assert response.error["code"] == "upstream_unreachable"
 
 
 # -- silence --------------------------------------------------------------------------------------
 
 
-def all_at_once(forwarder: Server, stream: bool) -> list[ClientAnswer]:
-    """The same request in every pairing, side by side."""
+def send_to_all_pairings(forwarder: Server, stream: bool) -> list[ClientAnswer]:
+    """The answers to one request, sent concurrently in every pairing."""
     with ThreadPoolExecutor(len(PAIRINGS)) as pool:
         return list(
             pool.map(
-                lambda pair: ask(
+                lambda pair: send_request(
                     forwarder, pair[0], make_body(pair[0], model=f"{pair[1]}/m", stream=stream)
                 ),
                 PAIRINGS,
@@ -334,61 +367,63 @@ def test_an_upstream_that_never_answers_is_a_504(
     upstream.script(*[faults.never_answer()] * len(PAIRINGS))
     started = time.monotonic()
 
-    for answered in all_at_once(forwarder, stream):
-        assert answered.status == 504
-        assert answered.error["code"] == "upstream_timeout"
+    for response in send_to_all_pairings(forwarder, stream):
+        assert response.status == 504
+        assert response.error["code"] == "upstream_timeout"
 
     assert PATIENCE <= time.monotonic() - started < PATIENCE + 2
     assert all(request.closed_by_client.wait(2) for request in upstream.requests)
 
 
 @check_each("after", [0, 4])
-def test_an_upstream_that_falls_silent_has_failed(
+def test_stalled_upstream_stream_fails(
     after: int, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(*[faults.stall(Answer(text=TEXT), after)] * len(PAIRINGS))
     started = time.monotonic()
 
-    for answered in all_at_once(forwarder, stream=True):
-        assert answered.ending == "failed"
-        assert ": keep-alive" in answered.text
-        assert "stopped sending" in answered.text
+    for response in send_to_all_pairings(forwarder, stream=True):
+        assert response.ending == "failed"
+        assert ": keep-alive" in response.text
+        assert "stopped sending" in response.text
 
     assert PATIENCE <= time.monotonic() - started < PATIENCE + 2
     assert all(request.closed_by_client.wait(2) for request in upstream.requests)
 
 
 def test_a_whole_answer_that_stalls_is_a_504(forwarder: Server, upstream: ScriptedUpstream) -> None:
-    for client, over in [("chat", "responses"), ("responses", "chat")]:
+    for client, upstream_api in [("chat", "responses"), ("responses", "chat")]:
         upstream.script(faults.stall(Answer(text=TEXT), 4))
-        answered = ask(forwarder, client, make_body(client, model=f"{over}/m"))
-        assert answered.status == 504
-        assert answered.error["code"] == "upstream_timeout"
+        response = send_request(forwarder, client, make_body(client, model=f"{upstream_api}/m"))
+        assert response.status == 504
+        assert response.error["code"] == "upstream_timeout"
 
 
 @every_pairing
 def test_a_slow_upstream_is_waited_for(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Longer than any single silence may last."""
     upstream.forget()
     upstream.script(faults.slow_down(Answer(text=TEXT, pieces=6), delay=0.15))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert answered.ending == "completed"
-    assert answered.content.text == TEXT
+    assert response.ending == "completed"
+    assert response.content.text == TEXT
 
 
 # -- clients that leave, connections that stay ----------------------------------------------------
 
 
 @contextmanager
-def sending(
+def open_request(
     server: Server, client: str, body: Json, name: str = "req_x"
 ) -> Iterator[socket.socket]:
-    """The connection on which this is asked; it is closed in the end."""
+    """Send a request and yield its connection, which is closed at the end."""
     url = urlsplit(server.url)
     data = json.dumps(body).encode()
     head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {name}\r\n"
@@ -400,23 +435,25 @@ def sending(
         yield sock
 
 
-def leave(server: Server, client: str, body: Json, after: bytes, name: str = "req_x") -> None:
+def disconnect_after(
+    server: Server, client: str, body: Json, marker: bytes, name: str = "req_x"
+) -> None:
     """Ask, read until ``after`` has come, and close."""
-    with sending(server, client, body, name) as sock:
-        seen = b""
-        while after not in seen:
+    with open_request(server, client, body, name) as sock:
+        received = b""
+        while marker not in received:
             piece = sock.recv(4096)
-            assert piece, seen
-            seen += piece
+            assert piece, received
+            received += piece
         time.sleep(0.1)  # all other events are written by now, and only a wait can be left
 
 
-def wait_for(holds: Callable[[], Any]) -> bool:
+def wait_for(condition: Callable[[], Any]) -> bool:
     """Does it hold within a moment?"""
     deadline = time.monotonic() + 5
-    while not holds() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return bool(holds())
+    return bool(condition())
 
 
 @every_pairing
@@ -429,12 +466,17 @@ def wait_for(holds: Callable[[], Any]) -> bool:
     ids=["talking", "silent"],
 )
 def test_the_upstream_stream_is_closed_when_the_client_disconnects(
-    client: str, over: str, answer: Scripted, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, answer: Scripted, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(answer)
 
-    leave(forwarder, client, make_body(client, model=f"{over}/m", stream=True), after=b"data: ")
+    disconnect_after(
+        forwarder,
+        client,
+        make_body(client, model=f"{upstream_api}/m", stream=True),
+        marker=b"data: ",
+    )
 
     [request] = upstream.requests
     assert request.closed_by_client.wait(2)
@@ -442,12 +484,12 @@ def test_the_upstream_stream_is_closed_when_the_client_disconnects(
 
 @every_pairing
 def test_the_upstream_request_is_cancelled_before_its_answer(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(faults.never_answer())
 
-    with sending(forwarder, client, make_body(client, model=f"{over}/m")):
+    with open_request(forwarder, client, make_body(client, model=f"{upstream_api}/m")):
         assert wait_for(lambda: upstream.requests)
 
     [request] = upstream.requests
@@ -455,11 +497,11 @@ def test_the_upstream_request_is_cancelled_before_its_answer(
 
 
 def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
-    left = threading.Event()
+    client_left = threading.Event()
 
     def wait_for_close(peer: Peer) -> None:
         if peer.request() and not peer.request():
-            left.set()
+            client_left.set()
 
     with run_server(wait_for_close) as files:
         forwarder = serve({"RESPONSES_BASE_URL": f"{files.url}/v1", "RESPONSES_API_KEY": KEY})
@@ -468,7 +510,7 @@ def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) ->
             sock.sendall(b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert wait_for(lambda: files.requests)
 
-        assert left.wait(2)
+        assert client_left.wait(2)
 
 
 def test_file_upload_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
@@ -497,21 +539,23 @@ def test_file_upload_is_cancelled_when_the_client_disconnects(serve: Serve) -> N
 
 
 @every_pairing
-def test_a_client_that_leaves_is_no_failure_of_the_upstream(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+def test_client_disconnect_is_not_counted_as_upstream_failure(
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(faults.stall(Answer(text="word " * 40, pieces=40), after=9))
-    before = http.get(f"{forwarder.url}/metrics").text
-    name = f"req_{client}_over_{over}_left"
+    earlier_metrics = http.get(f"{forwarder.url}/metrics").text
+    name = f"req_{client}_over_{upstream_api}_left"
 
-    body = make_body(client, model=f"{over}/m", stream=True)
-    leave(forwarder, client, body, after=b"data: ", name=name)
+    body = make_body(client, model=f"{upstream_api}/m", stream=True)
+    disconnect_after(forwarder, client, body, marker=b"data: ", name=name)
 
     assert wait_for(lambda: name in forwarder.log)
     [line] = [json.loads(line) for line in forwarder.log.splitlines() if name in line]
     assert (line["status"], line["error"], line["left"]) == (499, "client_left", True)
-    assert list_failures(http.get(f"{forwarder.url}/metrics").text) == list_failures(before)
+    assert list_failures(http.get(f"{forwarder.url}/metrics").text) == list_failures(
+        earlier_metrics
+    )
 
 
 def list_failures(metrics: str) -> list[str]:
@@ -527,39 +571,41 @@ def test_a_non_ascii_header_of_an_upstream_is_harmless(
         faults.refuse_with_status(429, headers={"x-request-id": value, "retry-after": "7"})
     )
 
-    answered = ask(forwarder, "chat", make_body("chat", model="chat/m"))
+    response = send_request(forwarder, "chat", make_body("chat", model="chat/m"))
 
-    assert (answered.status, answered.headers["retry-after"]) == (429, "7")
-    assert "x-upstream-request-id" not in answered.headers
+    assert (response.status, response.headers["retry-after"]) == (429, "7")
+    assert "x-upstream-request-id" not in response.headers
 
 
 @every_pairing
 def test_connections_to_the_upstream_are_used_again(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     for stream in (True, False, True, True, False, True):
-        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
-        assert answered.ending == "completed"
+        response = send_request(
+            forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+        )
+        assert response.ending == "completed"
 
     assert len({request.connection_id for request in upstream.requests}) == 1
 
 
 @every_pairing
 def test_a_connection_is_not_used_again_after_a_cut(
-    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    body = make_body(client, model=f"{over}/m", stream=True)
+    body = make_body(client, model=f"{upstream_api}/m", stream=True)
     upstream.script(faults.cut_connection(Answer(text=TEXT)))
-    ask(forwarder, client, body)
+    send_request(forwarder, client, body)
 
-    assert ask(forwarder, client, body).ending == "completed"
+    assert send_request(forwarder, client, body).ending == "completed"
 
 
-@check_each("over", PATHS)
-def test_a_stream_that_does_not_end_after_its_end_is_let_go(
-    over: str, forwarder: Server, upstream: ScriptedUpstream
+@check_each("upstream_api", PATHS)
+def test_stream_that_stays_open_after_its_end_is_closed(
+    upstream_api: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The client does not wait for an upstream that keeps the connection open."""
     upstream.forget()
@@ -567,9 +613,11 @@ def test_a_stream_that_does_not_end_after_its_end_is_let_go(
     for client in PATHS:
         upstream.script(lingering)
         started = time.monotonic()
-        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
-        assert answered.content.text == TEXT
-        assert answered.ending == "completed"
+        response = send_request(
+            forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+        )
+        assert response.content.text == TEXT
+        assert response.ending == "completed"
         assert time.monotonic() - started < PATIENCE
 
 
@@ -679,34 +727,34 @@ MALFORMED = [
 ]
 
 
-@check_each(("client", "more", "param"), MALFORMED)
+@check_each(("client", "change", "param"), MALFORMED)
 def test_a_malformed_request_is_refused_by_its_parameter(
-    client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, change: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    answered = ask(forwarder, client, {**make_body(client), **more})
+    response = send_request(forwarder, client, {**make_body(client), **change})
 
-    assert answered.status == 400, answered.text
-    assert answered.error["type"] == "invalid_request_error"
-    assert answered.error["param"] == param
+    assert response.status == 400, response.text
+    assert response.error["type"] == "invalid_request_error"
+    assert response.error["param"] == param
     assert upstream.requests == []
 
 
 @every_client
 @check_each("body", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"model": NaN}', b"[]", b'"x"'])
 def test_a_body_that_is_no_object_is_refused(client: str, body: bytes, forwarder: Server) -> None:
-    answered = ask(forwarder, client, body)
+    response = send_request(forwarder, client, body)
 
-    assert answered.status == 400
-    assert answered.error["code"] == "invalid_json"
+    assert response.status == 400
+    assert response.error["code"] == "invalid_json"
 
 
 @every_client
 def test_a_body_over_the_limit_is_refused(client: str, forwarder: Server) -> None:
-    answered = ask(forwarder, client, make_body(client, "x" * 70_000))
+    response = send_request(forwarder, client, make_body(client, "x" * 70_000))
 
-    assert answered.status == 413
-    assert answered.error["code"] == "request_too_large"
+    assert response.status == 413
+    assert response.error["code"] == "request_too_large"
 
 
 @every_client
@@ -716,8 +764,8 @@ def test_malformed_bodies_are_client_errors(client: str, forwarder: Server) -> N
     for name in NAMES[client]:
         for value in wild:
             body = {**make_body(client), name: value}
-            answered = ask(forwarder, client, body)
-            assert answered.status < 500, (name, value, answered.text)
+            response = send_request(forwarder, client, body)
+            assert response.status < 500, (name, value, response.text)
 
 
 NAMES = {
@@ -732,37 +780,42 @@ NAMES = {
 
 
 @check_each("client", PATHS)
-def test_a_passing_request_is_judged_by_its_upstream(
+def test_passthrough_request_is_validated_by_its_upstream(
     client: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     body = {**make_body(client, model=f"{client}/m"), "temperature": "hot"}
 
-    answered = ask(forwarder, client, body)
+    response = send_request(forwarder, client, body)
 
-    assert answered.status == 400
-    assert answered.error["param"] == "temperature"
+    assert response.status == 400
+    assert response.error["param"] == "temperature"
     assert len(upstream.requests) == 1
 
 
-def test_keys_in_an_upstream_s_error_are_blotted_out(
+def test_keys_in_an_upstream_s_error_are_redacted(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    for client, over in PAIRINGS:
+    for client, upstream_api in PAIRINGS:
         for status in (400, 429, 500):
             upstream.script(faults.refuse_with_status(status, message=f"Your key {KEY} is tired."))
-            answered = ask(forwarder, client, make_body(client, model=f"{over}/m"))
-            assert answered.error["message"] == "Your key *** is tired."
+            response = send_request(forwarder, client, make_body(client, model=f"{upstream_api}/m"))
+            assert response.error["message"] == "Your key *** is tired."
         upstream.script(faults.error_in_200(f"Your key {KEY} is tired."))
-        assert KEY not in ask(forwarder, client, make_body(client, model=f"{over}/m")).text
-        upstream.script(quoting_events(over))
-        body = make_body(client, model=f"{over}/m", stream=True)
-        assert KEY not in ask(forwarder, client, body).text
+        assert (
+            KEY
+            not in send_request(
+                forwarder, client, make_body(client, model=f"{upstream_api}/m")
+            ).text
+        )
+        upstream.script(quoting_events(upstream_api))
+        body = make_body(client, model=f"{upstream_api}/m", stream=True)
+        assert KEY not in send_request(forwarder, client, body).text
     assert KEY not in forwarder.log
 
 
-def quoting_events(over: str) -> Raw:
+def quoting_events(upstream_api: str) -> Raw:
     """A stream that breaks, and quotes the key in doing so."""
     error = {"message": f"Your key {KEY} is tired.", "type": "x", "code": "server_error"}
-    kind = {"type": "error"} if over == "responses" else {}
-    return Raw(events=[{**kind, "error": error}], framing=Framing(done=False))
+    type_field = {"type": "error"} if upstream_api == "responses" else {}
+    return Raw(events=[{**type_field, "error": error}], framing=Framing(done=False))

@@ -57,7 +57,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
     )
 
 
-def run(forwarder: Server, tools: list[Any], streamed: bool, given: Any = "go") -> Any:
+def run(forwarder: Server, tools: list[Any], streamed: bool, input_items: Any = "go") -> Any:
     """The result of an agent with these tools and the model of a Chat upstream."""
     import agents
 
@@ -67,8 +67,8 @@ def run(forwarder: Server, tools: list[Any], streamed: bool, given: Any = "go") 
             agent = agents.Agent(name="a", model=model, tools=tools)
             config = agents.RunConfig(tracing_disabled=True)
             if not streamed:
-                return await agents.Runner.run(agent, given, run_config=config)
-            result = agents.Runner.run_streamed(agent, given, run_config=config)
+                return await agents.Runner.run(agent, input_items, run_config=config)
+            result = agents.Runner.run_streamed(agent, input_items, run_config=config)
             async for _ in result.stream_events():
                 pass
             return result
@@ -106,15 +106,15 @@ def test_hosted_mcp_tool_is_run(
 def test_hosted_mcp_tool_is_approved_by_the_sdk(
     forwarder: Server, upstream: ScriptedUpstream, root: str
 ) -> None:
-    asked: list[Any] = []
+    approval_requests: list[Any] = []
 
     def approve(request: Any) -> Any:
-        asked.append(request.data.name)
+        approval_requests.append(request.data.name)
         return {"approve": True}
 
     upstream.script(Answer(calls=[Call("tests__add", '{"a":1,"b":2}')]), Answer(text="3."))
     result = run(forwarder, [hosted_mcp(root, "always", approve)], False)
-    assert (asked, result.final_output) == (["add"], "3.")
+    assert (approval_requests, result.final_output) == (["add"], "3.")
     messages = upstream.requests[-1].body["messages"]
     assert messages[-1]["content"] == "3"
 
@@ -146,10 +146,10 @@ def test_file_search_tool_is_run_and_cited(
     with OpenAI(base_url=forwarder.v1, api_key="k", max_retries=0) as client:
         store = client.vector_stores.create(name="manuals")
         content = ("manual.txt", b"To reset the device, hold the button.")
-        kept = client.vector_stores.files.upload_and_poll(
+        stored_file = client.vector_stores.files.upload_and_poll(
             vector_store_id=store.id, file=content, poll_interval_ms=50
         )
-    text = f"Hold the button [{kept.id}]."
+    text = f"Hold the button [{stored_file.id}]."
     upstream.script(Answer(calls=[Call("file_search", '{"query":"reset"}')]), Answer(text=text))
     tool = agents.FileSearchTool(vector_store_ids=[store.id], include_search_results=True)
     result = run(forwarder, [tool], streamed)
@@ -157,9 +157,9 @@ def test_file_search_tool_is_run_and_cited(
     assert (search.type, search.status, search.queries) == (
         "file_search_call", "completed", ["reset"]
     )  # fmt: skip
-    assert [found.filename for found in search.results] == ["manual.txt"]
+    assert [document.filename for document in search.results] == ["manual.txt"]
     (citation,) = message.content[0].annotations
-    assert (citation.type, citation.file_id) == ("file_citation", kept.id)
+    assert (citation.type, citation.file_id) == ("file_citation", stored_file.id)
     assert "hold the button" in upstream.requests[-1].body["messages"][-1]["content"]
 
 
@@ -216,12 +216,12 @@ def test_image_generation_tool_is_run_and_edits_in_the_next_turn(
     image, message = first.raw_responses[0].output
     assert (image.type, image.status, image.result) == ("image_generation_call", "completed", PNG)
     assert (message.type, first.final_output) == ("message", "Here.")
-    again = [*first.to_input_list(), {"role": "user", "content": "darker"}]
-    second = run(image_forwarder, tools, streamed, again)
+    next_input = [*first.to_input_list(), {"role": "user", "content": "darker"}]
+    second = run(image_forwarder, tools, streamed, next_input)
     assert second.raw_responses[0].output[0].action == "edit"
-    generated, edited = images.requests
-    assert b'"quality":"low"' in generated
-    assert b"sk-pics" in generated
-    assert b'name="image"; filename="image.png"' in edited
+    generation_request, edit_request = images.requests
+    assert b'"quality":"low"' in generation_request
+    assert b"sk-pics" in generation_request
+    assert b'name="image"; filename="image.png"' in edit_request
     messages = upstream.requests[2].body["messages"]
     assert [each["role"] for each in messages] == ["user", "assistant", "tool", "assistant", "user"]

@@ -48,12 +48,12 @@ def test_text_comes_whole_and_streamed(
     upstream.script(*[Answer(text="Zürich 🏔", pieces=4)] * 2)
     llm = make_model(forwarder, responses)
 
-    whole = llm.invoke("hi")
+    message = llm.invoke("hi")
     streamed = list(llm.stream("hi"))
 
-    assert text_of(whole) == "Zürich 🏔"
+    assert text_of(message) == "Zürich 🏔"
     assert "".join(text_of(chunk) for chunk in streamed) == "Zürich 🏔"
-    assert whole.usage_metadata["total_tokens"] == 30
+    assert message.usage_metadata["total_tokens"] == 30
     paths = {request.path for request in upstream.requests}
     assert paths == {"/v1/chat/completions" if responses else "/v1/responses"}
 

@@ -32,7 +32,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Iterator[Server]:
         peer.answer(json.dumps({"results": [RESULT]}).encode(), b"Connection: close")
 
     with run_server(answer) as searxng:
-        given = make_settings(
+        settings = make_settings(
             upstream,
             FORWARDER_API_KEYS="k",
             FORWARDER_REMOTE_ALLOW="127.0.0.1",
@@ -40,7 +40,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Iterator[Server]:
             FORWARDER_WEB_SEARCH="searxng",
             FORWARDER_WEB_SEARCH_URL=f"http://127.0.0.1:{searxng.port}",
         )
-        yield serve(given)
+        yield serve(settings)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def tools(forwarder: Server) -> Iterator[list[Any]]:
         ]
 
 
-def make_model(forwarder: Server, tools: list[Any], **more: Any) -> Any:
+def make_model(forwarder: Server, tools: list[Any], **options: Any) -> Any:
     from langchain_openai import ChatOpenAI
 
     llm = ChatOpenAI(
@@ -79,7 +79,7 @@ def make_model(forwarder: Server, tools: list[Any], **more: Any) -> Any:
         use_responses_api=True,
         max_retries=0,
         timeout=10,
-        **more,
+        **options,
     )
     return llm.bind_tools(tools)
 

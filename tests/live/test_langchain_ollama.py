@@ -13,7 +13,7 @@ from tests.live.server import Server
 
 pytestmark = needs_python_package("langchain_ollama")
 
-over_either = pytest.mark.parametrize("name", ["chat/m", "responses/m"])
+each_upstream_api = pytest.mark.parametrize("name", ["chat/m", "responses/m"])
 
 
 class Place(BaseModel):
@@ -22,30 +22,32 @@ class Place(BaseModel):
     city: str
 
 
-def make_model(forwarder: Server, name: str, **more: Any) -> Any:
+def make_model(forwarder: Server, name: str, **options: Any) -> Any:
     from langchain_ollama import ChatOllama
 
-    return ChatOllama(model=name, base_url=forwarder.url, client_kwargs=make_http_options(), **more)
+    return ChatOllama(
+        model=name, base_url=forwarder.url, client_kwargs=make_http_options(), **options
+    )
 
 
-@over_either
+@each_upstream_api
 def test_text_comes_whole_and_streamed(
     name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="Zürich 🏔", reasoning="Hm.", pieces=4)] * 2)
     llm = make_model(forwarder, name, reasoning=True, temperature=0, num_ctx=4096)
 
-    whole = llm.invoke("hi")
+    message = llm.invoke("hi")
     streamed = list(llm.stream("hi"))
 
-    assert whole.content == "Zürich 🏔"
+    assert message.content == "Zürich 🏔"
     assert "".join(chunk.content for chunk in streamed) == "Zürich 🏔"
-    assert whole.additional_kwargs["reasoning_content"] == "Hm."
-    assert whole.usage_metadata["total_tokens"] == 30
-    assert whole.response_metadata["done_reason"] == "stop"
+    assert message.additional_kwargs["reasoning_content"] == "Hm."
+    assert message.usage_metadata["total_tokens"] == 30
+    assert message.response_metadata["done_reason"] == "stop"
 
 
-@over_either
+@each_upstream_api
 def test_a_tool_loop_ends_with_text(
     name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
@@ -73,7 +75,7 @@ def test_a_tool_loop_ends_with_text(
     assert [request.status for request in upstream.requests] == [200, 200]
 
 
-@over_either
+@each_upstream_api
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output_is_an_object(
     method: str, name: str, forwarder: Server, upstream: ScriptedUpstream

@@ -65,7 +65,7 @@ def serve_images(peer: Peer) -> None:
 
 
 @pytest.fixture(scope="module")
-def up() -> Iterator[Loopback]:
+def provider() -> Iterator[Loopback]:
     with run_server(serve_provider) as server:
         yield server
 
@@ -77,9 +77,9 @@ def images() -> Iterator[Loopback]:
 
 
 @pytest.fixture(scope="module")
-def forwarder(serve: Serve, up: Loopback) -> Server:
+def forwarder(serve: Serve, provider: Loopback) -> Server:
     """``fetching`` and ``uploading`` are the same provider, seen in two ways."""
-    base = f"http://127.0.0.1:{up.port}/v1"
+    base = f"http://127.0.0.1:{provider.port}/v1"
     return serve(
         {
             "FORWARDER_UPSTREAMS": "fetching,uploading",
@@ -96,8 +96,8 @@ def forwarder(serve: Serve, up: Loopback) -> Server:
 
 
 @pytest.fixture(autouse=True)
-def _clear_requests(up: Loopback) -> None:
-    up.requests.clear()
+def _clear_requests(provider: Loopback) -> None:
+    provider.requests.clear()
 
 
 def with_image(client: str, url: str, model: str) -> Json:
@@ -108,8 +108,8 @@ def with_image(client: str, url: str, model: str) -> Json:
     return {"model": model, "input": [{"role": "user", "content": [part]}]}
 
 
-def select_requests(up: Loopback, what: bytes) -> list[bytes]:
-    return [request for request in up.requests if request.startswith(what)]
+def select_requests(provider: Loopback, prefix: bytes) -> list[bytes]:
+    return [request for request in provider.requests if request.startswith(prefix)]
 
 
 def parse_body(request: bytes) -> Any:
@@ -118,16 +118,16 @@ def parse_body(request: bytes) -> Any:
 
 @pytest.mark.parametrize("client", PATHS)
 def test_an_image_is_fetched_and_inlined(
-    forwarder: Server, up: Loopback, images: Loopback, client: str
+    forwarder: Server, provider: Loopback, images: Loopback, client: str
 ) -> None:
     url = f"http://127.0.0.1:{images.port}/a.png"
 
-    got = http.post(
+    response = http.post(
         forwarder.v1 + PATHS[client], json=with_image(client, url, "fetching/m"), headers=OPEN
     )
 
-    assert got.status_code == 200, got.text
-    [sent] = select_requests(up, b"POST /v1/chat")
+    assert response.status_code == 200, response.text
+    [sent] = select_requests(provider, b"POST /v1/chat")
     assert parse_body(sent)["messages"][0]["content"][0]["image_url"]["url"] == PNG_URL
 
 
@@ -141,34 +141,34 @@ def test_an_image_is_fetched_and_inlined(
     ],
 )  # fmt: skip
 def test_forbidden_url_is_refused_by_path(
-    forwarder: Server, up: Loopback, images: Loopback, client: str, url: str
+    forwarder: Server, provider: Loopback, images: Loopback, client: str, url: str
 ) -> None:
-    asking = with_image(client, url.format(images.port), "fetching/m")
+    body = with_image(client, url.format(images.port), "fetching/m")
 
-    got = http.post(forwarder.v1 + PATHS[client], json=asking, headers=OPEN)
+    response = http.post(forwarder.v1 + PATHS[client], json=body, headers=OPEN)
 
     path = {
         "chat": "messages[0].content[0].image_url.url",
         "responses": "input[0].content[0].image_url",
     }
-    assert (got.status_code, got.json()["error"]["param"]) == (400, path[client])
-    assert up.requests == []
+    assert (response.status_code, response.json()["error"]["param"]) == (400, path[client])
+    assert provider.requests == []
 
 
-def test_a_stalled_download_ends_at_its_time_limit(forwarder: Server, up: Loopback) -> None:
+def test_a_stalled_download_ends_at_its_time_limit(forwarder: Server, provider: Loopback) -> None:
     with run_server(lambda peer: peer.server.wait()) as slow:
         started = time.monotonic()
-        asking = with_image("chat", f"http://127.0.0.1:{slow.port}/", "fetching/m")
-        got = http.post(f"{forwarder.v1}/chat/completions", json=asking, headers=OPEN)
+        body = with_image("chat", f"http://127.0.0.1:{slow.port}/", "fetching/m")
+        response = http.post(f"{forwarder.v1}/chat/completions", json=body, headers=OPEN)
 
-    assert got.status_code == 400
-    assert "too long" in got.json()["error"]["message"]
+    assert response.status_code == 400
+    assert "too long" in response.json()["error"]["message"]
     assert time.monotonic() - started < 2.5
-    assert up.requests == []
+    assert provider.requests == []
 
 
 @pytest.mark.parametrize(
-    ("more", "key", "status"),
+    ("settings", "key", "status"),
     [
         ({}, None, 400),
         ({"FORWARDER_FETCH": "on"}, "k", 400),
@@ -179,78 +179,87 @@ def test_a_stalled_download_ends_at_its_time_limit(forwarder: Server, up: Loopba
     ],
 )
 def test_urls_are_fetched_only_for_authenticated_clients(
-    serve: Serve, up: Loopback, images: Loopback, more: dict[str, str], key: str | None, status: int
+    serve: Serve,
+    provider: Loopback,
+    images: Loopback,
+    settings: dict[str, str],
+    key: str | None,
+    status: int,
 ) -> None:
     server = serve(
         {
-            "CHAT_BASE_URL": f"http://127.0.0.1:{up.port}/v1",
+            "CHAT_BASE_URL": f"http://127.0.0.1:{provider.port}/v1",
             "CHAT_QUIRKS": '{"image_url": "base64"}',
             "FORWARDER_FETCH_ALLOW": "127.0.0.1",
-            **more,
+            **settings,
         }
     )
     url = f"http://127.0.0.1:{images.port}/a.png"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    asking = with_image("chat", url, "m")
-    got = http.post(f"{server.v1}/chat/completions", json=asking, headers=headers)
+    body = with_image("chat", url, "m")
+    response = http.post(f"{server.v1}/chat/completions", json=body, headers=headers)
 
-    assert got.status_code == status
+    assert response.status_code == status
     assert (images.connections > 0) is (status == 200)
 
 
-def test_a_file_of_the_upstream_is_sent_by_value(forwarder: Server, up: Loopback) -> None:
+def test_a_file_of_the_upstream_is_sent_by_value(forwarder: Server, provider: Loopback) -> None:
     image = {"type": "input_image", "file_id": "file-png"}
-    asking = {"model": "fetching/m", "input": [{"role": "user", "content": [image]}]}
+    body = {"model": "fetching/m", "input": [{"role": "user", "content": [image]}]}
 
-    got = http.post(f"{forwarder.v1}/responses", json=asking, headers=OPEN)
+    response = http.post(f"{forwarder.v1}/responses", json=body, headers=OPEN)
 
-    assert got.status_code == 200, got.text
-    [sent] = select_requests(up, b"POST /v1/chat/completions")
+    assert response.status_code == 200, response.text
+    [sent] = select_requests(provider, b"POST /v1/chat/completions")
     assert PNG_URL.encode() in sent
 
 
 def test_a_file_is_uploaded_once_and_deleted_when_it_is_old(
-    forwarder: Server, up: Loopback
+    forwarder: Server, provider: Loopback
 ) -> None:
     part = {"type": "file", "file": {"file_data": PDF_URL, "filename": "a.pdf"}}
-    asking = {"model": "uploading/m", "messages": [{"role": "user", "content": [part]}]}
+    body = {"model": "uploading/m", "messages": [{"role": "user", "content": [part]}]}
     for _ in range(2):
-        got = http.post(f"{forwarder.v1}/chat/completions", json=asking, headers=OPEN)
-        assert got.status_code == 200, got.text
+        response = http.post(f"{forwarder.v1}/chat/completions", json=body, headers=OPEN)
+        assert response.status_code == 200, response.text
 
-    [upload] = select_requests(up, b"POST /v1/files")
+    [upload] = select_requests(provider, b"POST /v1/files")
     assert b'filename="a.pdf"' in upload
     assert b"user_data" in upload
-    for sent in select_requests(up, b"POST /v1/chat"):
+    for sent in select_requests(provider, b"POST /v1/chat"):
         assert parse_body(sent)["messages"][0]["content"] == [
             {"type": "file", "file": {"file_id": "file-9"}}
         ]
     until = time.monotonic() + 5
-    while not select_requests(up, b"DELETE /v1/files/file-9 ") and time.monotonic() < until:
+    while not select_requests(provider, b"DELETE /v1/files/file-9 ") and time.monotonic() < until:
         time.sleep(0.05)
-    assert len(select_requests(up, b"DELETE /v1/files/file-9 ")) == 1
+    assert len(select_requests(provider, b"DELETE /v1/files/file-9 ")) == 1
 
 
-def test_the_sdk_s_file_methods_work_through_the_forwarder(forwarder: Server, up: Loopback) -> None:
-    named = {"X-Forwarder-Upstream": "fetching"}
-    with OpenAI(base_url=forwarder.v1, api_key=KEY, max_retries=0, default_headers=named) as sdk:
-        made = sdk.files.create(file=("a.txt", b"text"), purpose="user_data")
-        assert made.id == "file-9"
+def test_the_sdk_s_file_methods_work_through_the_forwarder(
+    forwarder: Server, provider: Loopback
+) -> None:
+    headers = {"X-Forwarder-Upstream": "fetching"}
+    with OpenAI(base_url=forwarder.v1, api_key=KEY, max_retries=0, default_headers=headers) as sdk:
+        file = sdk.files.create(file=("a.txt", b"text"), purpose="user_data")
+        assert file.id == "file-9"
         assert sdk.files.retrieve("file-9").id == "file-9"
         sdk.files.delete("file-9")
-    [upload] = select_requests(up, b"POST /v1/files")
+    [upload] = select_requests(provider, b"POST /v1/files")
     assert b"text" in upload
-    assert [r.split(b" ")[0] for r in up.requests] == [b"POST", b"GET", b"DELETE"]
+    assert [r.split(b" ")[0] for r in provider.requests] == [b"POST", b"GET", b"DELETE"]
 
 
-def test_a_file_begins_to_arrive_before_its_end_is_there(forwarder: Server, up: Loopback) -> None:
+def test_a_file_begins_to_arrive_before_its_end_is_there(
+    forwarder: Server, provider: Loopback
+) -> None:
     url = f"{forwarder.v1}/containers/c/files/f/content?upstream=fetching"
-    with http.stream("GET", url, headers=OPEN) as got:
-        pieces = got.iter_bytes()
-        first = next(pieces)
-        up.go.set()
-        rest = sum(map(len, pieces))
+    with http.stream("GET", url, headers=OPEN) as response:
+        pieces = response.iter_bytes()
+        first_piece = next(pieces)
+        provider.go.set()
+        rest_size = sum(map(len, pieces))
 
-    assert got.status_code == 200
-    assert len(first) + rest == 2 * len(PIECE)
+    assert response.status_code == 200
+    assert len(first_piece) + rest_size == 2 * len(PIECE)

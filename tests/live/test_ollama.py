@@ -23,7 +23,7 @@ PNG = "iVBORw0KGgo="
 
 python = needs_python_package("ollama")
 javascript = needs_node_package("ollama")
-over_either = pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+each_upstream_api = pytest.mark.parametrize("model", ["chat/m", "responses/m"])
 PATHS = {"chat/m": "/v1/chat/completions", "responses/m": "/v1/responses"}
 
 
@@ -43,14 +43,14 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-def make_client(forwarder: Server, **given: Any) -> Any:
+def make_client(forwarder: Server, **options: Any) -> Any:
     from ollama import Client
 
-    return Client(host=forwarder.url, **make_http_options(), **given)
+    return Client(host=forwarder.url, **make_http_options(), **options)
 
 
 def collect_images(body: Json) -> list[str]:
-    """The images that an upstream was shown, in either protocol."""
+    """The images in the requests of an upstream, in either protocol."""
     entries = body.get("messages") or body["input"]
     parts = [p for e in entries if isinstance(e.get("content"), list) for p in e["content"]]
     urls = [p["image_url"] for p in parts if p["type"] in ("image_url", "input_image")]
@@ -61,57 +61,57 @@ def collect_images(body: Json) -> list[str]:
 
 
 @python
-@over_either
+@each_upstream_api
 def test_a_chat_comes_whole_and_streamed(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="Zürich 🏔", pieces=4)] * 2)
 
-    whole = make_client(forwarder).chat(model, MESSAGES)
+    answer = make_client(forwarder).chat(model, MESSAGES)
     parts = list(make_client(forwarder).chat(model, MESSAGES, stream=True))
 
-    assert whole.message.content == "Zürich 🏔"
+    assert answer.message.content == "Zürich 🏔"
     assert "".join(part.message.content for part in parts) == "Zürich 🏔"
     assert len(parts) > 3
-    for last in (whole, parts[-1]):
-        assert (last.done, last.done_reason, last.model) == (True, "stop", model)
-        assert (last.prompt_eval_count, last.eval_count) == (21, 9)
-        assert last.total_duration == last.prompt_eval_duration + last.eval_duration
+    for final in (answer, parts[-1]):
+        assert (final.done, final.done_reason, final.model) == (True, "stop", model)
+        assert (final.prompt_eval_count, final.eval_count) == (21, 9)
+        assert final.total_duration == final.prompt_eval_duration + final.eval_duration
     assert {request.path for request in upstream.requests} == {PATHS[model]}
 
 
 @python
-@over_either
-def test_the_asynchronous_client_does_the_same(
+@each_upstream_api
+def test_asynchronous_client_chats_generates_and_embeds(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     from ollama import AsyncClient
 
     async def talk() -> tuple[Any, str, Any]:
-        asked = AsyncClient(host=forwarder.url, **make_http_options())
-        whole = await asked.chat(model, MESSAGES)
-        parts = [part async for part in await asked.generate(model, "hi", stream=True)]
-        embedded = await asked.embed(model, "four")
-        return whole, "".join(part.response for part in parts), embedded
+        client = AsyncClient(host=forwarder.url, **make_http_options())
+        answer = await client.chat(model, MESSAGES)
+        parts = [part async for part in await client.generate(model, "hi", stream=True)]
+        embeddings = await client.embed(model, "four")
+        return answer, "".join(part.response for part in parts), embeddings
 
     upstream.script(Answer(text="one"), Answer(text="two, in pieces"))
-    whole, text, embedded = asyncio.run(talk())
+    answer, text, embeddings = asyncio.run(talk())
 
-    assert (whole.message.content, text) == ("one", "two, in pieces")
-    assert embedded.embeddings[0] == pytest.approx([0.6, 0.8])
+    assert (answer.message.content, text) == ("one", "two, in pieces")
+    assert embeddings.embeddings[0] == pytest.approx([0.6, 0.8])
 
 
 @python
-@over_either
+@each_upstream_api
 def test_a_prompt_comes_whole_and_streamed(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="Grüezi mitenand", reasoning="Hm.")] * 2)
 
-    whole = make_client(forwarder).generate(model, "hi", system="Be brief.", images=[PNG])
+    answer = make_client(forwarder).generate(model, "hi", system="Be brief.", images=[PNG])
     parts = list(make_client(forwarder).generate(model, "hi", stream=True))
 
-    assert (whole.response, whole.thinking) == ("Grüezi mitenand", "Hm.")
+    assert (answer.response, answer.thinking) == ("Grüezi mitenand", "Hm.")
     assert "".join(part.response for part in parts) == "Grüezi mitenand"
     assert "".join(part.thinking or "" for part in parts) == "Hm."
     assert collect_images(upstream.requests[0].body) == [f"data:image/png;base64,{PNG}"]
@@ -119,7 +119,7 @@ def test_a_prompt_comes_whole_and_streamed(
 
 
 @python
-@over_either
+@each_upstream_api
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_a_loop_of_tools_ends_with_text(
     model: str, streamed: bool, forwarder: Server, upstream: ScriptedUpstream
@@ -127,21 +127,22 @@ def test_a_loop_of_tools_ends_with_text(
     """The package loses the ids of calls; strict upstreams get such that fit each other."""
     calls = [Call("get_weather", {"city": city}, id=f"call_{city}") for city in ("Bern", "Basel")]
     upstream.script(Answer(text="I look.", calls=calls), Answer(text="Sunny."))
-    asked = make_client(forwarder)
+    client = make_client(forwarder)
 
     if streamed:
-        parts = list(asked.chat(model, MESSAGES, tools=[get_weather], stream=True))
+        parts = list(client.chat(model, MESSAGES, tools=[get_weather], stream=True))
         [message] = [part.message for part in parts if part.message.tool_calls]
     else:
-        message = asked.chat(model, MESSAGES, tools=[get_weather]).message
-    made = [call.function for call in message.tool_calls]
+        message = client.chat(model, MESSAGES, tools=[get_weather]).message
+    functions = [call.function for call in message.tool_calls]
     results = [
-        {"role": "tool", "tool_name": f.name, "content": get_weather(**f.arguments)} for f in made
+        {"role": "tool", "tool_name": f.name, "content": get_weather(**f.arguments)}
+        for f in functions
     ]
-    last = asked.chat(model, [*MESSAGES, message, *results], tools=[get_weather])
+    answer = client.chat(model, [*MESSAGES, message, *results], tools=[get_weather])
 
-    assert [f.arguments for f in made] == [{"city": "Bern"}, {"city": "Basel"}]
-    assert last.message.content == "Sunny."
+    assert [f.arguments for f in functions] == [{"city": "Bern"}, {"city": "Basel"}]
+    assert answer.message.content == "Sunny."
     sent = json.dumps(upstream.requests[-1].body)
     assert "sunny in Bern" in sent
     assert "sunny in Basel" in sent
@@ -149,48 +150,53 @@ def test_a_loop_of_tools_ends_with_text(
 
 
 @python
-@over_either
+@each_upstream_api
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-def test_thoughts_stand_apart_and_go_back(
+def test_thinking_is_separate_and_is_sent_back(
     model: str, streamed: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="4", reasoning="Two and two.")] * 2)
-    asked = make_client(forwarder)
+    client = make_client(forwarder)
 
-    got = asked.chat(model, MESSAGES, think="high", stream=streamed)
-    parts = list(got) if streamed else [got]
+    answer = client.chat(model, MESSAGES, think="high", stream=streamed)
+    parts = list(answer) if streamed else [answer]
     message = {
         "role": "assistant",
         "content": "".join(part.message.content for part in parts),
         "thinking": "".join(part.message.thinking or "" for part in parts),
     }
-    quiet = asked.chat(model, [*MESSAGES, message, *MESSAGES], think=False)
+    answer_without_thinking = client.chat(model, [*MESSAGES, message, *MESSAGES], think=False)
 
     assert (message["content"], message["thinking"]) == ("4", "Two and two.")
-    assert (quiet.message.content, quiet.message.thinking) == ("4", None)
+    assert (answer_without_thinking.message.content, answer_without_thinking.message.thinking) == (
+        "4",
+        None,
+    )
     bodies = [request.body for request in upstream.requests]
     efforts = [b.get("reasoning_effort") or b["reasoning"]["effort"] for b in bodies]
     assert efforts == ["high", "none"]
 
 
 @python
-@over_either
+@each_upstream_api
 def test_an_answer_follows_its_schema(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text='{"city": "Bern"}')] * 2)
 
-    got = make_client(forwarder).chat(model, MESSAGES, format=Place.model_json_schema())
+    answer = make_client(forwarder).chat(model, MESSAGES, format=Place.model_json_schema())
     make_client(forwarder).generate(model, "Answer in JSON.", format="json")
 
-    assert Place.model_validate_json(got.message.content) == Place(city="Bern")
+    assert Place.model_validate_json(answer.message.content) == Place(city="Bern")
     kinds = [r.body.get("response_format") or r.body["text"]["format"] for r in upstream.requests]
     assert [kind["type"] for kind in kinds] == ["json_schema", "json_object"]
 
 
 @python
-@over_either
-def test_images_are_shown(model: str, forwarder: Server, upstream: ScriptedUpstream) -> None:
+@each_upstream_api
+def test_images_reach_the_upstream(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(Answer(text="a cat"))
 
     message = {"role": "user", "content": "What?", "images": [PNG, "/9j/4AAQ"]}
@@ -201,31 +207,31 @@ def test_images_are_shown(model: str, forwarder: Server, upstream: ScriptedUpstr
 
 
 @python
-@over_either
+@each_upstream_api
 def test_options_reach_the_upstream(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="one two three STOP four"))
 
     options = {"temperature": 0.5, "num_predict": 64, "stop": [" STOP"], "num_ctx": 4096}
-    got = make_client(forwarder).chat(model, MESSAGES, options=options, keep_alive="5m")
+    answer = make_client(forwarder).chat(model, MESSAGES, options=options, keep_alive="5m")
 
     body = upstream.requests[0].body
     assert body["temperature"] == 0.5
     assert 64 in (body.get("max_tokens"), body.get("max_output_tokens"))
-    assert got.message.content == "one two three" or body.get("stop") == [" STOP"]
+    assert answer.message.content == "one two three" or body.get("stop") == [" STOP"]
     assert '"dropped":["options.num_ctx"]' in forwarder.log
 
 
 @python
-@over_either
+@each_upstream_api
 def test_texts_are_embedded(model: str, forwarder: Server, upstream: ScriptedUpstream) -> None:
-    got = make_client(forwarder).embed(model, ["four", "seventy"])
+    embeddings = make_client(forwarder).embed(model, ["four", "seventy"])
     older = make_client(forwarder).embeddings(model, "four")
 
-    assert got.embeddings[0] == pytest.approx([0.6, 0.8])
+    assert embeddings.embeddings[0] == pytest.approx([0.6, 0.8])
     assert older.embedding == [3.0, 4.0]
-    assert got.prompt_eval_count == 4
+    assert embeddings.prompt_eval_count == 4
     assert {request.path for request in upstream.requests} == {"/v1/embeddings"}
     assert {request.body["model"] for request in upstream.requests} == {"m"}
 
@@ -234,14 +240,14 @@ def test_texts_are_embedded(model: str, forwarder: Server, upstream: ScriptedUps
 def test_openai_s_client_embeds_too(forwarder: Server, upstream: ScriptedUpstream) -> None:
     from openai import OpenAI
 
-    with OpenAI(base_url=forwarder.v1, api_key="none", max_retries=0) as asked:
-        got = asked.embeddings.create(model="chat/m", input="four", encoding_format="float")
+    with OpenAI(base_url=forwarder.v1, api_key="none", max_retries=0) as client:
+        embeddings = client.embeddings.create(model="chat/m", input="four", encoding_format="float")
 
-    assert got.data[0].embedding == [3.0, 4.0]
+    assert embeddings.data[0].embedding == [3.0, 4.0]
 
 
 @python
-@over_either
+@each_upstream_api
 def test_empty_request_loads_a_model(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
@@ -251,7 +257,7 @@ def test_empty_request_loads_a_model(
 
 
 @python
-@over_either
+@each_upstream_api
 def test_a_refusal_has_its_status(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
@@ -260,49 +266,47 @@ def test_a_refusal_has_its_status(
     upstream.script(*[faults.refuse_with_status(429, retry_after=3)] * 2)
 
     for streamed in (False, True):
-        with pytest.raises(ResponseError) as caught:
+        with pytest.raises(ResponseError) as excinfo:
             list(make_client(forwarder).chat(model, MESSAGES, stream=streamed))
-        assert caught.value.status_code == 429
-        assert caught.value.error
+        assert excinfo.value.status_code == 429
+        assert excinfo.value.error
     with pytest.raises(ResponseError, match="context"):
         make_client(forwarder).generate(model, "hi", context=[1, 2])
 
 
 @python
-@over_either
+@each_upstream_api
 def test_a_broken_answer_ends_with_an_error_without_done(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     from ollama import ResponseError
 
     upstream.script(faults.cut_connection(Answer(text="and so on", pieces=9), after=7))
-    told: list[Any] = []
+    parts: list[Any] = []
 
     with pytest.raises(ResponseError):
-        told.extend(make_client(forwarder).chat(model, MESSAGES, stream=True))
+        parts.extend(make_client(forwarder).chat(model, MESSAGES, stream=True))
 
-    assert told
-    assert not any(part.done for part in told)
+    assert parts
+    assert not any(part.done for part in parts)
 
 
 @python
-def test_a_key_is_a_bearer(serve: Serve, upstream: ScriptedUpstream) -> None:
+def test_client_key_is_a_bearer_token(serve: Serve, upstream: ScriptedUpstream) -> None:
     from ollama import ResponseError
 
     forwarder = serve(make_settings(upstream, FORWARDER_API_KEYS="key-a"))
-    known = make_client(forwarder, headers={"Authorization": "Bearer key-a"})
+    client_with_key = make_client(forwarder, headers={"Authorization": "Bearer key-a"})
 
-    assert known.chat("chat/m", MESSAGES).done
-    with pytest.raises(ResponseError) as caught:
+    assert client_with_key.chat("chat/m", MESSAGES).done
+    with pytest.raises(ResponseError) as excinfo:
         make_client(forwarder).chat("chat/m", MESSAGES)
-    assert caught.value.status_code == 401
+    assert excinfo.value.status_code == 401
     assert KEY not in forwarder.log
 
 
 @python
-def test_a_silent_upstream_does_not_spoil_the_lines(
-    serve: Serve, upstream: ScriptedUpstream
-) -> None:
+def test_keep_alives_do_not_break_the_lines(serve: Serve, upstream: ScriptedUpstream) -> None:
     """Clients ignore the lines that keep the connection alive."""
     forwarder = serve(make_settings(upstream, FORWARDER_KEEPALIVE="0.1"))
     upstream.script(*[faults.slow_down(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
@@ -332,50 +336,50 @@ def test_a_client_that_leaves_closes_the_upstream(
 
 @python
 def test_the_demo_serves_ollama_s_clients_too(serve: Serve) -> None:
-    asked = make_client(serve({}))
+    client = make_client(serve({}))
 
     for model in ("chat/demo", "responses/demo"):
-        assert "You said: hi" in asked.chat(model, MESSAGES).message.content
-        called = asked.chat(model, MESSAGES, tools=[get_weather]).message.tool_calls
-        assert called[0].function.name == "get_weather"
-        place = asked.generate(model, "hi", format=Place.model_json_schema())
-        assert Place.model_validate_json(place.response)
-        assert len(asked.embed(model, ["a", "b"]).embeddings) == 2
+        assert "You said: hi" in client.chat(model, MESSAGES).message.content
+        tool_calls = client.chat(model, MESSAGES, tools=[get_weather]).message.tool_calls
+        assert tool_calls[0].function.name == "get_weather"
+        answer = client.generate(model, "hi", format=Place.model_json_schema())
+        assert Place.model_validate_json(answer.response)
+        assert len(client.embed(model, ["a", "b"]).embeddings) == 2
 
 
 # -- in JavaScript --------------------------------------------------------------------------------
 
 
-def run_node(what: str, forwarder: Server, model: str) -> Any:
+def run_node(command_name: str, forwarder: Server, model: str) -> Any:
     """The output of the script."""
-    command = ["node", "ollama.mjs", what, forwarder.url, model]
+    command = ["node", "ollama.mjs", command_name, forwarder.url, model]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr + forwarder.log[-2000:]
     return json.loads(done.stdout)
 
 
 @javascript
-@over_either
+@each_upstream_api
 def test_the_javascript_client_chats(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     answer = Answer(text="Zürich 🏔", reasoning="Hm.", pieces=4)
     upstream.script(*[answer] * 4)
 
-    whole = run_node("chat", forwarder, model)
-    streamed, thought, prompted = (
-        run_node(what, forwarder, model) for what in ("stream", "think", "generate")
+    chat_answer = run_node("chat", forwarder, model)
+    streamed, thought, generated = (
+        run_node(command_name, forwarder, model) for command_name in ("stream", "think", "generate")
     )
 
-    assert whole["message"]["content"] == "Zürich 🏔"
-    for said in (streamed, thought, prompted):
-        assert (said["text"], said["thinking"]) == ("Zürich 🏔", "Hm.")
-        assert said["parts"] > 3
-        assert (said["last"]["done_reason"], said["last"]["eval_count"]) == ("stop", 9)
+    assert chat_answer["message"]["content"] == "Zürich 🏔"
+    for result in (streamed, thought, generated):
+        assert (result["text"], result["thinking"]) == ("Zürich 🏔", "Hm.")
+        assert result["parts"] > 3
+        assert (result["last"]["done_reason"], result["last"]["eval_count"]) == ("stop", 9)
 
 
 @javascript
-@over_either
+@each_upstream_api
 def test_the_javascript_client_runs_tools_shows_images_and_reads_json(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
@@ -386,14 +390,14 @@ def test_the_javascript_client_runs_tools_shows_images_and_reads_json(
     )  # fmt: skip
 
     loop = run_node("tools", forwarder, model)
-    seen = run_node("image", forwarder, model)
-    place = run_node("json", forwarder, model)
+    answer = run_node("image", forwarder, model)
+    value = run_node("json", forwarder, model)
 
     assert [call["function"]["arguments"]["city"] for call in loop["calls"]] == ["Bern", "Basel"]
     assert loop["text"] == "Sunny."
-    assert seen["message"]["content"] == "a cat"
+    assert answer["message"]["content"] == "a cat"
     assert collect_images(upstream.requests[2].body) == [f"data:image/png;base64,{PNG}"]
-    assert place == {"city": "Bern"}
+    assert value == {"city": "Bern"}
 
 
 @javascript
@@ -405,7 +409,7 @@ def test_the_javascript_client_embeds(forwarder: Server, upstream: ScriptedUpstr
 
 
 @javascript
-@over_either
+@each_upstream_api
 def test_javascript_client_raises_on_failures(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
@@ -414,10 +418,10 @@ def test_javascript_client_raises_on_failures(
         faults.cut_connection(Answer(text="and so on", pieces=9), after=7),
     )
 
-    refused = run_node("refused", forwarder, model)
-    broken = run_node("broken", forwarder, model)
+    refusal = run_node("refused", forwarder, model)
+    failure = run_node("broken", forwarder, model)
 
-    assert (refused["status"], type(refused["error"])) == (429, str)
-    assert broken["error"]
-    assert broken["parts"]
-    assert not broken["done"]
+    assert (refusal["status"], type(refusal["error"])) == (429, str)
+    assert failure["error"]
+    assert failure["parts"]
+    assert not failure["done"]

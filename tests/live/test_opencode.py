@@ -25,7 +25,7 @@ UPSTREAM_OF = {"@ai-sdk/openai-compatible": "responses", "@ai-sdk/openai": "chat
 """The package that opencode speaks through -> what the forwarder asks of its upstream."""
 
 
-def run_opencode(workshop: Path, forwarder: Server, package: str, prompt: str) -> list[Any]:
+def run_opencode(workspace: Path, forwarder: Server, package: str, prompt: str) -> list[Any]:
     """The parts of the answer to a prompt, through a provider of the given package."""
     provider = {
         "npm": package,
@@ -34,29 +34,29 @@ def run_opencode(workshop: Path, forwarder: Server, package: str, prompt: str) -
     }
     config = {"model": "forwarder/gpt-5.5", "provider": {"forwarder": provider}}
     options = ["--pure", "--format", "json", "--thinking", "--auto", "--title", "A task"]
-    printed = run_offline(
+    output = run_offline(
         [OPENCODE, "run", *options, prompt],
-        workshop / "home",
-        workshop / "work",
+        workspace / "home",
+        workspace / "work",
         {**QUIET, "OPENCODE_CONFIG_CONTENT": json.dumps(config)},
     )
-    return [json.loads(line)["part"] for line in printed.splitlines()]
+    return [json.loads(line)["part"] for line in output.splitlines()]
 
 
 @pytest.mark.parametrize("package", UPSTREAM_OF)
 def test_opencode_runs_a_command_and_shows_reasoning(
-    package: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    package: str, workspace: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     call = Call("bash", {"command": "echo made > made.txt"})
     upstream.script(Answer(reasoning="I make it.", calls=[call]))
     upstream.script(Answer(reasoning=THOUGHT, text=HELLO))
 
-    parts = run_opencode(workshop, forwarder, package, "make it")
+    parts = run_opencode(workspace, forwarder, package, "make it")
 
-    assert (workshop / "work" / "made.txt").exists()
+    assert (workspace / "work" / "made.txt").exists()
     thoughts = [part["text"] for part in parts if part["type"] == "reasoning"]
     assert thoughts == ["I make it.", THOUGHT]
     assert [part["text"] for part in parts if part["type"] == "text"] == [HELLO]
-    asked = [r for r in upstream.requests if r.method == "POST"]
-    assert {r.path for r in asked} == {f"/v1/{UPSTREAM_OF[package]}"}
-    assert len(asked) == 2
+    requests = [r for r in upstream.requests if r.method == "POST"]
+    assert {r.path for r in requests} == {f"/v1/{UPSTREAM_OF[package]}"}
+    assert len(requests) == 2

@@ -71,63 +71,67 @@ def make_older(database: str, names: dict[str, str]) -> None:
                 for table in OWNED
             ),
         )
-    dropped = [f"DROP TABLE IF EXISTS {table}" for table in LATER]
-    dropped += [f"ALTER TABLE responses DROP COLUMN {column}" for column in LATER_COLUMNS]
-    execute(database, *dropped, "UPDATE alembic_version SET version_num = '0006'")
+    statements = [f"DROP TABLE IF EXISTS {table}" for table in LATER]
+    statements += [f"ALTER TABLE responses DROP COLUMN {column}" for column in LATER_COLUMNS]
+    execute(database, *statements, "UPDATE alembic_version SET version_num = '0006'")
     assert owners_of(database) == set(map(hash_client_key, names))
 
 
-def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
+def test_older_database_is_migrated_and_its_owners_survive_a_new_secret(
     database: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_DATABASE_URL=database,
         FORWARDER_SECRET_KEY="old secret",
         WEB_CONCURRENCY="2",
         GUNICORN_GRACEFUL_TIMEOUT="2",
     )
-    with run_forwarder(given, tmp_path) as server, client_of(server) as client:
+    with run_forwarder(settings, tmp_path) as server, client_of(server) as client:
         first = client.responses.create(model="chat/m", input="one")
         second = client.responses.create(
             model="chat/m", input="two", previous_response_id=first.id, stream=True
         )
         *_, last = second
-        talk = client.conversations.create(items=[{"role": "user", "content": "hello"}])
-        items = client.conversations.items.create(talk.id, items=[{"role": "user", "content": "x"}])
-        client.conversations.items.delete(items.data[0].id, conversation_id=talk.id)
-        said = client.chat.completions.create(
+        conversation = client.conversations.create(items=[{"role": "user", "content": "hello"}])
+        items = client.conversations.items.create(
+            conversation.id, items=[{"role": "user", "content": "x"}]
+        )
+        client.conversations.items.delete(items.data[0].id, conversation_id=conversation.id)
+        completion = client.chat.completions.create(
             model="chat/m", messages=[{"role": "user", "content": "hi"}], store=True
         )
-        with client_of(server, ANOTHER) as other:
-            theirs = other.responses.create(model="chat/m", input="theirs")
+        with client_of(server, ANOTHER) as other_client:
+            other_response = other_client.responses.create(model="chat/m", input="theirs")
         upstream.script(faults.slow_down(Answer(text="late " * 20, pieces=20), delay=0.5))
         work = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(work.id).status == "in_progress")
-    make_older(database, {MINE: first.id, ANOTHER: theirs.id})
+    make_older(database, {MINE: first.id, ANOTHER: other_response.id})
     for table in OWNED:
         assert hash_client_key(MINE) in owners_of(database, table)
 
-    with run_forwarder(given, tmp_path) as server, client_of(server) as client:
+    with run_forwarder(settings, tmp_path) as server, client_of(server) as client:
         with ThreadPoolExecutor(8) as pool:  # of both workers, before anything is moved
-            found = list(pool.map(lambda _: client.responses.retrieve(last.response.id), range(8)))
-        assert {response.id for response in found} == {last.response.id}
-        check_things(client, last.response.id, talk.id, said.id, upstream)
+            responses = list(
+                pool.map(lambda _: client.responses.retrieve(last.response.id), range(8))
+            )
+        assert {response.id for response in responses} == {last.response.id}
+        check_things(client, last.response.id, conversation.id, completion.id, upstream)
         done = wait_until_ended(client, work.id)
         assert (done.status, done.error.code) == ("failed", "server_error"), "it has no request"
         with client_of(server, "sk-guess") as guess, pytest.raises(openai.NotFoundError):
             guess.responses.retrieve(first.id)
-    left = owners_of(database)
-    assert hash_client_key(MINE) not in left
-    assert hash_client_key(ANOTHER) in left, "who has not come yet"
+    owners = owners_of(database)
+    assert hash_client_key(MINE) not in owners
+    assert hash_client_key(ANOTHER) in owners, "the owner has sent no request yet"
 
-    both = {**given, "FORWARDER_SECRET_KEY": "new secret,old secret"}
+    both = {**settings, "FORWARDER_SECRET_KEY": "new secret,old secret"}
     rotate(both)
     with run_forwarder({**both, "FORWARDER_SECRET_KEY": "new secret"}, tmp_path) as server:
         with client_of(server) as client:
-            check_things(client, last.response.id, talk.id, said.id, upstream)
-        with client_of(server, ANOTHER) as other:
-            assert other.responses.retrieve(theirs.id).id == theirs.id
+            check_things(client, last.response.id, conversation.id, completion.id, upstream)
+        with client_of(server, ANOTHER) as other_client:
+            assert other_client.responses.retrieve(other_response.id).id == other_response.id
         assert "old secret" not in server.log
     assert not {hash_client_key(MINE), hash_client_key(ANOTHER)} & owners_of(database)
     if database.startswith("sqlite"):
@@ -138,20 +142,27 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
 
 
 def check_things(
-    client: OpenAI, response: str, talk: str, completion: str, upstream: ScriptedUpstream
+    client: OpenAI, response: str, conversation: str, completion: str, upstream: ScriptedUpstream
 ) -> None:
-    """Everything that the client stored is there, and goes on."""
+    """Check that everything the client stored can be read and continued."""
     client.responses.create(model="chat/m", input="three", previous_response_id=response)
-    asked = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "user"]
-    assert asked == ["one", "two", "three"]
-    assert client.responses.create(model="chat/m", input="four", conversation=talk).id
-    assert [*client.conversations.items.list(talk)][-1].content[0].text == "hello"
+    sent_texts = [
+        m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "user"
+    ]
+    assert sent_texts == ["one", "two", "three"]
+    assert client.responses.create(model="chat/m", input="four", conversation=conversation).id
+    assert [*client.conversations.items.list(conversation)][-1].content[0].text == "hello"
     assert completion in [each.id for each in client.chat.completions.list()]
     events = client.responses.retrieve(response, stream=True)
     assert [event.type for event in events][-1] == "response.completed"
 
 
-def rotate(given: dict[str, str]) -> None:
+def rotate(settings: dict[str, str]) -> None:
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "keys", "rotate"]
-    env = {"PATH": "/usr/bin:/bin", "FORWARDER_DOTENV": "", **given, "FORWARDER_LOG_LEVEL": "ERROR"}
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "FORWARDER_DOTENV": "",
+        **settings,
+        "FORWARDER_LOG_LEVEL": "ERROR",
+    }
     subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=True)

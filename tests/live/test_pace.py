@@ -56,9 +56,9 @@ class Flood:
 
     def wait_until_stopped(self) -> bool:
         """Waits until nothing more is sent; False when all of it was."""
-        before = -1
-        while before != self.sent and self.sent < OFFERED:
-            before = self.sent
+        sent_before = -1
+        while sent_before != self.sent and self.sent < OFFERED:
+            sent_before = self.sent
             time.sleep(0.4)
         return self.sent < OFFERED
 
@@ -69,17 +69,17 @@ def run_flooded_forwarder(
 ) -> Iterator[tuple[Server, Flood]]:
     """A forwarder between a client and such an upstream."""
     flood = Flood(protocol)
-    with run_server(flood) as there:
-        environment = {"UP_BASE_URL": f"{there.url}/v1", "UP_API": protocol, "UP_API_KEY": "k"}
+    with run_server(flood) as upstream:
+        environment = {"UP_BASE_URL": f"{upstream.url}/v1", "UP_API": protocol, "UP_API_KEY": "k"}
         with run_forwarder(
             {"FORWARDER_UPSTREAMS": "up", **environment}, tmp_path, module
         ) as server:
             yield server, flood
 
 
-def open_stream(server: Server, client: str, **more: object) -> socket.socket:
-    """A connection on which a stream was asked for."""
-    body = json.dumps(make_body(client, model="m", stream=True, **more)).encode()
+def open_stream(server: Server, client: str, **parameters: object) -> socket.socket:
+    """Request a stream and return its connection."""
+    body = json.dumps(make_body(client, model="m", stream=True, **parameters)).encode()
     url = urlsplit(server.url)
     sock = socket.create_connection((str(url.hostname), url.port or 80), timeout=10)
     head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -89,12 +89,12 @@ def open_stream(server: Server, client: str, **more: object) -> socket.socket:
 
 
 @every_server
-@pytest.mark.parametrize(("client", "over"), [("chat", "responses"), ("responses", "chat")])
+@pytest.mark.parametrize(("client", "upstream_api"), [("chat", "responses"), ("responses", "chat")])
 def test_an_upstream_waits_for_a_client_that_does_not_read(
-    client: str, over: str, module: tuple[str, ...], tmp_path: Path
+    client: str, upstream_api: str, module: tuple[str, ...], tmp_path: Path
 ) -> None:
     with (
-        run_flooded_forwarder(over, module, tmp_path) as (server, flood),
+        run_flooded_forwarder(upstream_api, module, tmp_path) as (server, flood),
         open_stream(server, client) as sock,
     ):
         assert flood.wait_until_stopped()

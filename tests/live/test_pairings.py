@@ -11,14 +11,14 @@ from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, http, make_body, send_request
 
 ACROSS = [("responses", "chat"), ("chat", "responses")]
 SAME = [("chat", "chat"), ("responses", "responses")]
 
-every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
-across = check_each(("client", "over"), ACROSS)
-passing_through = check_each(("client", "over"), SAME)
+every_pairing = pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
+across = check_each(("client", "upstream_api"), ACROSS)
+passing_through = check_each(("client", "upstream_api"), SAME)
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 every_client = pytest.mark.parametrize("client", PATHS)
 
@@ -32,7 +32,7 @@ SCHEMA = {
 FUNCTION = {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA}
 
 
-def offering(client: str, *functions: Json) -> list[Json]:
+def make_tools(client: str, *functions: Json) -> list[Json]:
     """Function tools in the client's shape."""
     if client == "chat":
         return [{"type": "function", "function": function} for function in functions]
@@ -40,7 +40,7 @@ def offering(client: str, *functions: Json) -> list[Json]:
 
 
 def get_sent_body(upstream: ScriptedUpstream) -> Json:
-    """The body that the upstream got last."""
+    """The body of the last request that the upstream received."""
     body: Json = upstream.requests[-1].body
     return body
 
@@ -51,17 +51,19 @@ def get_sent_body(upstream: ScriptedUpstream) -> Json:
 @every_pairing
 @either
 def test_text_arrives(
-    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     text = 'Zürich 🏔 "quoted" \\ 日本語 \u2028\u0085\u200b'
     upstream.script(Answer(text=text, pieces=9))
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.ending == "completed"
-    assert answered.content.text == text
-    assert upstream.requests[0].path == f"/v1{PATHS[over]}"
+    assert response.ending == "completed"
+    assert response.content.text == text
+    assert upstream.requests[0].path == f"/v1{PATHS[upstream_api]}"
     assert get_sent_body(upstream)["model"] == "m"
     assert get_sent_body(upstream)["stream"] is stream
 
@@ -69,42 +71,48 @@ def test_text_arrives(
 @across
 @either
 def test_translated_answers_fit_the_types_of_the_sdk(
-    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     calls = [Call("get_weather", {"city": "Bern"})]
     upstream.script(Answer(text="Let me see.", reasoning=THOUGHT, calls=calls))
-    body = make_body(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
+    body = make_body(
+        client, model=f"{upstream_api}/m", stream=stream, tools=make_tools(client, FUNCTION)
+    )
 
-    answered = ask(forwarder, client, body, X_Forwarder_Reasoning=REASONING_AS[client])
+    response = send_request(forwarder, client, body, X_Forwarder_Reasoning=REASONING_AS[client])
 
-    assert answered.mistakes == []
-    assert answered.content.text == "Let me see."
-    assert answered.content.calls == [("get_weather", '{"city": "Bern"}')]
-    assert answered.content.reasoning == THOUGHT
+    assert response.mistakes == []
+    assert response.content.text == "Let me see."
+    assert response.content.calls == [("get_weather", '{"city": "Bern"}')]
+    assert response.content.reasoning == THOUGHT
 
 
 REASONING_AS = {"chat": "reasoning_content", "responses": "summary"}
 
 
-@check_each("over", PATHS)
-@check_each("wanted", [False, True], ids=["not asked", "asked"])
+@check_each("upstream_api", PATHS)
+@check_each("with_usage", [False, True], ids=["not asked", "asked"])
 def test_chat_stream_has_usage_on_request(
-    over: str, wanted: bool, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, with_usage: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    options = {"stream_options": {"include_usage": True}} if wanted else {}
+    options = {"stream_options": {"include_usage": True}} if with_usage else {}
 
-    answered = ask(forwarder, "chat", make_body("chat", model=f"{over}/m", stream=True, **options))
+    response = send_request(
+        forwarder, "chat", make_body("chat", model=f"{upstream_api}/m", stream=True, **options)
+    )
 
-    told = [event["usage"] for event in answered.events if event.get("usage")]
-    assert [usage["total_tokens"] for usage in told] == ([30] if wanted else [])
-    assert all(event["choices"] or event.get("usage") for event in answered.events)
+    usages = [event["usage"] for event in response.events if event.get("usage")]
+    assert [usage["total_tokens"] for usage in usages] == ([30] if with_usage else [])
+    assert all(event["choices"] or event.get("usage") for event in response.events)
 
 
 @every_pairing
-def test_answer_has_usage(client: str, over: str, forwarder: Server) -> None:
-    usage = ask(forwarder, client, make_body(client, model=f"{over}/m")).json["usage"]
+def test_answer_has_usage(client: str, upstream_api: str, forwarder: Server) -> None:
+    usage = send_request(forwarder, client, make_body(client, model=f"{upstream_api}/m")).json[
+        "usage"
+    ]
 
     assert usage["total_tokens"] == 30
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
@@ -126,7 +134,7 @@ def test_answer_has_usage(client: str, over: str, forwarder: Server) -> None:
 )
 def test_every_ending_arrives(
     client: str,
-    over: str,
+    upstream_api: str,
     stream: bool,
     answer: Answer,
     ending: str,
@@ -136,35 +144,37 @@ def test_every_ending_arrives(
     upstream.forget()
     upstream.script(answer)
 
-    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.content.ending == ending
-    assert answered.content.text == (answer.text or "")
-    assert answered.content.refusal == (answer.refusal or "")
-    assert answered.ending == ("completed" if ending == "completed" else "incomplete")
+    assert response.content.ending == ending
+    assert response.content.text == (answer.text or "")
+    assert response.content.refusal == (answer.refusal or "")
+    assert response.ending == ("completed" if ending == "completed" else "incomplete")
 
 
 # -- reasoning for chat clients -------------------------------------------------------------------
 
 
-def collect_message(answered: ClientAnswer) -> tuple[Any, Json]:
+def collect_message(response: ClientAnswer) -> tuple[Any, Json]:
     """``(content, the rest)`` of a chat message; a stream is folded here."""
-    if not answered.is_streamed:
-        return answered.message["content"], answered.message
+    if not response.is_streamed:
+        return response.message["content"], response.message
     content: list[Any] = []
-    rest: Json = {}
-    for event in answered.events:
+    other_fields: Json = {}
+    for event in response.events:
         for choice in event["choices"]:
             delta = choice["delta"]
             if delta.get("content"):
                 content.append(delta["content"])
             for name in ("reasoning_content", "reasoning"):
                 if delta.get(name):
-                    rest[name] = rest.get(name, "") + delta[name]
+                    other_fields[name] = other_fields.get(name, "") + delta[name]
             if delta.get("metadata"):
                 assert choice["finish_reason"], "metadata stands on the finish chunk"
-                rest["metadata"] = delta["metadata"]
-    return join_content(content), rest
+                other_fields["metadata"] = delta["metadata"]
+    return join_content(content), other_fields
 
 
 def join_content(content: list[Any]) -> Any:
@@ -195,22 +205,22 @@ STYLED: dict[str, tuple[Any, Json]] = {
 """Style -> the content, and what else the message has besides its metadata."""
 
 
-@check_each("over", PATHS)
+@check_each("upstream_api", PATHS)
 @check_each("style", STYLED)
 @either
 def test_a_chat_client_sees_reasoning_in_its_style(
-    over: str, style: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    upstream_api: str, style: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    body = make_body("chat", model=f"{over}/m", stream=stream)
+    body = make_body("chat", model=f"{upstream_api}/m", stream=stream)
 
-    answered = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+    response = send_request(forwarder, "chat", body, X_Forwarder_Reasoning=style)
 
-    content, rest = collect_message(answered)
+    content, other_fields = collect_message(response)
     assert content == STYLED[style][0]
-    assert rest["metadata"]["reasoning"] == THOUGHT
-    spelled = {k: v for k, v in rest.items() if k in ("reasoning_content", "reasoning")}
+    assert other_fields["metadata"]["reasoning"] == THOUGHT
+    spelled = {k: v for k, v in other_fields.items() if k in ("reasoning_content", "reasoning")}
     assert spelled == STYLED[style][1]
 
 
@@ -221,10 +231,12 @@ def test_thinking_is_the_style_of_translated_answers(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
-    content, rest = collect_message(ask(forwarder, "chat", make_body("chat", stream=stream)))
+    content, other_fields = collect_message(
+        send_request(forwarder, "chat", make_body("chat", stream=stream))
+    )
 
     assert content == STYLED["thinking"][0]
-    assert rest["metadata"] == {"reasoning": THOUGHT}
+    assert other_fields["metadata"] == {"reasoning": THOUGHT}
 
 
 KNOWN = [
@@ -242,13 +254,15 @@ def test_a_client_that_renders_a_field_gets_it_in_translated_answers(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
-    content, rest = collect_message(
-        ask(forwarder, "chat", make_body("chat", stream=stream), **headers)
+    content, other_fields = collect_message(
+        send_request(forwarder, "chat", make_body("chat", stream=stream), **headers)
     )
 
     assert content == "Hello."
-    assert {k: rest[k] for k in ("reasoning_content", "reasoning") if k in rest} == {field: THOUGHT}
-    assert rest["metadata"] == {"reasoning": THOUGHT}
+    assert {
+        k: other_fields[k] for k in ("reasoning_content", "reasoning") if k in other_fields
+    } == {field: THOUGHT}
+    assert other_fields["metadata"] == {"reasoning": THOUGHT}
 
 
 @check_each("field", ["reasoning_content", "reasoning"])
@@ -259,46 +273,52 @@ def test_a_client_gets_the_field_that_its_history_carries(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = make_body("chat", stream=stream)
-    before = {"role": "assistant", "content": "Yes?", field: "Somebody calls."}
-    body["messages"] = [*body["messages"], before, *body["messages"]]
+    earlier_message = {"role": "assistant", "content": "Yes?", field: "Somebody calls."}
+    body["messages"] = [*body["messages"], earlier_message, *body["messages"]]
 
-    content, rest = collect_message(ask(forwarder, "chat", body))
+    content, other_fields = collect_message(send_request(forwarder, "chat", body))
 
     assert content == "Hello."
-    assert rest[field] == THOUGHT
+    assert other_fields[field] == THOUGHT
 
 
 @either
-def test_a_chat_upstream_s_own_spelling_stays(
+def test_chat_upstream_s_reasoning_field_is_unchanged(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field="reasoning"))
 
-    answered = ask(forwarder, "chat", make_body("chat", model="chat/m", stream=stream))
+    response = send_request(forwarder, "chat", make_body("chat", model="chat/m", stream=stream))
 
-    content, rest = collect_message(answered)
+    content, other_fields = collect_message(response)
     assert content == "Hello."
-    assert rest["reasoning"] == THOUGHT
-    assert "metadata" not in rest
+    assert other_fields["reasoning"] == THOUGHT
+    assert "metadata" not in other_fields
 
 
 @check_each("style", ["thinking", "think", "parts"])
-@check_each("over", PATHS)
+@check_each("upstream_api", PATHS)
 @either
 def test_inline_styles_stay_out_of_json(
-    style: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    style: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text='{"a": 1}', reasoning=THOUGHT))
     body = make_body(
-        "chat", "in json", f"{over}/m", stream=stream, response_format={"type": "json_object"}
+        "chat",
+        "in json",
+        f"{upstream_api}/m",
+        stream=stream,
+        response_format={"type": "json_object"},
     )
 
-    content, rest = collect_message(ask(forwarder, "chat", body, X_Forwarder_Reasoning=style))
+    content, other_fields = collect_message(
+        send_request(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+    )
 
     assert json.loads(content) == {"a": 1}
-    assert rest["metadata"]["reasoning"] == THOUGHT
+    assert other_fields["metadata"]["reasoning"] == THOUGHT
 
 
 @check_each("style", ["thinking", "think", "parts", "none"])
@@ -308,12 +328,12 @@ def test_reasoning_that_comes_back_is_taken_out_of_the_text(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = make_body("chat", "hi", "chat/m")
-    first = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+    first = send_request(forwarder, "chat", body, X_Forwarder_Reasoning=style)
     body["messages"] += [first.message, {"role": "user", "content": "and now?"}]
 
-    again = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+    second = send_request(forwarder, "chat", body, X_Forwarder_Reasoning=style)
 
-    assert again.status == 200, again.text
+    assert second.status == 200, second.text
     assistant = get_sent_body(upstream)["messages"][1]
     assert assistant["content"] in ("Hello.", [{"type": "text", "text": "Hello."}])
     assert assistant["reasoning_content"] == THOUGHT
@@ -325,10 +345,10 @@ def test_reasoning_in_the_history_does_not_reach_a_responses_upstream_as_text(
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = make_body("chat")
-    first = ask(forwarder, "chat", body)
+    first = send_request(forwarder, "chat", body)
     body["messages"] += [first.message, {"role": "user", "content": "and now?"}]
 
-    assert ask(forwarder, "chat", body).status == 200
+    assert send_request(forwarder, "chat", body).status == 200
 
     assert THOUGHT not in json.dumps(get_sent_body(upstream)["input"], ensure_ascii=False)
     assert get_sent_body(upstream)["input"][1]["content"][0]["text"] == "Hello."
@@ -347,12 +367,12 @@ def test_a_responses_client_gets_every_spelling_as_an_item(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field=field, pieces=11))
 
-    answered = ask(forwarder, "responses", make_body("responses", stream=stream))
+    response = send_request(forwarder, "responses", make_body("responses", stream=stream))
 
-    reasoning, message = answered.whole["output"]
+    reasoning, message = response.whole["output"]
     assert [part["text"] for part in reasoning["content"]] == [THOUGHT]
     assert message["content"][0]["text"] == "Hello."
-    assert answered.mistakes == []
+    assert response.mistakes == []
 
 
 @check_each(
@@ -372,49 +392,53 @@ def test_a_responses_client_chooses_the_form_of_reasoning(
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = make_body("responses", stream=stream)
 
-    answered = ask(forwarder, "responses", body, X_Forwarder_Reasoning=form)
+    response = send_request(forwarder, "responses", body, X_Forwarder_Reasoning=form)
 
-    item = answered.whole["output"][0]
+    item = response.whole["output"][0]
     assert bool(item["summary"]) == summary
     assert bool(item.get("content")) == content
     if stream:
-        kinds = {event["type"] for event in answered.events}
+        kinds = {event["type"] for event in response.events}
         assert ("response.reasoning_summary_text.delta" in kinds) == summary
         assert ("response.reasoning_text.delta" in kinds) == content
 
 
 @every_client
 def test_an_unknown_style_is_refused(client: str, forwarder: Server) -> None:
-    answered = ask(forwarder, client, make_body(client), X_Forwarder_Reasoning="loud")
+    response = send_request(forwarder, client, make_body(client), X_Forwarder_Reasoning="loud")
 
-    assert answered.status == 400
-    assert answered.error["param"] == "X-Forwarder-Reasoning"
+    assert response.status == 400
+    assert response.error["param"] == "X-Forwarder-Reasoning"
 
 
 # -- sealed reasoning -----------------------------------------------------------------------------
 
 
-def sealed_turn(forwarder: Server, first: Json) -> ClientAnswer:
+def request_sealed_reasoning(forwarder: Server, first: Json) -> ClientAnswer:
     """A turn with sealed reasoning."""
-    return ask(forwarder, "responses", {**first, "include": ["reasoning.encrypted_content"]})
+    return send_request(
+        forwarder, "responses", {**first, "include": ["reasoning.encrypted_content"]}
+    )
 
 
 def test_sealed_reasoning_returns_to_the_message_it_belongs_to(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning="I think.", reasoning_field="reasoning"))
-    first = sealed_turn(forwarder, make_body("responses", store=False)).whole["output"]
-    assert "I think." not in first[0]["encrypted_content"]
-    first[0]["summary"] = []  # only the seal knows
-    history = [{"role": "user", "content": "hi"}, *first, {"role": "user", "content": "go on"}]
+    output = request_sealed_reasoning(forwarder, make_body("responses", store=False)).whole[
+        "output"
+    ]
+    assert "I think." not in output[0]["encrypted_content"]
+    output[0]["summary"] = []  # only the sealed content has the reasoning
+    history = [{"role": "user", "content": "hi"}, *output, {"role": "user", "content": "go on"}]
 
-    ask(forwarder, "responses", {"model": "m", "input": history})
+    send_request(forwarder, "responses", {"model": "m", "input": history})
 
-    user, assistant, more = get_sent_body(upstream)["messages"]
+    user, assistant, next_message = get_sent_body(upstream)["messages"]
     assert assistant["content"] == "Hello."
     assert assistant["reasoning_content"] == "I think."
     assert "reasoning_content" not in user
-    assert "reasoning_content" not in more
+    assert "reasoning_content" not in next_message
 
 
 @either
@@ -424,19 +448,21 @@ def test_sealed_reasoning_returns_to_a_message_with_calls(
     upstream.forget()
     calls = [Call("get_weather", {"city": "Bern"}, id=f"call_{n}") for n in "ab"]
     upstream.script(Answer(reasoning="Both, please.", calls=calls))
-    tools = offering("responses", FUNCTION)
-    first = sealed_turn(forwarder, make_body("responses", stream=stream, tools=tools)).whole[
-        "output"
-    ]
-    first[0]["summary"] = []
+    tools = make_tools("responses", FUNCTION)
+    output = request_sealed_reasoning(
+        forwarder, make_body("responses", stream=stream, tools=tools)
+    ).whole["output"]
+    output[0]["summary"] = []
     results = [
         {"type": "function_call_output", "call_id": f"call_{n}", "output": "sunny"} for n in "ba"
     ]
-    history = [{"role": "user", "content": "hi"}, *first, *results]
+    history = [{"role": "user", "content": "hi"}, *output, *results]
 
-    answered = ask(forwarder, "responses", {"model": "m", "input": history, "tools": tools})
+    response = send_request(
+        forwarder, "responses", {"model": "m", "input": history, "tools": tools}
+    )
 
-    assert answered.status == 200, answered.text
+    assert response.status == 200, response.text
     _, assistant, *answers = get_sent_body(upstream)["messages"]
     assert assistant["reasoning_content"] == "Both, please."
     assert [call["id"] for call in assistant["tool_calls"]] == ["call_a", "call_b"]
@@ -446,13 +472,23 @@ def test_sealed_reasoning_returns_to_a_message_with_calls(
 def test_reasoning_encrypted_by_others_is_dropped(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    foreign = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAAfoo"}
-    said = {"type": "message", "role": "assistant", "content": "Hello."}
-    history = [{"role": "user", "content": "hi"}, foreign, said, {"role": "user", "content": "on"}]
+    foreign_reasoning = {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [],
+        "encrypted_content": "gAAAAAfoo",
+    }
+    message = {"type": "message", "role": "assistant", "content": "Hello."}
+    history = [
+        {"role": "user", "content": "hi"},
+        foreign_reasoning,
+        message,
+        {"role": "user", "content": "on"},
+    ]
 
-    answered = ask(forwarder, "responses", {"model": "m", "input": history})
+    response = send_request(forwarder, "responses", {"model": "m", "input": history})
 
-    assert answered.status == 200
+    assert response.status == 200
     assert get_sent_body(upstream)["messages"][1] == {"role": "assistant", "content": "Hello."}
 
 
@@ -460,24 +496,24 @@ def test_our_seal_is_not_sent_to_a_responses_upstream(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning="I think."))
-    first = sealed_turn(forwarder, make_body("responses")).whole["output"]
-    history = [{"role": "user", "content": "hi"}, *first, {"role": "user", "content": "go on"}]
+    output = request_sealed_reasoning(forwarder, make_body("responses")).whole["output"]
+    history = [{"role": "user", "content": "hi"}, *output, {"role": "user", "content": "go on"}]
 
-    answered = ask(forwarder, "responses", {"model": "responses/m", "input": history})
+    response = send_request(forwarder, "responses", {"model": "responses/m", "input": history})
 
-    assert answered.status == 200, answered.text
+    assert response.status == 200, response.text
     assert "reasoning" not in [item.get("type") for item in get_sent_body(upstream)["input"]]
 
 
 def test_items_can_be_referred_to(forwarder: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(Answer(text="Remember me.", reasoning="I think."))
-    first = ask(forwarder, "responses", make_body("responses")).whole["output"]
-    references = [{"type": "item_reference", "id": item["id"]} for item in first]
+    output = send_request(forwarder, "responses", make_body("responses")).whole["output"]
+    references = [{"type": "item_reference", "id": item["id"]} for item in output]
     history = [{"role": "user", "content": "hi"}, *references, {"role": "user", "content": "on"}]
 
-    answered = ask(forwarder, "responses", {"model": "m", "input": history})
+    response = send_request(forwarder, "responses", {"model": "m", "input": history})
 
-    assert answered.status == 200, answered.text
+    assert response.status == 200, response.text
     assistant = get_sent_body(upstream)["messages"][1]
     assert (assistant["content"], assistant["reasoning_content"]) == ("Remember me.", "I think.")
 
@@ -485,7 +521,7 @@ def test_items_can_be_referred_to(forwarder: Server, upstream: ScriptedUpstream)
 def test_an_unknown_reference_is_refused(forwarder: Server) -> None:
     history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": "msg_nowhere"}]
 
-    error = ask(forwarder, "responses", {"model": "m", "input": history}).error
+    error = send_request(forwarder, "responses", {"model": "m", "input": history}).error
 
     assert "msg_nowhere" in error["message"]
     assert error["param"] == "input[1].id"
@@ -497,27 +533,29 @@ def test_an_unknown_reference_is_refused(forwarder: Server) -> None:
 @every_pairing
 @either
 def test_parallel_calls_keep_their_order_and_their_results(
-    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     cities = ["Bern", "Zürich", "Genève"]
     calls = [Call("get_weather", {"city": city}, id=f"call_{city[0]}") for city in cities]
     upstream.script(Answer(text="I look.", calls=calls, pieces=5))
-    body = make_body(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
+    body = make_body(
+        client, model=f"{upstream_api}/m", stream=stream, tools=make_tools(client, FUNCTION)
+    )
 
-    answered = ask(forwarder, client, body)
+    response = send_request(forwarder, client, body)
 
-    assert answered.content.text == "I look."
-    assert [json.loads(given)["city"] for _, given in answered.content.calls] == cities
-    again = ask(forwarder, client, {**body, **with_results(client, body, answered.whole)})
-    assert again.status == 200, again.text
-    assert again.ending == "completed"
+    assert response.content.text == "I look."
+    assert [json.loads(arguments)["city"] for _, arguments in response.content.calls] == cities
+    second = send_request(forwarder, client, {**body, **with_results(client, body, response.whole)})
+    assert second.status == 200, second.text
+    assert second.ending == "completed"
 
 
-def with_results(client: str, body: Json, whole: Json) -> Json:
+def with_results(client: str, body: Json, answer: Json) -> Json:
     """The history with the answer and, in another order, the results of its calls."""
     if client == "chat":
-        message = whole["choices"][0]["message"]
+        message = answer["choices"][0]["message"]
         results = [
             {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}
             for call in reversed(message["tool_calls"])
@@ -530,14 +568,18 @@ def with_results(client: str, body: Json, whole: Json) -> Json:
             }
             for call in message["tool_calls"]
         ]
-        kept = {"role": "assistant", "content": message["content"], "tool_calls": calls}
-        return {"messages": [*body["messages"], kept, *results]}
+        assistant_message = {
+            "role": "assistant",
+            "content": message["content"],
+            "tool_calls": calls,
+        }
+        return {"messages": [*body["messages"], assistant_message, *results]}
     results = [
         {"type": "function_call_output", "call_id": item["call_id"], "output": "sunny"}
-        for item in reversed(whole["output"])
+        for item in reversed(answer["output"])
         if item["type"] == "function_call"
     ]
-    return {"input": [{"role": "user", "content": body["input"]}, *whole["output"], *results]}
+    return {"input": [{"role": "user", "content": body["input"]}, *answer["output"], *results]}
 
 
 @either
@@ -547,9 +589,9 @@ def test_indexes_of_calls_are_dense_for_chat_clients(
     """Reasoning and text come first, and count for nothing."""
     upstream.forget()
     upstream.script(Answer(text="a", reasoning="b", calls=[Call("f"), Call("f")]))
-    body = make_body("chat", stream=True, tools=offering("chat", {"name": "f"}))
+    body = make_body("chat", stream=True, tools=make_tools("chat", {"name": "f"}))
 
-    events = ask(forwarder, "chat", body).events
+    events = send_request(forwarder, "chat", body).events
 
     deltas = [c["delta"] for e in events for c in e["choices"]]
     calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
@@ -557,7 +599,7 @@ def test_indexes_of_calls_are_dense_for_chat_clients(
 
 
 @either
-def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
+def test_freeform_tool_is_sent_as_a_function_and_unwrapped(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -567,19 +609,19 @@ def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
     tool = {"type": "custom", "name": "run", "description": "Runs.", "format": grammar}
     body = make_body("responses", stream=stream, tools=[tool])
 
-    answered = ask(forwarder, "responses", body)
+    response = send_request(forwarder, "responses", body)
 
-    [item] = answered.whole["output"]
+    [item] = response.whole["output"]
     assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "run", text)
-    assert answered.mistakes == []
-    [offered] = get_sent_body(upstream)["tools"]
-    assert offered["type"] == "function"
-    assert "start: /.+/" in json.dumps(offered)
+    assert response.mistakes == []
+    [sent_tool] = get_sent_body(upstream)["tools"]
+    assert sent_tool["type"] == "function"
+    assert "start: /.+/" in json.dumps(sent_tool)
     result = {"type": "custom_tool_call_output", "call_id": "call_r", "output": "done"}
     history = [{"role": "user", "content": "hi"}, item, result]
-    assert ask(forwarder, "responses", {**body, "input": history}).status == 200
-    given = get_sent_body(upstream)["messages"][1]["tool_calls"][0]["function"]["arguments"]
-    assert json.loads(given) == {"input": text}
+    assert send_request(forwarder, "responses", {**body, "input": history}).status == 200
+    arguments = get_sent_body(upstream)["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"input": text}
 
 
 @either
@@ -590,21 +632,21 @@ def test_a_chat_client_s_freeform_tool_is_kept(
     upstream.script(Answer(calls=[Call("run", kind="custom", input="ls -l")]))
     tool = {"type": "custom", "custom": {"name": "run", "format": {"type": "text"}}}
 
-    answered = ask(forwarder, "chat", make_body("chat", stream=stream, tools=[tool]))
+    response = send_request(forwarder, "chat", make_body("chat", stream=stream, tools=[tool]))
 
     assert get_sent_body(upstream)["tools"] == [
         {"type": "custom", "name": "run", "format": {"type": "text"}}
     ]
-    assert answered.ending == "completed"
+    assert response.ending == "completed"
     calls = (
         [
             call
-            for event in answered.events
+            for event in response.events
             for choice in event["choices"]
             for call in choice["delta"].get("tool_calls") or ()
         ]
         if stream
-        else answered.message["tool_calls"]
+        else response.message["tool_calls"]
     )
     assert calls[0]["type"] == "custom"
     assert calls[0]["custom"]["name"] == "run"
@@ -621,13 +663,13 @@ def test_a_namespace_is_flattened_and_restored(
     tool = {"type": "namespace", "name": "mcp_geo", "description": "Geo.", "tools": [inner]}
     body = make_body("responses", stream=stream, tools=[tool])
 
-    [item] = ask(forwarder, "responses", body).whole["output"]
+    [item] = send_request(forwarder, "responses", body).whole["output"]
 
     assert (item["namespace"], item["name"]) == ("mcp_geo", "get")
     assert get_sent_body(upstream)["tools"][0]["function"]["name"] == "mcp_geo__get"
     result = {"type": "function_call_output", "call_id": "call_g", "output": "done"}
     history = [{"role": "user", "content": "hi"}, item, result]
-    assert ask(forwarder, "responses", {**body, "input": history}).status == 200
+    assert send_request(forwarder, "responses", {**body, "input": history}).status == 200
     assert (
         get_sent_body(upstream)["messages"][1]["tool_calls"][0]["function"]["name"]
         == "mcp_geo__get"
@@ -639,9 +681,9 @@ def test_a_legacy_function_is_called_in_the_legacy_way(
 ) -> None:
     upstream.script(Answer(calls=[Call("get_weather", {"city": "Bern"})]))
 
-    answered = ask(forwarder, "chat", make_body("chat", functions=[FUNCTION]))
+    response = send_request(forwarder, "chat", make_body("chat", functions=[FUNCTION]))
 
-    [choice] = answered.whole["choices"]
+    [choice] = response.whole["choices"]
     assert choice["finish_reason"] == "function_call"
     assert choice["message"]["function_call"]["name"] == "get_weather"
     assert get_sent_body(upstream)["parallel_tool_calls"] is False
@@ -653,18 +695,20 @@ def test_a_legacy_function_is_called_in_the_legacy_way(
 @every_pairing
 @either
 def test_a_schema_is_honoured(
-    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    named = {"name": "place", "schema": SCHEMA, "strict": True}
-    asked: Json = {"text": {"format": {"type": "json_schema", **named}}}
+    json_schema = {"name": "place", "schema": SCHEMA, "strict": True}
+    format_parameters: Json = {"text": {"format": {"type": "json_schema", **json_schema}}}
     if client == "chat":
-        asked = {"response_format": {"type": "json_schema", "json_schema": named}}
-    body = make_body(client, "[[scenario:json_schema]]", f"{over}/m", stream=stream, **asked)
+        format_parameters = {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    body = make_body(
+        client, "[[scenario:json_schema]]", f"{upstream_api}/m", stream=stream, **format_parameters
+    )
 
-    answered = ask(forwarder, client, body)
+    response = send_request(forwarder, client, body)
 
-    assert json.loads(answered.content.text).keys() == {"city"}
+    assert json.loads(response.content.text).keys() == {"city"}
 
 
 # -- passing through ------------------------------------------------------------------------------
@@ -721,11 +765,11 @@ def test_unknown_fields_and_events_pass_through(
     upstream.forget()
     upstream.script(Raw(events=events))
 
-    answered = ask(
+    response = send_request(
         forwarder, client, make_body(client, model=f"{client}/m", stream=True, store=False)
     )
 
-    assert answered.events == events
+    assert response.events == events
 
 
 @check_each(
@@ -753,27 +797,32 @@ def test_whole_answers_pass_through(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
     )
 
-    assert ask(forwarder, client, make_body(client, model=f"{client}/m", store=False)).json == body
+    assert (
+        send_request(forwarder, client, make_body(client, model=f"{client}/m", store=False)).json
+        == body
+    )
 
 
 @passing_through
 @either
 def test_unknown_parameters_pass_through(
-    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     upstream.extra_params = frozenset({"vendor_knob", "deep"})
-    body = make_body(client, model=f"{over}/m", stream=stream, vendor_knob={"deep": [1, None]})
+    body = make_body(
+        client, model=f"{upstream_api}/m", stream=stream, vendor_knob={"deep": [1, None]}
+    )
     try:
-        answered = ask(forwarder, client, body)
+        response = send_request(forwarder, client, body)
     finally:
         upstream.extra_params = frozenset()
 
-    assert answered.status == 200, answered.text
-    assert answered.dropped_parameters == []
+    assert response.status == 200, response.text
+    assert response.dropped_parameters == []
     expected = {**body, "model": "m"}
-    got = {k: v for k, v in get_sent_body(upstream).items() if k != "stream_options"}
-    assert got == expected
+    sent = {k: v for k, v in get_sent_body(upstream).items() if k != "stream_options"}
+    assert sent == expected
 
 
 # -- losses ---------------------------------------------------------------------------------------
@@ -787,33 +836,33 @@ LOST = [
 ]
 
 
-@check_each(("client", "lost"), LOST)
+@check_each(("client", "dropped"), LOST)
 @either
 def test_dropped_parameters_are_named(
-    client: str, lost: Json, stream: bool, forwarder: Server
+    client: str, dropped: Json, stream: bool, forwarder: Server
 ) -> None:
-    answered = ask(forwarder, client, make_body(client, stream=stream, **lost))
+    response = send_request(forwarder, client, make_body(client, stream=stream, **dropped))
 
-    assert answered.status == 200, answered.text
-    assert len(answered.dropped_parameters) == len(lost)
-    assert answered.dropped_parameters == sorted(answered.dropped_parameters)
-    assert "no_such_thing" in answered.dropped_parameters
+    assert response.status == 200, response.text
+    assert len(response.dropped_parameters) == len(dropped)
+    assert response.dropped_parameters == sorted(response.dropped_parameters)
+    assert "no_such_thing" in response.dropped_parameters
 
 
-@check_each(("client", "lost"), LOST)
+@check_each(("client", "dropped"), LOST)
 def test_strict_requests_with_losses_are_refused(
-    client: str, lost: Json, forwarder: Server, upstream: ScriptedUpstream
+    client: str, dropped: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    for name, value in lost.items():
+    for name, value in dropped.items():
         body = make_body(client, **{name: value})
-        error = ask(forwarder, client, body, X_Forwarder_Strict="true").error
+        error = send_request(forwarder, client, body, X_Forwarder_Strict="true").error
         assert error["param"].startswith(name)
     assert upstream.requests == []
 
 
 @check_each(
-    ("client", "more", "param"),
+    ("client", "parameters", "param"),
     [
         ("chat", {"modalities": ["text", "audio"]}, "modalities"),
         ("responses", {"background": True, "store": False}, "background"),
@@ -826,13 +875,13 @@ def test_strict_requests_with_losses_are_refused(
     ],
 )
 def test_uncarriable_parameter_is_refused(
-    client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, parameters: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    answered = ask(forwarder, client, make_body(client, **more))
+    response = send_request(forwarder, client, make_body(client, **parameters))
 
-    assert answered.status == 400
-    assert answered.error["param"] == param
+    assert response.status == 400
+    assert response.error["param"] == param
     assert upstream.requests == []
 
 
@@ -842,33 +891,33 @@ def test_uncarriable_parameter_is_refused(
 @every_client
 @either
 def test_routes_need_no_prefix(client: str, stream: bool, forwarder: Server) -> None:
-    answered = ask(forwarder, client, make_body(client, stream=stream), path=PATHS[client])
+    response = send_request(forwarder, client, make_body(client, stream=stream), path=PATHS[client])
 
-    assert answered.ending == "completed"
+    assert response.ending == "completed"
 
 
 @every_pairing
 @either
 def test_a_client_s_request_id_is_returned(
-    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    body = make_body(client, model=f"{over}/m", stream=stream)
+    body = make_body(client, model=f"{upstream_api}/m", stream=stream)
 
-    answered = ask(forwarder, client, body, X_Request_Id="my-id-42")
-    other = ask(forwarder, client, body)
+    response = send_request(forwarder, client, body, X_Request_Id="my-id-42")
+    other = send_request(forwarder, client, body)
 
-    assert answered.headers["x-request-id"] == "my-id-42"
-    assert answered.headers["x-upstream-request-id"].startswith("req_scripted")
+    assert response.headers["x-request-id"] == "my-id-42"
+    assert response.headers["x-upstream-request-id"].startswith("req_scripted")
     assert other.headers["x-request-id"].startswith("req_")
     assert '"my-id-42"' in forwarder.log
 
 
 def test_models_are_listed_under_names_that_work(forwarder: Server) -> None:
     for prefix in ("/v1", ""):
-        listed = http.get(f"{forwarder.url}{prefix}/models").json()
-        assert listed["object"] == "list"
-        names = [model["id"] for model in listed["data"]]
+        model_list = http.get(f"{forwarder.url}{prefix}/models").json()
+        assert model_list["object"] == "list"
+        names = [model["id"] for model in model_list["data"]]
         assert "chat/gpt-5.5" in names
         assert "responses/gpt-5.5" in names
         for name in names:
@@ -877,10 +926,10 @@ def test_models_are_listed_under_names_that_work(forwarder: Server) -> None:
 
 
 def test_an_unknown_model_is_not_found(forwarder: Server) -> None:
-    answered = http.get(f"{forwarder.v1}/models/nothing")
+    response = http.get(f"{forwarder.v1}/models/nothing")
 
-    assert answered.status_code == 404
-    assert answered.json()["error"]["code"] == "model_not_found"
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
 
 
 @check_each(
@@ -895,18 +944,18 @@ def test_an_unknown_model_is_not_found(forwarder: Server) -> None:
 def test_other_routes_are_refused_in_openai_s_shape(
     method: str, path: str, status: int, forwarder: Server
 ) -> None:
-    answered = http.request(method, forwarder.url + path)
+    response = http.request(method, forwarder.url + path)
 
-    assert answered.status_code == status
-    assert answered.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert response.status_code == status
+    assert response.json()["error"].keys() == {"message", "type", "param", "code"}
 
 
 def test_a_request_without_a_model_is_refused(forwarder: Server) -> None:
     for client in PATHS:
         body = make_body(client)
         del body["model"]
-        answered = ask(forwarder, client, body)
-        assert (answered.status, answered.error["param"]) == (400, "model")
+        response = send_request(forwarder, client, body)
+        assert (response.status, response.error["param"]) == (400, "model")
 
 
 # -- other settings -------------------------------------------------------------------------------
@@ -934,7 +983,7 @@ def tuned_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
 
 
 @pytest.mark.parametrize(
-    ("client", "model", "over", "name"),
+    ("client", "model", "upstream_api", "name"),
     [
         ("chat", "fast", "chat", "qwen-turbo"),
         ("responses", "fast", "chat", "qwen-turbo"),
@@ -952,17 +1001,17 @@ def tuned_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
 def test_the_model_chooses_the_upstream(
     client: str,
     model: str | None,
-    over: str,
+    upstream_api: str,
     name: str,
     tuned_forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
     body = {**make_body(client, stream=False), "model": model}
 
-    answered = ask(tuned_forwarder, client, body)
+    response = send_request(tuned_forwarder, client, body)
 
-    assert answered.ending == "completed"
-    assert upstream.requests[0].path == f"/v1{PATHS[over]}"
+    assert response.ending == "completed"
+    assert upstream.requests[0].path == f"/v1{PATHS[upstream_api]}"
     assert get_sent_body(upstream)["model"] == name
 
 
@@ -974,7 +1023,7 @@ def test_configured_models_are_listed(tuned_forwarder: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "said", "streamed"),
+    ("client", "parameters", "streamed"),
     [
         ("chat", {}, True),
         ("chat", {"stream": None}, True),
@@ -983,43 +1032,43 @@ def test_configured_models_are_listed(tuned_forwarder: Server) -> None:
     ],
 )
 def test_chat_may_stream_by_default(
-    client: str, said: Json, streamed: bool, tuned_forwarder: Server
+    client: str, parameters: Json, streamed: bool, tuned_forwarder: Server
 ) -> None:
-    answered = ask(tuned_forwarder, client, make_body(client, **said))
+    response = send_request(tuned_forwarder, client, make_body(client, **parameters))
 
-    assert answered.is_streamed == streamed
-    assert answered.ending == "completed"
+    assert response.is_streamed == streamed
+    assert response.ending == "completed"
 
 
-def test_the_operator_chooses_how_reasoning_looks(
+def test_reasoning_style_is_configurable(
     tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    for over in PATHS:
+    for upstream_api in PATHS:
         upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-        body = make_body("chat", model=f"{over}/m", stream=False)
-        assert ask(tuned_forwarder, "chat", body).message["reasoning"] == THOUGHT
+        body = make_body("chat", model=f"{upstream_api}/m", stream=False)
+        assert send_request(tuned_forwarder, "chat", body).message["reasoning"] == THOUGHT
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    item = ask(tuned_forwarder, "responses", make_body("responses")).whole["output"][0]
+    item = send_request(tuned_forwarder, "responses", make_body("responses")).whole["output"][0]
     assert item["summary"]
     assert item["content"]
 
 
-def test_the_operator_chooses_to_refuse_losses(tuned_forwarder: Server) -> None:
-    assert ask(tuned_forwarder, "chat", make_body("chat", seed=1)).error["param"] == "seed"
+def test_refusal_of_losses_is_configurable(tuned_forwarder: Server) -> None:
+    assert send_request(tuned_forwarder, "chat", make_body("chat", seed=1)).error["param"] == "seed"
     body = make_body("responses", tools=[{"type": "web_search"}])
-    assert ask(tuned_forwarder, "responses", body).error["param"].startswith("tools")
+    assert send_request(tuned_forwarder, "responses", body).error["param"].startswith("tools")
 
 
 def test_headers_and_dialect_are_those_of_the_upstream(
     tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    ask(tuned_forwarder, "chat", make_body("chat", stream=False))
+    send_request(tuned_forwarder, "chat", make_body("chat", stream=False))
     headers = upstream.requests[0].headers
     assert (headers["x-team"], headers["x-other"]) == ("red", "blue")
     assert headers["authorization"] == f"Bearer {KEY}"
     body = make_body("responses", max_output_tokens=50, instructions="Be brief.")
     tool = {"type": "custom", "name": "run", "format": {"type": "text"}}
-    ask(tuned_forwarder, "responses", {**body, "tools": [tool]})
+    send_request(tuned_forwarder, "responses", {**body, "tools": [tool]})
     assert get_sent_body(upstream)["max_completion_tokens"] == 50
     assert get_sent_body(upstream)["messages"][0]["role"] == "developer"
     assert get_sent_body(upstream)["tools"][0]["type"] == "custom"
@@ -1027,14 +1076,16 @@ def test_headers_and_dialect_are_those_of_the_upstream(
 
 @every_pairing
 def test_comments_keep_a_silent_stream_alive(
-    client: str, over: str, tuned_forwarder: Server, upstream: ScriptedUpstream
+    client: str, upstream_api: str, tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(Raw(events=SLOW[over], framing=Framing(delay=0.5)))
+    upstream.script(Raw(events=SLOW[upstream_api], framing=Framing(delay=0.5)))
 
-    answered = ask(tuned_forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        tuned_forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert answered.ending == "completed"
-    assert answered.text.count(": keep-alive\n\n") >= 2
+    assert response.ending == "completed"
+    assert response.text.count(": keep-alive\n\n") >= 2
 
 
 SLOW = {"chat": [{**CHUNKS[0]}, CHUNKS[2]], "responses": [EVENTS[0], EVENTS[3]]}
@@ -1070,7 +1121,7 @@ def guarded_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
 
 @every_client
 @pytest.mark.parametrize(
-    "given",
+    "headers",
     [
         {},
         {"Authorization": "Bearer client-key-3"},
@@ -1081,21 +1132,21 @@ def guarded_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
 )
 def test_invalid_key_is_refused(
     client: str,
-    given: dict[str, str | bytes],
+    headers: dict[str, str | bytes],
     guarded_forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
-    answered = ask(guarded_forwarder, client, make_body(client, model="own/m"), **given)
+    response = send_request(guarded_forwarder, client, make_body(client, model="own/m"), **headers)
 
-    assert answered.status == 401
-    assert answered.error["code"] == "invalid_api_key"
-    assert answered.error["type"] == "invalid_request_error"
+    assert response.status == 401
+    assert response.error["code"] == "invalid_api_key"
+    assert response.error["type"] == "invalid_request_error"
     assert upstream.requests == []
 
 
 @every_client
 @pytest.mark.parametrize(
-    "given",
+    "headers",
     [
         {"Authorization": "Bearer client-key-1"},
         {"Authorization": "bearer  client-key-2"},
@@ -1103,27 +1154,27 @@ def test_invalid_key_is_refused(
     ],
 )
 def test_with_a_key_the_upstream_gets_the_forwarder_s(
-    client: str, given: dict[str, str], guarded_forwarder: Server, upstream: ScriptedUpstream
+    client: str, headers: dict[str, str], guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    answered = ask(guarded_forwarder, client, make_body(client, model="own/m"), **given)
+    response = send_request(guarded_forwarder, client, make_body(client, model="own/m"), **headers)
 
-    assert answered.ending == "completed"
+    assert response.ending == "completed"
     assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 @every_client
-def test_a_client_s_own_key_is_handed_on(
+def test_client_s_own_key_is_forwarded(
     client: str, guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     body = make_body(client, model="theirs/m")
 
-    answered = ask(guarded_forwarder, client, body, Authorization=f"Bearer {KEY}")
-    refused = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
+    response = send_request(guarded_forwarder, client, body, Authorization=f"Bearer {KEY}")
+    refusal = send_request(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
-    assert answered.ending == "completed"
+    assert response.ending == "completed"
     assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
-    assert refused.status == 401
-    assert refused.error["code"] == "invalid_api_key"
+    assert refusal.status == 401
+    assert refusal.error["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize("client", PATHS)
@@ -1133,9 +1184,9 @@ def test_azure_gets_its_header_and_its_version(
 ) -> None:
     body = make_body(client, model="azure/gpt", stream=stream)
 
-    answered = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
+    response = send_request(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
-    assert answered.ending == "completed"
+    assert response.ending == "completed"
     [request] = upstream.requests
     assert request.path == "/openai/deployments/gpt/chat/completions"
     assert request.query == {"api-version": "2024-10-21"}
@@ -1145,20 +1196,20 @@ def test_azure_gets_its_header_and_its_version(
 
 @every_client
 @either
-def test_an_upstream_that_refuses_our_key_is_our_fault(
+def test_refused_upstream_key_is_a_forwarder_error(
     client: str, stream: bool, guarded_forwarder: Server
 ) -> None:
     body = make_body(client, model="wrong/m", stream=stream)
 
-    answered = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
+    response = send_request(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
-    assert answered.status == 403
-    assert answered.error["code"] == "upstream_authentication"
-    assert "WRONG_API_KEY" in answered.error["message"]
-    assert "sk-wrong-and-secret" not in answered.text
+    assert response.status == 403
+    assert response.error["code"] == "upstream_authentication"
+    assert "WRONG_API_KEY" in response.error["message"]
+    assert "sk-wrong-and-secret" not in response.text
 
 
-def test_health_needs_no_key_and_readiness_knows_every_upstream(guarded_forwarder: Server) -> None:
+def test_health_needs_no_key_and_readiness_lists_every_upstream(guarded_forwarder: Server) -> None:
     assert http.get(f"{guarded_forwarder.url}/health").status_code == 200
     ready = http.get(f"{guarded_forwarder.url}/ready")
     assert ready.status_code == 200

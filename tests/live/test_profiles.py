@@ -62,7 +62,7 @@ STRICTNESS: dict[str, set[str]] = {
     "ollama": {*OPENAI_ONLY, "max_completion_tokens", "custom_tools"},
     "lmstudio": {*OPENAI_ONLY, "max_completion_tokens", "reasoning_effort", "custom_tools"},
 }  # fmt: skip
-"""Provider -> what it refuses, by the names of the scripted upstream's rules."""
+"""Provider -> the rules of the scripted upstream that describe its refusals."""
 
 MENDED_BY_ALL = {"developer_role", "max_completion_tokens", "custom_tools"}
 """What even the careful profile sees to."""
@@ -148,9 +148,9 @@ class Mistral(ScriptedUpstream):
     """Demands of tools are spelled ``any`` there."""
 
     def _violations(self, protocol: Protocol, body: Json) -> list[Violation]:
-        said = body.get("tool_choice")
-        heard = {**body, "tool_choice": "required"} if said == "any" else body
-        return super()._violations(protocol, heard)
+        tool_choice = body.get("tool_choice")
+        checked_body = {**body, "tool_choice": "required"} if tool_choice == "any" else body
+        return super()._violations(protocol, checked_body)
 
 
 @pytest.fixture(scope="module", params=STRICTNESS)
@@ -188,20 +188,20 @@ def forwarder(upstream: ScriptedUpstream, provider: str, **quirks: Any) -> Flask
 
 def collect_refusals(client: FlaskClient, upstream: ScriptedUpstream) -> dict[str, str]:
     """Conversation -> the upstream's refusal, for refused conversations."""
-    refused = {}
+    refusals = {}
     for name, request in CONVERSATIONS.items():
-        said = len(upstream.requests)
+        request_count = len(upstream.requests)
         upstream.script(SAID.get(name, Answer(text="Hello.")))
         answer = client.post("/v1/responses", json={"model": "m", **request, "stream": True})
         if answer.status_code != 200 or "response.completed" not in answer.text:
-            refused[name] = answer.text[:300]
-        elif len(upstream.requests) != said + 1:
-            refused[name] = str(upstream.requests[said].violations)
+            refusals[name] = answer.text[:300]
+        elif len(upstream.requests) != request_count + 1:
+            refusals[name] = str(upstream.requests[request_count].violations)
         answer.close()
-    return refused
+    return refusals
 
 
-def test_every_provider_is_played() -> None:
+def test_every_provider_has_a_simulated_upstream() -> None:
     assert STRICTNESS.keys() == PROFILES.keys() - {"demo"}
     assert len(CONVERSATIONS) == 10
 
@@ -215,27 +215,27 @@ def test_with_its_profile_no_conversation_is_refused(
 def test_generic_profile_suffices_only_for_generic_providers(
     provider: str, upstream: ScriptedUpstream
 ) -> None:
-    refused = collect_refusals(forwarder(upstream, "generic", learn=False), upstream)
+    refusals = collect_refusals(forwarder(upstream, "generic", learn=False), upstream)
 
-    assert (refused == {}) == (STRICTNESS[provider] <= MENDED_BY_ALL)
+    assert (refusals == {}) == (STRICTNESS[provider] <= MENDED_BY_ALL)
 
 
 # -- learning -----------------------------------------------------------------------------------
 
 
-def send_chat_request(client: FlaskClient, **more: Any) -> TestResponse:
+def send_chat_request(client: FlaskClient, **parameters: Any) -> TestResponse:
     """The answer to a chat request that passes through."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **parameters}
     return client.post("/v1/chat/completions", json=body)
 
 
 def read_learned_quirks(client: FlaskClient) -> Json:
     """The learned quirks that the forwarder shows."""
-    shown: Json = client.get("/ready?verbose").get_json()["upstreams"]["chat"]["learned"]
-    return shown
+    quirks: Json = client.get("/ready?verbose").get_json()["upstreams"]["chat"]["learned"]
+    return quirks
 
 
-def test_a_refusal_is_mended_once_and_remembered() -> None:
+def test_quirk_is_learned_from_one_refusal() -> None:
     with ScriptedUpstream(refuse={"metadata"}) as scripted:
         client = forwarder(scripted, "generic")
         assert send_chat_request(client, metadata={"a": "b"}).status_code == 200
@@ -260,14 +260,14 @@ def test_passthrough_changes_only_learned_parameters() -> None:
         assert sent["max_completion_tokens"] == 5
 
 
-def test_a_mend_that_does_not_help_is_not_remembered() -> None:
-    complaint = "Unknown parameter: 'metadata'."
+def test_ineffective_quirk_is_not_learned() -> None:
+    error_message = "Unknown parameter: 'metadata'."
     with ScriptedUpstream() as scripted:
-        scripted.script(*[faults.refuse_with_status(400, message=complaint)] * 2)
+        scripted.script(*[faults.refuse_with_status(400, message=error_message)] * 2)
         client = forwarder(scripted, "generic")
         answer = send_chat_request(client, metadata={"a": "b"})
         assert answer.status_code == 400
-        assert answer.get_json()["error"]["message"] == complaint
+        assert answer.get_json()["error"]["message"] == error_message
         assert len(scripted.requests) == 2
         assert read_learned_quirks(client) == {}
 
@@ -285,9 +285,9 @@ def test_invalid_value_affects_only_its_client() -> None:
 
 
 def test_a_refused_value_is_dropped_and_other_values_are_sent() -> None:
-    complaint = "Invalid service_tier argument: flex is not supported for this model."
+    error_message = "Invalid service_tier argument: flex is not supported for this model."
     with ScriptedUpstream() as scripted:
-        scripted.script(faults.refuse_with_status(400, message=complaint, param="service_tier"))
+        scripted.script(faults.refuse_with_status(400, message=error_message, param="service_tier"))
         client = forwarder(scripted, "generic")
         answer = send_chat_request(client, service_tier="flex")
         assert answer.status_code == 200
@@ -319,23 +319,23 @@ def test_each_request_learns_one_quirk() -> None:
 
 
 @pytest.mark.parametrize(("client", "path"), [("chat", "chat/completions"), ("responses",) * 2])
-@pytest.mark.parametrize(("provider", "asked"), [("generic", [False, True, True]),
+@pytest.mark.parametrize(("provider", "stream_flags"), [("generic", [False, True, True]),
                                                  ("dashscope", [True, True])])  # fmt: skip
 def test_whole_answers_are_folded_from_streams(
-    client: str, path: str, provider: str, asked: list[bool]
+    client: str, path: str, provider: str, stream_flags: list[bool]
 ) -> None:
     with ScriptedUpstream(refuse={"whole_answers"}) as scripted:
-        served = forwarder(scripted, provider)
+        test_client = forwarder(scripted, provider)
         for _ in range(2):
             scripted.script(Answer(reasoning="Hm.", text="Hello.", pieces=3))
             body = {"model": "qwq-32b", "messages": [{"role": "user", "content": "hi"}]}
             body = body if client == "chat" else {"model": "qwq-32b", "input": "hi"}
-            answer = served.post(f"/v1/{path}", json=body)
+            answer = test_client.post(f"/v1/{path}", json=body)
             assert answer.status_code == 200
             assert "Hm." in answer.text
             assert "Hello." in answer.text
             assert answer.get_json()["usage"]["total_tokens"] == 30
-        assert [request.body["stream"] for request in scripted.requests] == asked
+        assert [request.body["stream"] for request in scripted.requests] == stream_flags
 
 
 def test_strict_mode_refuses_parameters_of_learned_quirks() -> None:
@@ -356,7 +356,7 @@ def test_refusal_reaches_the_client_if_learning_is_disabled() -> None:
         assert len(scripted.requests) == 1
 
 
-def test_readiness_says_little_unless_it_is_asked() -> None:
+def test_readiness_shows_learned_quirks_only_if_verbose() -> None:
     with ScriptedUpstream() as scripted:
         client = forwarder(scripted, "deepseek")
         assert "learned" not in client.get("/ready").get_json()["upstreams"]["chat"]
@@ -370,18 +370,18 @@ def make_native_client(upstream: ScriptedUpstream, provider: str) -> FlaskClient
     return create_app(Settings.from_env(environment)).test_client()
 
 
-def test_native_responses_are_learned_from_too() -> None:
+def test_quirks_are_learned_from_native_responses() -> None:
     with ScriptedUpstream(refuse={"developer_role"}) as scripted:
         client = make_native_client(scripted, "generic")
-        said = [{"role": "developer", "content": "Be brief."}, make_user_message("hi")]
+        items = [{"role": "developer", "content": "Be brief."}, make_user_message("hi")]
         for number in (2, 3):
-            answer = client.post("/v1/responses", json={"model": "m", "input": said})
+            answer = client.post("/v1/responses", json={"model": "m", "input": items})
             assert answer.status_code == 200
             assert len(scripted.requests) == number
 
 
 STRICT = {"X-Forwarder-Strict": "true"}
-KEPT = {"store": True, "metadata": {"a": "b"}}
+STORED_PARAMETERS = {"store": True, "metadata": {"a": "b"}}
 
 
 @pytest.mark.parametrize("provider", ["deepseek", "mistral"])
@@ -390,7 +390,7 @@ def test_metadata_is_stored_but_not_sent_to_providers_that_refuse_it(
     path: str, provider: str, tmp_path: Path
 ) -> None:
     question = [{"role": "user", "content": "hi"}]
-    asked = {"input": question} if path == "responses" else {"messages": question}
+    input_field = {"input": question} if path == "responses" else {"messages": question}
     with ScriptedUpstream() as scripted:
         environment = {
             "CHAT_BASE_URL": scripted.url,
@@ -399,20 +399,20 @@ def test_metadata_is_stored_but_not_sent_to_providers_that_refuse_it(
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
         }
         client = create_app(Settings.from_env(environment)).test_client()
-        body = {"model": "m", **KEPT, **asked}
+        body = {"model": "m", **STORED_PARAMETERS, **input_field}
         answer = client.post(f"/v1/{path}", json=body, headers=STRICT)
         assert answer.status_code == 200
         assert "X-Forwarder-Dropped" not in answer.headers
-        assert not KEPT.keys() & scripted.requests[-1].body.keys()
-        stored = client.get(f"/v1/{path}/{answer.get_json()['id']}").get_json()
-        assert stored["metadata"] == KEPT["metadata"]
-        shown = client.post("/forwarder/translate", json=body, headers=STRICT).get_json()
-        assert shown["dropped"] == {}
-        unstored = client.post(f"/v1/{path}", json={**body, "store": False})
-        assert unstored.headers["X-Forwarder-Dropped"] == "metadata"
+        assert not STORED_PARAMETERS.keys() & scripted.requests[-1].body.keys()
+        stored_answer = client.get(f"/v1/{path}/{answer.get_json()['id']}").get_json()
+        assert stored_answer["metadata"] == STORED_PARAMETERS["metadata"]
+        translation = client.post("/forwarder/translate", json=body, headers=STRICT).get_json()
+        assert translation["dropped"] == {}
+        unstored_answer = client.post(f"/v1/{path}", json={**body, "store": False})
+        assert unstored_answer.headers["X-Forwarder-Dropped"] == "metadata"
 
 
-def test_a_path_may_begin_at_the_hosts_root() -> None:
+def test_upstream_path_can_begin_at_the_root_of_its_host() -> None:
     with ScriptedUpstream() as scripted:
         client = make_native_client(scripted, "deepseek")
         assert client.post("/v1/responses", json={"model": "m", "input": "hi"}).status_code == 404
@@ -431,8 +431,8 @@ def test_the_output_that_chatgpts_backend_leaves_out_is_filled_in(path: str, str
     with ScriptedUpstream(refuse={"whole_answers", "metadata"}) as scripted:
         scripted.script(Stream(Answer(text="Hello.", pieces=1), [without_output]))
         question = [{"role": "user", "content": "hi"}]
-        asked = {"input": question} if path == "responses" else {"messages": question}
-        body = {"model": "m", "stream": stream, "temperature": 0.5, **asked}
+        input_field = {"input": question} if path == "responses" else {"messages": question}
+        body = {"model": "m", "stream": stream, "temperature": 0.5, **input_field}
         answer = make_native_client(scripted, "chatgpt").post(f"/v1/{path}", json=body)
         assert answer.status_code == 200
         sent = scripted.requests[-1].body
@@ -441,6 +441,6 @@ def test_the_output_that_chatgpts_backend_leaves_out_is_filled_in(path: str, str
         assert "temperature" not in sent
         text = answer.text
         if stream and path == "responses":
-            last = json.loads(text.strip().rpartition("data: ")[2])
-            text = json.dumps(last["response"]["output"])
+            last_event = json.loads(text.strip().rpartition("data: ")[2])
+            text = json.dumps(last_event["response"]["output"])
         assert "Hello." in text

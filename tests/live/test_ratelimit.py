@@ -16,7 +16,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.live.conftest import make_settings
 from tests.live.redis import needs_redis, run_redis, run_redis_process
 from tests.live.server import GUNICORN, Server, find_free_port, list_workers, run_forwarder
-from tests.live.talk import LIMIT, ClientAnswer, ask, make_body
+from tests.live.talk import LIMIT, ClientAnswer, make_body, send_request
 from tests.live.test_metrics import read_metrics, wait_until_counted
 
 TWO = (*GUNICORN, "-w", "2")
@@ -34,7 +34,7 @@ def two_workers(
     storage: str, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A forwarder of two workers with limits."""
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_API_KEYS=",".join(KEYS),
         FORWARDER_RATE_LIMIT_REQUESTS="6/hour",
@@ -42,7 +42,7 @@ def two_workers(
         FORWARDER_RATE_LIMIT_STORAGE=storage,
         FORWARDER_METRICS_KEY="sk-client",
     )
-    with run_forwarder(given, tmp_path_factory.mktemp("two"), TWO) as server:
+    with run_forwarder(settings, tmp_path_factory.mktemp("two"), TWO) as server:
         yield server
 
 
@@ -50,7 +50,7 @@ def send_chat_request(
     server: Server, key: str, stream: bool = False, timeout: float = LIMIT
 ) -> ClientAnswer:
     body = make_body("chat", stream=stream)
-    return ask(server, "chat", body, timeout=timeout, Authorization=f"Bearer {key}")
+    return send_request(server, "chat", body, timeout=timeout, Authorization=f"Bearer {key}")
 
 
 def by_each_worker(server: Server, key: str) -> list[ClientAnswer]:
@@ -69,9 +69,9 @@ def by_each_worker(server: Server, key: str) -> list[ClientAnswer]:
 def test_workers_count_requests_together(two_workers: Server) -> None:
     first, second = by_each_worker(two_workers, KEYS[0])
 
-    assert wait_until_counted(two_workers, lambda found: _sum_tokens(found) >= 60)
-    left = [a.headers["x-ratelimit-remaining-requests"] for a in (first, second)]
-    assert left == ["5", "4"]
+    assert wait_until_counted(two_workers, lambda metrics: _sum_tokens(metrics) >= 60)
+    remaining = [a.headers["x-ratelimit-remaining-requests"] for a in (first, second)]
+    assert remaining == ["5", "4"]
     assert first.headers["x-ratelimit-limit-requests"] == "6"
     assert first.headers["x-ratelimit-reset-requests"].endswith("s")
 
@@ -79,72 +79,75 @@ def test_workers_count_requests_together(two_workers: Server) -> None:
 @needs_redis
 def test_workers_count_tokens_together_and_refuse_from_then_on(two_workers: Server) -> None:
     """An answer of the scripted upstream costs 30."""
-    left = []
+    remaining = []
     for stream in (False, True, False, True):
-        charged = _sum_tokens(read_metrics(two_workers)) + 30
-        answered = send_chat_request(two_workers, KEYS[1], stream)
-        assert answered.ending == "completed"
-        left.append(answered.headers["x-ratelimit-remaining-tokens"])
+        expected_tokens = _sum_tokens(read_metrics(two_workers)) + 30
+        response = send_chat_request(two_workers, KEYS[1], stream)
+        assert response.ending == "completed"
+        remaining.append(response.headers["x-ratelimit-remaining-tokens"])
         assert wait_until_counted(
-            two_workers, lambda found, total=charged: _sum_tokens(found) == total
+            two_workers, lambda metrics, total=expected_tokens: _sum_tokens(metrics) == total
         )
-    assert left == ["100", "70", "40", "10"]
+    assert remaining == ["100", "70", "40", "10"]
 
-    refused = by_each_worker(two_workers, KEYS[1])
+    refusals = by_each_worker(two_workers, KEYS[1])
 
-    for answered in refused:
-        assert answered.status == 429
-        assert (answered.error["type"], answered.error["code"]) == ("tokens", "rate_limit_exceeded")
-        assert 0 < int(answered.headers["retry-after"]) <= 3600
-        assert answered.headers["x-ratelimit-remaining-tokens"] == "0"
+    for response in refusals:
+        assert response.status == 429
+        assert (response.error["type"], response.error["code"]) == ("tokens", "rate_limit_exceeded")
+        assert 0 < int(response.headers["retry-after"]) <= 3600
+        assert response.headers["x-ratelimit-remaining-tokens"] == "0"
     assert send_chat_request(two_workers, KEYS[2]).status == 200
 
 
-def _sum_tokens(found: dict[str, dict[tuple[str, ...], float]]) -> float:
-    return sum(sum(found.get(f"{way}_tokens_total", {}).values()) for way in ("input", "output"))
+def _sum_tokens(metrics: dict[str, dict[tuple[str, ...], float]]) -> float:
+    return sum(
+        sum(metrics.get(f"{direction}_tokens_total", {}).values())
+        for direction in ("input", "output")
+    )
 
 
 @needs_redis
-def test_not_one_too_many_gets_through_at_once(
+def test_concurrent_requests_do_not_exceed_the_limit(
     storage: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_settings(
+    settings = make_settings(
         upstream, FORWARDER_RATE_LIMIT_REQUESTS="7/hour", FORWARDER_RATE_LIMIT_STORAGE=storage
     )
-    with run_forwarder(given, tmp_path, TWO) as server, ThreadPoolExecutor(8) as pool:
+    with run_forwarder(settings, tmp_path, TWO) as server, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: send_chat_request(server, "none"), range(24)))
 
     assert sorted(answer.status for answer in answers) == [200] * 7 + [429] * 17
 
 
 @needs_redis
-@pytest.mark.parametrize("fate", ["allow", "refuse"])
+@pytest.mark.parametrize("policy", ["allow", "refuse"])
 def test_unreachable_redis_does_not_delay_requests(
-    fate: str, upstream: ScriptedUpstream, tmp_path: Path
+    policy: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     port = find_free_port()
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_RATE_LIMIT_REQUESTS="3/hour",
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://:a-password@127.0.0.1:{port}/0",
-        FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
+        FORWARDER_RATE_LIMIT_WHEN_DOWN=policy,
     )
-    with run_forwarder(given, tmp_path) as server:
-        down = [send_chat_request(server, "none").status for _ in range(5)]
+    with run_forwarder(settings, tmp_path) as server:
+        statuses = [send_chat_request(server, "none").status for _ in range(5)]
         log = server.log
 
-    assert down == [200 if fate == "allow" else 503] * 5
+    assert statuses == [200 if policy == "allow" else 503] * 5
     assert log.count("does not answer") == 1
     assert "a-password" not in log
 
 
-def _limited_again(server: Server) -> ClientAnswer:
-    """The first answer that tells of limits; the storage is left alone for a while."""
+def _await_limited_answer(server: Server) -> ClientAnswer:
+    """The first answer with limit headers; after a failure the storage is not used for a while."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        answered = send_chat_request(server, "none")
-        if "x-ratelimit-remaining-requests" in answered.headers:
-            return answered
+        response = send_chat_request(server, "none")
+        if "x-ratelimit-remaining-requests" in response.headers:
+            return response
         time.sleep(0.2)
     raise AssertionError("nobody is limited any more")
 
@@ -152,29 +155,29 @@ def _limited_again(server: Server) -> ClientAnswer:
 @needs_redis
 def test_rate_limit_returns_when_redis_does(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     port = find_free_port()
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_RATE_LIMIT_REQUESTS="3/hour",
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
     )
-    with run_forwarder(given, tmp_path) as server:
+    with run_forwarder(settings, tmp_path) as server:
         with run_redis(port, tmp_path):
             before = send_chat_request(server, "none")
-        between = send_chat_request(server, "none")
+        meanwhile = send_chat_request(server, "none")
         with run_redis(port, tmp_path):
-            after = _limited_again(server)
+            after = _await_limited_answer(server)
 
     assert after.status == 200
     assert before.headers["x-ratelimit-remaining-requests"] == "2"
-    assert between.status == 200
-    assert "x-ratelimit-remaining-requests" not in between.headers
+    assert meanwhile.status == 200
+    assert "x-ratelimit-remaining-requests" not in meanwhile.headers
 
 
 @needs_redis
 def test_limit_holds_in_a_burst_of_more_requests_than_connections(
     storage: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_API_KEYS="sk-burst",
         FORWARDER_RATE_LIMIT_REQUESTS="100/hour",
@@ -182,7 +185,7 @@ def test_limit_holds_in_a_burst_of_more_requests_than_connections(
         FORWARDER_RATE_LIMIT_TIMEOUT="60",  # a busy test machine is not a Redis that hangs
         FORWARDER_QUEUE_TIMEOUT="60",
     )
-    with run_forwarder(given, tmp_path) as server, ThreadPoolExecutor(300) as pool:
+    with run_forwarder(settings, tmp_path) as server, ThreadPoolExecutor(300) as pool:
         answers = list(
             pool.map(lambda _: send_chat_request(server, "sk-burst", timeout=60), range(300))
         )
@@ -194,32 +197,32 @@ def test_limit_holds_in_a_burst_of_more_requests_than_connections(
 
 
 @needs_redis
-@pytest.mark.parametrize("fate", ["allow", "refuse"])
+@pytest.mark.parametrize("policy", ["allow", "refuse"])
 def test_hanging_redis_does_not_delay_requests(
-    fate: str, upstream: ScriptedUpstream, tmp_path: Path
+    policy: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """The process is stopped: its connections stay open, and say nothing."""
     port = find_free_port()
-    given = make_settings(
+    settings = make_settings(
         upstream,
         FORWARDER_RATE_LIMIT_REQUESTS="1000/hour",
         FORWARDER_RATE_LIMIT_TOKENS="1000000/hour",
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
-        FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
+        FORWARDER_RATE_LIMIT_WHEN_DOWN=policy,
     )
-    with run_redis_process(port, tmp_path) as redis, run_forwarder(given, tmp_path) as server:
+    with run_redis_process(port, tmp_path) as redis, run_forwarder(settings, tmp_path) as server:
         assert send_chat_request(server, "none").status == 200
         redis.send_signal(signal.SIGSTOP)
         started = time.monotonic()
         hanging = [send_chat_request(server, "none") for _ in range(40)]
-        took = time.monotonic() - started
+        seconds = time.monotonic() - started
         redis.send_signal(signal.SIGCONT)
-        after = _limited_again(server)
+        after = _await_limited_answer(server)
         log = server.log
 
-    # If each of them waited for a time-out of any length, it would take far longer.
-    assert took < 10
-    assert {answer.status for answer in hanging} == {200 if fate == "allow" else 503}
+    # If each request waited for a time-out, the burst would take far longer.
+    assert seconds < 10
+    assert {answer.status for answer in hanging} == {200 if policy == "allow" else 503}
     assert after.status == 200
     assert log.count("does not answer") == 1
     assert log.count("answers again") == 1

@@ -13,7 +13,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
 from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
-from tests.live.talk import ask
+from tests.live.talk import send_request
 
 Json = dict[str, Any]
 MODEL = "responses/gpt-5.5"
@@ -25,13 +25,13 @@ def take_turn(
 ) -> list[Json]:
     """One turn of a plain client: it keeps only the documented fields of the answer."""
     body = {"model": MODEL, "messages": messages, "tools": TOOLS, "stream": stream}
-    message = ask(server, "chat", body, **headers).message
-    known = {k: message[k] for k in ("role", "content", "tool_calls") if message.get(k)}
+    message = send_request(server, "chat", body, **headers).message
+    assistant_message = {k: message[k] for k in ("role", "content", "tool_calls") if message.get(k)}
     results = [
-        {"role": "tool", "tool_call_id": made["id"], "content": "42"}
-        for made in message.get("tool_calls") or ()
+        {"role": "tool", "tool_call_id": call["id"], "content": "42"}
+        for call in message.get("tool_calls") or ()
     ]
-    return [*messages, known, *results]
+    return [*messages, assistant_message, *results]
 
 
 def list_sent_kinds(upstream: ScriptedUpstream) -> list[str]:
@@ -73,14 +73,14 @@ def test_reasoning_is_sent_back_in_each_turn_of_a_tool_loop(
 
 @pytest.fixture
 def servers(serve: Serve, upstream: ScriptedUpstream, database: str) -> Callable[[], Server]:
-    """Servers on one database, one after the other: none of them has seen the turn before."""
-    given = make_settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
-    started = itertools.cycle([serve(given), serve(given)])
-    return lambda: next(started)
+    """Servers that share a database; each turn goes to another one."""
+    settings = make_settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
+    running = itertools.cycle([serve(settings), serve(settings)])
+    return lambda: next(running)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_each_turn_may_come_to_another_worker(
+def test_cached_reasoning_is_shared_by_workers(
     stream: bool, servers: Callable[[], Server], upstream: ScriptedUpstream
 ) -> None:
     upstream.script(
@@ -105,7 +105,7 @@ def test_each_turn_may_come_to_another_worker(
     assert [request.violations for request in upstream.requests] == [[]] * 4
 
 
-def test_on_no_worker_does_another_client_get_it(
+def test_no_worker_gives_cached_reasoning_to_another_client(
     servers: Callable[[], Server], upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x2")]), Answer(text="Hi."))
@@ -130,7 +130,9 @@ def test_signatures_are_kept_in_memory_without_a_store(
 PLAIN = ("message", "function_call", "function_call_output")
 
 
-def test_another_client_does_not_get_it(serve: Serve, upstream: ScriptedUpstream) -> None:
+def test_cached_reasoning_is_not_given_to_another_client(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
     server = serve(make_settings(upstream, FORWARDER_API_KEYS="a,b"))
     upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x1")]), Answer(text="Hi."))
     messages = take_turn(server, [{"role": "user", "content": "go"}], authorization="Bearer a")
@@ -140,7 +142,7 @@ def test_another_client_does_not_get_it(serve: Serve, upstream: ScriptedUpstream
     assert set(list_sent_kinds(upstream)) <= set(PLAIN)
 
 
-def test_a_history_that_was_changed_works_without_it(
+def test_changed_history_is_sent_without_cached_reasoning(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="y1")]), Answer(text="Hi."))

@@ -96,7 +96,7 @@ JUDGED: dict[str, Judgement] = {
     ),
     "c0c89d4f2b1e": Judgement(_SKETCH, {"reasoning": ""}, _WHOLE_RESPONSE),
 }  # fmt: skip
-"""Recording -> how it is judged, and why; every other must reach the client as it was said."""
+"""Recording -> its expected outcome and the reason; all others must reach the client unchanged."""
 
 WAYS = [(client, streamed) for client in ("chat", "responses") for streamed in (True, False)]
 """Protocol of the client, and whether it asks for a stream."""
@@ -113,7 +113,7 @@ def read_recordings() -> dict[str, Recording]:
 
 @dataclass
 class ClientAnswer:
-    """How a request was answered, for the listener."""
+    """The recorded answer, as the listener sends it."""
 
     closed_by_client: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
@@ -161,8 +161,8 @@ def upstream_of(recording: Recording) -> str:
 
 
 @dataclass
-class Got:
-    """The answer that a client got: an error, the events of a stream, or a whole answer."""
+class ClientResult:
+    """The answer that a client received: an error, the events of a stream, or a whole answer."""
 
     status: int
     text: str
@@ -174,28 +174,30 @@ class Got:
         return [json.loads(data) for data in read_sse(self.text) if data != "[DONE]"]
 
 
-def ask(forwarder: FlaskClient, recording: Recording, client: str, streamed: bool) -> Got:
+def send_request(
+    forwarder: FlaskClient, recording: Recording, client: str, streamed: bool
+) -> ClientResult:
     """Ask for a recording."""
     model = f"{upstream_of(recording)}/{recording.id}"
-    asked: Json = {"model": model, "stream": streamed, "input": "hi", "store": False}
+    body: Json = {"model": model, "stream": streamed, "input": "hi", "store": False}
     path, headers = "/v1/responses", {}
     if client == "chat":
-        asked = {
+        body = {
             "model": model,
             "stream": streamed,
             "messages": [{"role": "user", "content": "hi"}],
         }
         path = "/v1/chat/completions"
         if streamed:
-            asked["stream_options"] = {"include_usage": True}
+            body["stream_options"] = {"include_usage": True}
         if recording.kind == "chat" and recording.request.get("n"):
-            asked["n"] = recording.request["n"]
+            body["n"] = recording.request["n"]
         if recording.kind == "responses":
             headers = {"X-Forwarder-Reasoning": "reasoning_content"}
-    answer = forwarder.post(path, json=asked, headers=headers)
-    got = Got(answer.status_code, answer.text, streamed)
+    answer = forwarder.post(path, json=body, headers=headers)
+    result = ClientResult(answer.status_code, answer.text, streamed)
     answer.close()
-    return got
+    return result
 
 
 READERS: dict[tuple[str, bool], Callable[[Any], Outcome]] = {
@@ -206,42 +208,48 @@ READERS: dict[tuple[str, bool], Callable[[Any], Outcome]] = {
 }
 
 
-def outcome_of(got: Got, client: str) -> Outcome:
+def outcome_of(answer: ClientResult, client: str) -> Outcome:
     """The client's answer."""
-    if got.status != 200:
+    if answer.status != 200:
         return Outcome(error=True)
-    return READERS[client, got.streamed](got.events if got.streamed else json.loads(got.text))
+    return READERS[client, answer.streamed](
+        answer.events if answer.streamed else json.loads(answer.text)
+    )
 
 
 def expected_of(recording: Recording, client: str, streamed: bool) -> Outcome:
     """The expected answer of a client."""
-    said = recording.outcome
+    outcome = recording.outcome
     if recording.kind != client:
-        said = convert_to_response(said) if client == "responses" else convert_to_completion(said)
+        outcome = (
+            convert_to_response(outcome)
+            if client == "responses"
+            else convert_to_completion(outcome)
+        )
     judged = JUDGED.get(recording.id)
     if judged and (not judged.ways or (client, streamed) in judged.ways):
-        return replace(said, **judged.instead)
-    return said
+        return replace(outcome, **judged.instead)
+    return outcome
 
 
 # -- the laws of a stream -----------------------------------------------------------------------
 
 
-def faults_of(got: Got, client: str, recording: Recording) -> list[str]:
+def faults_of(answer: ClientResult, client: str, recording: Recording) -> list[str]:
     """The mistakes in the form of an answer, independently of its content."""
-    if got.status != 200:
-        return error_faults(json.loads(got.text))
-    if not got.streamed:
-        return whole_faults(json.loads(got.text), client, recording)
+    if answer.status != 200:
+        return error_faults(json.loads(answer.text))
+    if not answer.streamed:
+        return whole_faults(json.loads(answer.text), client, recording)
     if recording.kind == client and not is_repaired(recording):
-        return passing_faults(got.events, client, recording)
-    found = [m for event in got.events for m in EVENT_MISTAKES[client](event)]
+        return passing_faults(answer.events, client, recording)
+    mistakes = [m for event in answer.events for m in EVENT_MISTAKES[client](event)]
     if client == "responses":
-        found += order_faults(got.events)
-        sdk.rebuild_response(got.events)
+        mistakes += order_faults(answer.events)
+        sdk.rebuild_response(answer.events)
     else:
-        sdk.rebuild_completion(got.events)
-    return without_additions(found) if recording.kind == client else found
+        sdk.rebuild_completion(answer.events)
+    return without_additions(mistakes) if recording.kind == client else mistakes
 
 
 EVENT_MISTAKES = {"chat": sdk.chunk_mistakes, "responses": sdk.event_mistakes}
@@ -264,10 +272,10 @@ def passing_faults(events: list[Json], client: str, recording: Recording) -> lis
     The finish reason that stands for a bare ``[DONE]``, and errors, are the forwarder's own.
     """
     source = [e for e in recording.events if not e.get("error")]
-    found = [] if [e for e in events if e in source] == source else ["it is not the source's"]
-    made = [e for e in events if e not in recording.events and not e.get("error")]
-    mistakes = [m for event in made for m in EVENT_MISTAKES[client](event)]
-    return found + without_sources(mistakes, client, recording)
+    faults = [] if [e for e in events if e in source] == source else ["it is not the source's"]
+    new_events = [e for e in events if e not in recording.events and not e.get("error")]
+    mistakes = [m for event in new_events for m in EVENT_MISTAKES[client](event)]
+    return faults + without_sources(mistakes, client, recording)
 
 
 def error_faults(body: Json) -> list[str]:
@@ -279,66 +287,66 @@ def error_faults(body: Json) -> list[str]:
 def whole_faults(answer: Json, client: str, recording: Recording) -> list[str]:
     """The mistakes of a whole answer, by the SDK's types."""
     judge = sdk.response_mistakes if client == "responses" else sdk.completion_mistakes
-    found = judge(answer)
+    mistakes = judge(answer)
     if recording.kind != client:
-        return found
+        return mistakes
     return (
-        without_additions(found)
+        without_additions(mistakes)
         if is_repaired(recording)
-        else without_sources(found, client, recording)
+        else without_sources(mistakes, client, recording)
     )
 
 
 def without_sources(mistakes: list[str], client: str, recording: Recording) -> list[str]:
     """The mistakes without those of the provider itself, which pass through."""
     events = [e for e in recording.events if not e.get("error")]
-    known = {last_field(m) for e in events for m in EVENT_MISTAKES[client](e)}
-    return [m for m in without_additions(mistakes) if last_field(m) not in known]
+    known_mistakes = {last_field(m) for e in events for m in EVENT_MISTAKES[client](e)}
+    return [m for m in without_additions(mistakes) if last_field(m) not in known_mistakes]
 
 
 def last_field(mistake: str) -> str:
     """The name of a mistaken field, and its mistake."""
-    path, _, wrong = mistake.partition(": ")
-    return f"{path.rpartition('.')[2]}: {wrong}"
+    path, _, description = mistake.partition(": ")
+    return f"{path.rpartition('.')[2]}: {description}"
 
 
 def order_faults(events: list[Json]) -> list[str]:
     """Where a Responses stream breaks the order of its events."""
     kinds = [event["type"] for event in events]
-    found = []
+    faults = []
     if kinds[0] != "response.created":
-        found.append(f"begins with {kinds[0]}")
+        faults.append(f"begins with {kinds[0]}")
     if [i for i, kind in enumerate(kinds) if kind in TERMINALS] != [len(kinds) - 1]:
-        found.append("its terminal event is not its last")
+        faults.append("its terminal event is not its last")
     numbers = [event["sequence_number"] for event in events]
     if numbers != list(range(numbers[0], numbers[0] + len(events))):
-        found.append("its numbers have gaps")
-    opened: dict[int, str] = {}
+        faults.append("its numbers have gaps")
+    item_ids: dict[int, str] = {}
     closed: dict[int, Json] = {}
     parts: set[tuple[Any, ...]] = set()
     for event in events:
         kind, index = event["type"].removeprefix("response."), event.get("output_index")
         if kind == "output_item.added":
-            if index != len(opened):
-                found.append(f"item {index} is the {len(opened)}th")
-            opened[index] = event["item"]["id"]
+            if index != len(item_ids):
+                faults.append(f"item {index} is the {len(item_ids)}th")
+            item_ids[index] = event["item"]["id"]
         elif kind == "output_item.done":
-            if event["item"]["id"] != opened.get(index) or index in closed:
-                found.append(f"item {index} is done without being open")
+            if event["item"]["id"] != item_ids.get(index) or index in closed:
+                faults.append(f"item {index} is done without being open")
             closed[index] = event["item"]
         elif "item_id" in event:
-            if event["item_id"] != opened.get(index) or index in closed:
-                found.append(f"{kind} of item {index}, which is not open")
-            place = (index, event.get("content_index"), event.get("summary_index"))
+            if event["item_id"] != item_ids.get(index) or index in closed:
+                faults.append(f"{kind} of item {index}, which is not open")
+            position = (index, event.get("content_index"), event.get("summary_index"))
             if kind.endswith("part.added"):
-                parts.add(place)
-            elif place[1:] != (None, None) and place not in parts:
-                found.append(f"{kind} of a part that was not announced")
+                parts.add(position)
+            elif position[1:] != (None, None) and position not in parts:
+                faults.append(f"{kind} of a part that was not announced")
     if kinds[-1] in ("response.completed", "response.incomplete"):
         output = events[-1]["response"]["output"]
         if [i["id"] for i in output] != [closed[i]["id"] for i in sorted(closed)]:
-            found.append("the output is not the items that were done")
-    return found
+            faults.append("the output is not the items that were done")
+    return faults
 
 
 # -- the replay ---------------------------------------------------------------------------------
@@ -351,7 +359,7 @@ def test_a_recorded_answer_reaches_the_client(
     name: str, client: str, streamed: bool, forwarder: FlaskClient
 ) -> None:
     recording = read_recordings()[name]
-    got = ask(forwarder, recording, client, streamed)
-    said, expected = outcome_of(got, client), expected_of(recording, client, streamed)
-    assert compare_outcomes(expected, said) == []
-    assert faults_of(got, client, recording) == []
+    answer = send_request(forwarder, recording, client, streamed)
+    outcome, expected = outcome_of(answer, client), expected_of(recording, client, streamed)
+    assert compare_outcomes(expected, outcome) == []
+    assert faults_of(answer, client, recording) == []

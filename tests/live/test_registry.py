@@ -27,24 +27,24 @@ from tests.live.clients import NODE, make_http_options, needs_node_package, need
 from tests.live.conftest import make_settings
 from tests.live.server import FLASK, ROOT, Server, run_forwarder
 from tests.live.talk import http, make_body
-from tests.live.test_websocket import Talk
+from tests.live.test_websocket import WebSocketSession
 
 SECRET = "the-first-secret"
 WALK = re.compile(r"## Register, use, copy, delete\n.*?```bash\n(.*?)```", re.DOTALL)
 PROVIDER = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 
-Anywhere = Callable[[], str]
+NextUrl = Callable[[], str]
 
 
-def make_environment(upstream: ScriptedUpstream, database: str, **more: str) -> dict[str, str]:
-    given = {
+def make_environment(upstream: ScriptedUpstream, database: str, **overrides: str) -> dict[str, str]:
+    defaults = {
         "FORWARDER_DATABASE_URL": database,
         "FORWARDER_SECRET_KEY": SECRET,
         "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
         "FORWARDER_LOG_LEVEL": "DEBUG",
         "FORWARDER_LOG_BODIES": "true",
     }
-    return make_settings(upstream, **{**given, **more})
+    return make_settings(upstream, **{**defaults, **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,13 @@ def servers(
 ) -> Iterator[list[Server]]:
     directory: Path = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
-        given = make_environment(upstream, database)
-        started = [{**given, "WEB_CONCURRENCY": workers} for workers in ("2", "1")]
+        environment = make_environment(upstream, database)
+        started = [{**environment, "WEB_CONCURRENCY": workers} for workers in ("2", "1")]
         yield [stack.enter_context(run_forwarder(each, directory)) for each in started]
 
 
 @pytest.fixture(scope="module")
-def next_url(servers: list[Server]) -> Anywhere:
+def next_url(servers: list[Server]) -> NextUrl:
     """The address of one server after the other."""
     turns = itertools.cycle(servers)
     return lambda: next(turns).url
@@ -85,14 +85,14 @@ def call_api(url: str, path: str, body: Any = None, method: str = "POST") -> htt
     return http.request(method, f"{url}/api/{path}", json=body)
 
 
-def register(url: str, remote: ScriptedUpstream, name: str, **more: Any) -> httpx2.Response:
+def register(url: str, remote: ScriptedUpstream, name: str, **fields: Any) -> httpx2.Response:
     body = {
         "model": name,
         "from": "scripted",
         "remote_host": remote.url,
         "remote_api_key": REMOTE_KEY,
         "stream": False,
-        **more,
+        **fields,
     }
     return call_api(url, "create", body)
 
@@ -102,20 +102,20 @@ def register(url: str, remote: ScriptedUpstream, name: str, **more: Any) -> http
 
 def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], str]]:
     """The commands of the documentation, each with its output."""
-    found = WALK.search((ROOT / "docs/registry.md").read_text(encoding="utf-8"))
-    assert found
-    text = found[1].replace("http://127.0.0.1:8000", address)
+    match = WALK.search((ROOT / "docs/registry.md").read_text(encoding="utf-8"))
+    assert match
+    text = match[1].replace("http://127.0.0.1:8000", address)
     text = text.replace(PROVIDER, remote.url).replace("sk-...", REMOTE_KEY)
     text = text.replace("qwen-plus", "qwen-turbo")
     for command in re.findall(r"^curl .*?(?=^curl |\Z)", text, re.DOTALL | re.MULTILINE):
-        words = shlex.split(command, comments=True)
+        arguments = shlex.split(command, comments=True)
         done = subprocess.run(
-            ["curl", "-sS", "--noproxy", "*", *words[1:]],
+            ["curl", "-sS", "--noproxy", "*", *arguments[1:]],
             capture_output=True,
             check=True,
             timeout=30,
         )
-        yield words, done.stdout.decode()
+        yield arguments, done.stdout.decode()
 
 
 def test_documented_commands_work(servers: list[Server], remote: ScriptedUpstream) -> None:
@@ -123,10 +123,12 @@ def test_documented_commands_work(servers: list[Server], remote: ScriptedUpstrea
         remote.script(Answer(text="Hello there."))
 
     steps = {
-        next(word for word in words if "/api/" in word or "/v1/" in word).partition("0.1")[2]: said
-        for words, said in walk(servers[0].url, remote)
+        next(
+            argument for argument in arguments if "/api/" in argument or "/v1/" in argument
+        ).partition("0.1")[2]: output
+        for arguments, output in walk(servers[0].url, remote)
     }
-    by_path = {path.partition("/")[2]: said for path, said in steps.items()}
+    by_path = {path.partition("/")[2]: output for path, output in steps.items()}
 
     created = [json.loads(line) for line in by_path["api/create"].splitlines()]
     assert created[-1] == {"status": "success"}
@@ -145,32 +147,32 @@ def test_documented_commands_work(servers: list[Server], remote: ScriptedUpstrea
     assert (by_path["api/copy"], by_path["api/delete"]) == ("", "")
     assert REMOTE_KEY not in str(by_path)
 
-    asked = [r.body for r in remote.requests if r.path.endswith("chat/completions")]
-    assert [body.get("temperature") for body in asked] == [None, *[0.5] * 4]
-    told = {"role": "system", "content": "Answer in one sentence."}
-    assert [body["messages"][0] for body in asked[1:]] == [told] * 4
-    left = call_api(servers[1].url, "tags", method="GET").json()["models"]
-    left_names = [model["name"] for model in left]
-    assert "usual:latest" in left_names
-    assert "dashscope-qwen:latest" not in left_names
+    bodies = [r.body for r in remote.requests if r.path.endswith("chat/completions")]
+    assert [body.get("temperature") for body in bodies] == [None, *[0.5] * 4]
+    system_message = {"role": "system", "content": "Answer in one sentence."}
+    assert [body["messages"][0] for body in bodies[1:]] == [system_message] * 4
+    remaining_models = call_api(servers[1].url, "tags", method="GET").json()["models"]
+    remaining_names = [model["name"] for model in remaining_models]
+    assert "usual:latest" in remaining_names
+    assert "dashscope-qwen:latest" not in remaining_names
     assert call_api(servers[1].url, "delete", {"model": "usual"}, "DELETE").status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
 def test_registered_model_serves_the_openai_sdk(
-    servers: list[Server], next_url: Anywhere, remote: ScriptedUpstream, kind: str
+    servers: list[Server], next_url: NextUrl, remote: ScriptedUpstream, kind: str
 ) -> None:
     assert register(next_url(), remote, "sdk", remote_type=kind).status_code == 200
     for _ in range(2):
         with OpenAI(base_url=f"{next_url()}/v1", api_key="none", max_retries=0) as client:
             assert "sdk" in [model.id for model in client.models.list()]
-            said = client.responses.create(model="sdk", input="hi").output_text
+            text = client.responses.create(model="sdk", input="hi").output_text
             streamed = client.responses.create(model="sdk:latest", input="hi", stream=True)
             assert [*streamed][-1].type == "response.completed"
             messages: Any = [{"role": "user", "content": "hi"}]
             chat = client.chat.completions.create(model="sdk", messages=messages)
             assert chat.choices[0].message.content
-            assert said
+            assert text
             chunks = client.chat.completions.create(model="sdk", messages=messages, stream=True)
             assert any(c.choices and c.choices[0].delta.content for c in chunks)
             embedded = client.embeddings.create(model="sdk", input="four")
@@ -181,39 +183,48 @@ def test_registered_model_serves_the_openai_sdk(
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
 def test_registered_model_serves_the_ollama_client(
-    servers: list[Server], next_url: Anywhere, remote: ScriptedUpstream, kind: str
+    servers: list[Server], next_url: NextUrl, remote: ScriptedUpstream, kind: str
 ) -> None:
-    beyond = {"num_ctx": 4096, "top_k": 3, "repeat_penalty": 1.1, "min_p": 0.1}
-    own = {"system": "Be kind.", "parameters": {"temperature": 0.5, **beyond}}
-    assert register(next_url(), remote, "mine", remote_type=kind, **own).status_code == 200
+    extra_options = {"num_ctx": 4096, "top_k": 3, "repeat_penalty": 1.1, "min_p": 0.1}
+    own_settings = {"system": "Be kind.", "parameters": {"temperature": 0.5, **extra_options}}
+    assert register(next_url(), remote, "mine", remote_type=kind, **own_settings).status_code == 200
     remote.forget()
     for name, streamed in itertools.product(("mine", "mine:latest"), (False, True)):
-        for path, asked in (
+        for path, body in (
             ("chat", {"messages": MESSAGES, "options": {"num_ctx": 9}}),
             ("generate", {"prompt": "hi"}),
         ):
-            got = call_api(next_url(), path, {"model": name, "stream": streamed, **asked})
-            assert got.headers.get("x-forwarder-dropped", "options.num_ctx") == "options.num_ctx"
-            last = json.loads(got.text.splitlines()[-1])
-            assert (last["model"], last["done"], last["done_reason"]) == (name, True, "stop")
-        for path, asked in (("embed", {"input": "four"}), ("embeddings", {"prompt": "four"})):
-            assert call_api(next_url(), path, {"model": name, **asked}).status_code == 200
+            response = call_api(next_url(), path, {"model": name, "stream": streamed, **body})
+            assert (
+                response.headers.get("x-forwarder-dropped", "options.num_ctx") == "options.num_ctx"
+            )
+            last_line = json.loads(response.text.splitlines()[-1])
+            assert (last_line["model"], last_line["done"], last_line["done_reason"]) == (
+                name,
+                True,
+                "stop",
+            )
+        for path, body in (("embed", {"input": "four"}), ("embeddings", {"prompt": "four"})):
+            assert call_api(next_url(), path, {"model": name, **body}).status_code == 200
     for request in remote.requests:
         if not request.path.endswith("embeddings"):
             assert request.body["temperature"] == 0.5
             assert "Be kind." in json.dumps(request.body)
-            assert not request.body.keys() & {*beyond, "repetition_penalty"}
+            assert not request.body.keys() & {*extra_options, "repetition_penalty"}
     assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
     assert {r.body["model"] for r in remote.requests} == {"scripted"}
 
     remote.script(faults.refuse_with_status(404))
-    got = call_api(next_url(), "chat", {"model": "mine", "messages": MESSAGES})
-    assert (got.status_code, "model 'mine' not found" in got.json()["error"]) == (404, True)
+    response = call_api(next_url(), "chat", {"model": "mine", "messages": MESSAGES})
+    assert (response.status_code, "model 'mine' not found" in response.json()["error"]) == (
+        404,
+        True,
+    )
     call_api(next_url(), "delete", {"model": "mine"}, "DELETE")
 
 
 def test_all_workers_see_each_step_at_once(
-    servers: list[Server], next_url: Anywhere, remote: ScriptedUpstream
+    servers: list[Server], next_url: NextUrl, remote: ScriptedUpstream
 ) -> None:
     def collect_statuses(model: str) -> set[int]:
         return {
@@ -246,59 +257,59 @@ def test_all_workers_see_each_step_at_once(
 # -- the key ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["off", "memory", "a directory"])
+@pytest.mark.parametrize("capture", ["off", "memory", "a directory"])
 def test_key_of_a_registered_model_is_in_no_file_or_answer(
-    where: str, upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
+    capture: str, upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    more = {"remote_headers": {"X-Auth": SIDE_KEY}, "remote_query": {"token": SIDE_KEY}}
-    given = make_environment(
+    secrets = {"remote_headers": {"X-Auth": SIDE_KEY}, "remote_query": {"token": SIDE_KEY}}
+    environment = make_environment(
         upstream,
         f"sqlite:///{tmp_path}/state.db",
-        FORWARDER_CAPTURE=str(tmp_path / "exchanges") if where == "a directory" else where,
+        FORWARDER_CAPTURE=str(tmp_path / "exchanges") if capture == "a directory" else capture,
         WEB_CONCURRENCY="2",
     )
     leak = f"the key {REMOTE_KEY} ({SIDE_KEY}) is odd"
-    with run_forwarder(given, tmp_path) as server:
-        seen: list[str] = []
+    with run_forwarder(environment, tmp_path) as server:
+        texts: list[str] = []
 
         def post(path: str, body: Any) -> int:
-            got = http.post(server.url + path, json=body)
-            seen.append(f"{got.headers} {got.text}")
-            return got.status_code
+            response = http.post(server.url + path, json=body)
+            texts.append(f"{response.headers} {response.text}")
+            return response.status_code
 
         creating = {"from": "scripted", "remote_host": remote.url, "remote_api_key": REMOTE_KEY}
-        create = {"model": "mine", **creating, **more}
-        for wrong in ({"no_such_field": 1}, {"from": None}, {"remote_type": "x"}):
-            assert post("/api/create", {**create, **wrong}) == 400
+        create = {"model": "mine", **creating, **secrets}
+        for mistake in ({"no_such_field": 1}, {"from": None}, {"remote_type": "x"}):
+            assert post("/api/create", {**create, **mistake}) == 400
         remote.script(faults.refuse_with_status(400, message=leak))
         assert post("/api/create", create) == 400
         assert post("/api/create", create) == 200
         assert post("/api/chat", create) == 200, "a model is loaded by asking nothing"
         assert post("/v1/responses", {**create, "input": "hi"}) in (200, 400)
-        for path, asked in EVERYWHERE:
-            assert post(path, {"model": "mine", **asked}) == 200
-            assert post(path, {"model": "mine", "stream": True, **asked}) in (200, 400)
+        for path, parameters in EVERYWHERE:
+            assert post(path, {"model": "mine", **parameters}) == 200
+            assert post(path, {"model": "mine", "stream": True, **parameters}) in (200, 400)
             remote.script(faults.refuse_with_status(400, message=leak))
-            assert post(path, {"model": "mine", **asked}) in (200, 400)
+            assert post(path, {"model": "mine", **parameters}) in (200, 400)
             remote.forget()
-        talk = Talk(server)
+        session = WebSocketSession(server)
         remote.script(Answer(text="over a socket"), faults.refuse_with_status(400, message=leak))
-        seen += [str(talk.ask("hi", model="mine")) for _ in range(2)]
-        talk.ws.close()
-        listed = [http.get(f"{server.url}/forwarder/exchanges?limit=1000") for _ in range(8)]
+        texts += [str(session.run_turn("hi", model="mine")) for _ in range(2)]
+        session.ws.close()
+        listings = [http.get(f"{server.url}/forwarder/exchanges?limit=1000") for _ in range(8)]
         records = [
             http.get(f"{server.url}/forwarder/exchanges/{each['id']}").text
-            for answer in listed
+            for answer in listings
             for each in answer.json().get("data", ())
         ]
         log = server.log
 
-    assert {answer.status_code for answer in listed} == {404 if where == "off" else 200}
-    assert where == "off" or [text for text in records if "is odd" in text]
+    assert {answer.status_code for answer in listings} == {404 if capture == "off" else 200}
+    assert capture == "off" or [text for text in records if "is odd" in text]
     files = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert remote.url.encode() in files
     for secret in (REMOTE_KEY, SIDE_KEY):
-        assert not [text for text in (*seen, *records) if secret in text]
+        assert not [text for text in (*texts, *records) if secret in text]
         assert secret not in log
         assert secret.encode() not in files
 
@@ -316,13 +327,13 @@ EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
+def test_remote_key_is_in_no_output_and_its_secret_can_be_rotated(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     database = f"sqlite:///{tmp_path}/state.db"
-    given = make_environment(upstream, database)
-    with run_forwarder(given, tmp_path) as server:
-        seen = [
+    environment = make_environment(upstream, database)
+    with run_forwarder(environment, tmp_path) as server:
+        responses = [
             register(server.url, remote, "mine"),
             register(server.url, remote, "bad", remote_api_key=REMOTE_KEY[:-1]),
             call_api(server.url, "tags", method="GET"),
@@ -335,30 +346,39 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
             http.post(f"{server.url}/forwarder/translate", json=make_body("chat", model="mine")),
         ]
         remote.script(faults.refuse_with_status(400, message=f"your key {REMOTE_KEY} is odd"))
-        seen.append(
+        responses.append(
             http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
         )
-        _rotate({**given, "FORWARDER_SECRET_KEY": f"second,{SECRET}"})
-        asked = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
-        assert asked.status_code == 200, "who has the key in mind goes on"
+        _rotate({**environment, "FORWARDER_SECRET_KEY": f"second,{SECRET}"})
+        response = http.post(
+            f"{server.url}/v1/responses", json=make_body("responses", model="mine")
+        )
+        assert response.status_code == 200, "a worker that has the key in memory keeps serving"
         log = server.log
 
-    assert [each.status_code for each in seen] == [200, 400, *[200] * 8, 400]
-    assert not any(REMOTE_KEY[:-1] in each.text for each in seen)
+    assert [each.status_code for each in responses] == [200, 400, *[200] * 8, 400]
+    assert not any(REMOTE_KEY[:-1] in each.text for each in responses)
     assert REMOTE_KEY[:-1] not in log
     files = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert remote.url.encode() in files
     assert REMOTE_KEY[:-1].encode() not in files
 
     for secret, status in (("second", 200), (SECRET, 403)):
-        with run_forwarder({**given, "FORWARDER_SECRET_KEY": secret}, tmp_path) as server:
-            got = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
-            assert got.status_code == status
+        with run_forwarder({**environment, "FORWARDER_SECRET_KEY": secret}, tmp_path) as server:
+            answer = http.post(
+                f"{server.url}/v1/responses", json=make_body("responses", model="mine")
+            )
+            assert answer.status_code == status
 
 
-def _rotate(given: dict[str, str]) -> None:
+def _rotate(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "keys", "rotate"]
-    env = {"PATH": "/usr/bin:/bin", "FORWARDER_DOTENV": "", **given, "FORWARDER_LOG_LEVEL": "ERROR"}
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "FORWARDER_DOTENV": "",
+        **environment,
+        "FORWARDER_LOG_LEVEL": "ERROR",
+    }
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=True)
     assert b"the keys of 1 models" in done.stdout
 
@@ -366,13 +386,13 @@ def _rotate(given: dict[str, str]) -> None:
 # -- hosts ------------------------------------------------------------------------------------
 
 
-def test_hostile_hosts_are_refused_and_not_asked(
+def test_hostile_hosts_are_refused_and_not_contacted(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_environment(
+    environment = make_environment(
         upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_REMOTE_ALLOW="127.0.0.2"
     )
-    with run_forwarder(given, tmp_path) as server:
+    with run_forwarder(environment, tmp_path) as server:
         for host in (
             "http://169.254.169.254/latest/meta-data",
             "https://169.254.169.254/v1",
@@ -383,8 +403,11 @@ def test_hostile_hosts_are_refused_and_not_asked(
             remote.url,
             remote.url.replace("127.0.0.1", "localhost"),
         ):
-            got = register(server.url, remote, "bad", remote_host=host, verify=False)
-            assert (got.status_code, "remote_host" in got.json()["error"]) == (400, True), host
+            response = register(server.url, remote, "bad", remote_host=host, verify=False)
+            assert (response.status_code, "remote_host" in response.json()["error"]) == (
+                400,
+                True,
+            ), host
         assert call_api(server.url, "show", {"model": "bad"}).status_code == 404
     assert remote.requests == []
 
@@ -392,14 +415,19 @@ def test_hostile_hosts_are_refused_and_not_asked(
 def test_host_removed_from_the_allow_list_is_refused(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
-    with run_forwarder(given, tmp_path) as server:
+    environment = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
+    with run_forwarder(environment, tmp_path) as server:
         assert register(server.url, remote, "mine").status_code == 200
     remote.forget()
 
-    with run_forwarder({**given, "FORWARDER_REMOTE_ALLOW": ""}, tmp_path) as server:
-        got = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
-        assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_unreachable")
+    with run_forwarder({**environment, "FORWARDER_REMOTE_ALLOW": ""}, tmp_path) as server:
+        response = http.post(
+            f"{server.url}/v1/responses", json=make_body("responses", model="mine")
+        )
+        assert (response.status_code, response.json()["error"]["code"]) == (
+            502,
+            "upstream_unreachable",
+        )
     assert remote.requests == []
 
 
@@ -410,13 +438,15 @@ def test_a_redirect_is_not_followed(
         307, headers={"location": f"{upstream.url}/chat/completions"}
     )
     remote.script(redirect)
-    got = register(servers[0].url, remote, "bad")
-    assert (got.status_code, "redirect" in got.json()["error"]) == (400, True)
+    response = register(servers[0].url, remote, "bad")
+    assert (response.status_code, "redirect" in response.json()["error"]) == (400, True)
 
     register(servers[0].url, remote, "turning", verify=False)
     remote.script(redirect)
-    got = http.post(f"{servers[0].url}/v1/responses", json=make_body("responses", model="turning"))
-    assert got.status_code == 502
+    response = http.post(
+        f"{servers[0].url}/v1/responses", json=make_body("responses", model="turning")
+    )
+    assert response.status_code == 502
     assert upstream.requests == []
     call_api(servers[0].url, "delete", {"model": "turning"}, "DELETE")
 
@@ -424,14 +454,16 @@ def test_a_redirect_is_not_followed(
 def test_remote_clients_cannot_write_without_an_admin_key(
     servers: list[Server], remote: ScriptedUpstream
 ) -> None:
-    afar = {"X-Forwarded-For": "8.8.8.8"}
+    remote_headers = {"X-Forwarded-For": "8.8.8.8"}
     for method, path, body in (
         ("POST", "create", {"model": "x", "from": "scripted", "remote_host": remote.url}),
         ("POST", "copy", {"source": "x", "destination": "y"}),
         ("DELETE", "delete", {"model": "x"}),
     ):
-        got = http.request(method, f"{servers[0].url}/api/{path}", json=body, headers=afar)
-        assert (got.status_code, [*got.json()]) == (403, ["error"])
+        response = http.request(
+            method, f"{servers[0].url}/api/{path}", json=body, headers=remote_headers
+        )
+        assert (response.status_code, [*response.json()]) == (403, ["error"])
     assert remote.requests == []
 
 
@@ -441,7 +473,7 @@ def test_remote_clients_cannot_write_without_an_admin_key(
 def test_unhealthy_remote_is_reported_on_every_route(
     servers: list[Server], remote: ScriptedUpstream
 ) -> None:
-    url = servers[1].url  # it has one worker, which has a health to tell
+    url = servers[1].url  # with one worker, which reports the health
     down = "http://127.0.0.1:9/v1"
     unknown = faults.refuse_with_status(404)
     remote.script(unknown)
@@ -450,8 +482,8 @@ def test_unhealthy_remote_is_reported_on_every_route(
         ({"remote_api_key": "sk-wrong"}, "remote_api_key"),
         ({"remote_host": down}, "remote_host"),
     ):
-        got = register(url, remote, "ill", **change)
-        assert (got.status_code, param in got.json()["error"]) == (400, True)
+        response = register(url, remote, "ill", **change)
+        assert (response.status_code, param in response.json()["error"]) == (400, True)
         assert call_api(url, "show", {"model": "ill"}).status_code == 404
 
     for change, status, code in (
@@ -463,8 +495,8 @@ def test_unhealthy_remote_is_reported_on_every_route(
         for client, path in (("responses", "responses"), ("chat", "chat/completions")):
             if not change:
                 remote.script(unknown)
-            got = http.post(f"{url}/v1/{path}", json=make_body(client, model="ill"))
-            assert (got.status_code, got.json()["error"]["code"]) == (status, code)
+            response = http.post(f"{url}/v1/{path}", json=make_body(client, model="ill"))
+            assert (response.status_code, response.json()["error"]["code"]) == (status, code)
         ready = http.get(f"{url}/ready?verbose").json()["models"]["ill:latest"]
         assert ready.get("reachable") is (change.get("remote_host") is None)
         assert ("error" in ready) is bool(change)
@@ -480,10 +512,10 @@ def test_unhealthy_remote_is_reported_on_every_route(
 def test_health_of_a_remote_is_checked_in_the_background(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_environment(
+    environment = make_environment(
         upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_HEALTH_INTERVAL="0.2"
     )
-    with run_forwarder(given, tmp_path) as server:
+    with run_forwarder(environment, tmp_path) as server:
         with ScriptedUpstream(keys={REMOTE_KEY}) as passing:
             assert register(server.url, passing, "mine").status_code == 200
             wait_until(
@@ -491,24 +523,24 @@ def test_health_of_a_remote_is_checked_in_the_background(
             )
         wait_until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _read_metrics(server), 20)
         assert "'mine:latest' is unhealthy" in server.log
-        shown = call_api(server.url, "show", {"model": "mine"}).json()
-        assert shown["health"]["reachable"] is False
+        model = call_api(server.url, "show", {"model": "mine"}).json()
+        assert model["health"]["reachable"] is False
 
 
 def _read_metrics(server: Server) -> str:
     return http.get(f"{server.url}/metrics").text
 
 
-def test_under_threads_it_is_the_same(
+def test_registry_works_under_a_threaded_server(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
-    with run_forwarder(given, tmp_path, FLASK) as server:
+    environment = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
+    with run_forwarder(environment, tmp_path, FLASK) as server:
         assert register(server.url, remote, "mine").status_code == 200
         body = make_body("chat", model="mine", stream=True)
         assert http.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
-        got = register(server.url, remote, "bad", remote_host="https://169.254.169.254/v1")
-        assert got.status_code == 400
+        response = register(server.url, remote, "bad", remote_host="https://169.254.169.254/v1")
+        assert response.status_code == 400
         assert call_api(server.url, "delete", {"model": "mine"}, "DELETE").status_code == 200
 
 
@@ -516,27 +548,25 @@ def test_under_threads_it_is_the_same(
 
 
 @needs_python_package("ollama")
-def test_ollama_s_python_client_does_all_of_it(
-    next_url: Anywhere, remote: ScriptedUpstream
-) -> None:
+def test_ollama_s_python_client_manages_models(next_url: NextUrl, remote: ScriptedUpstream) -> None:
     import ollama
 
     with ExitStack() as stack:
 
         def client() -> Any:
-            made = ollama.Client(host=next_url(), trust_env=False)
-            return stack.enter_context(made)
+            opened_client = ollama.Client(host=next_url(), trust_env=False)
+            return stack.enter_context(opened_client)
 
-        _all_of_it(client, next_url, remote, ollama.ResponseError)
+        check_ollama_client(client, next_url, remote, ollama.ResponseError)
 
 
-def _all_of_it(
+def check_ollama_client(
     client: Callable[[], Any],
-    anywhere: Anywhere,
+    next_url: NextUrl,
     remote: ScriptedUpstream,
     failure: type[Exception],
 ) -> None:
-    assert register(anywhere(), remote, "base", system="Be kind.").status_code == 200
+    assert register(next_url(), remote, "base", system="Be kind.").status_code == 200
     assert client().create(model="kind", from_="base", system="x", stream=False).status == "success"
     statuses = [p.status for p in client().create(model="kind:8b", from_="base", stream=True)]
     assert statuses[-1] == "success"
@@ -546,29 +576,29 @@ def _all_of_it(
     assert {"base:latest", "kind:latest", "kind:8b", "other:latest"} <= names.keys()
     assert names["base:latest"].details.family == "generic"
     assert names["base:latest"].modified_at.year > 2000
-    shown = client().show("base")
-    assert shown.capabilities[0] == "completion"
-    assert shown.modelinfo["general.basename"] == "scripted"
+    description = client().show("base")
+    assert description.capabilities[0] == "completion"
+    assert description.modelinfo["general.basename"] == "scripted"
     assert {model.name for model in client().ps().models} >= {"base:latest"}
 
     for name in ("base", "kind", "kind:8b", "other:latest"):
         assert client().delete(name).status == "success"
-    for refused, status in (
+    for call, status in (
         (lambda: client().delete("base"), 404),
         (lambda: client().show("base"), 404),
         (lambda: client().copy("base", "x"), 404),
         (lambda: client().pull("base"), 404),
         (lambda: client().create(model="x", from_="base", template="t"), 400),
     ):
-        with pytest.raises(failure) as caught:
-            refused()
-        error: Any = caught.value
+        with pytest.raises(failure) as excinfo:
+            call()
+        error: Any = excinfo.value
         assert (error.status_code, bool(error.error)) == (status, True)
 
 
 @needs_python_package("ollama")
-def test_ollama_s_asynchronous_client_does_it_too(
-    next_url: Anywhere, remote: ScriptedUpstream
+def test_ollama_s_asynchronous_client_manages_models(
+    next_url: NextUrl, remote: ScriptedUpstream
 ) -> None:
     import ollama
 
@@ -582,20 +612,20 @@ def test_ollama_s_asynchronous_client_does_it_too(
         assert (created.status, copied.status) == ("success", "success")
         assert {"base:latest", "kind:latest", "other:latest"} <= names
         assert (await client().show("other")).modelinfo["general.basename"] == "scripted"
-        told = await client().chat("other", MESSAGES)
-        assert told.message.content
+        answer = await client().chat("other", MESSAGES)
+        assert answer.message.content
         for name in ("base", "kind", "other"):
             assert (await client().delete(name)).status == "success"
-        with pytest.raises(ollama.ResponseError) as caught:
+        with pytest.raises(ollama.ResponseError) as excinfo:
             await client().show("kind")
-        assert caught.value.status_code == 404
+        assert excinfo.value.status_code == 404
 
     assert register(next_url(), remote, "base").status_code == 200
     asyncio.run(talk())
 
 
 @needs_node_package("ollama")
-def test_ollama_s_javascript_client_does_it_too(
+def test_ollama_s_javascript_client_manages_models(
     servers: list[Server], remote: ScriptedUpstream
 ) -> None:
     url = servers[0].url  # it has two workers
@@ -604,13 +634,13 @@ def test_ollama_s_javascript_client_does_it_too(
         ["node", "ollama.mjs", "models", url, "js"], cwd=NODE, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    result = json.loads(done.stdout)
 
-    assert said["statuses"] == ["success"] * 3
-    ours = {"js:latest", "js-2:latest", "js-3:latest"}
-    assert ours <= {*said["before"]}
-    assert ours & {*said["after"]} == {"js:latest"}
-    assert "js:latest" in said["running"]
-    assert (said["shown"]["remote_model"], said["gone"]) == ("scripted", 404)
-    assert said["version"]
+    assert result["statuses"] == ["success"] * 3
+    own_models = {"js:latest", "js-2:latest", "js-3:latest"}
+    assert own_models <= {*result["before"]}
+    assert own_models & {*result["after"]} == {"js:latest"}
+    assert "js:latest" in result["running"]
+    assert (result["shown"]["remote_model"], result["gone"]) == ("scripted", 404)
+    assert result["version"]
     assert call_api(url, "delete", {"model": "js"}, "DELETE").status_code == 200

@@ -41,12 +41,12 @@ def server(
         yield started
 
 
-def ask(
+def send_request(
     server: Server, data: bytes | Iterator[bytes], path: str = "/v1/responses", **headers: str
 ) -> httpx2.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx2.post(
-        f"{server.url}{path}", content=data, headers={"X-Api-Key": "k", **named}, timeout=30
+        f"{server.url}{path}", content=data, headers={"X-Api-Key": "k", **named_headers}, timeout=30
     )
 
 
@@ -59,25 +59,27 @@ def in_chunks(data: bytes, size: int = 7) -> Iterator[bytes]:
 def test_a_compressed_body_is_read_whole_or_in_chunks(coding: str, server: Server) -> None:
     data = CODINGS[coding](BODY)
     for sent in (data, in_chunks(data)):
-        got = ask(server, sent, Content_Encoding=coding)
-        assert got.status_code == 200, got.text
-        assert HELLO in got.text
+        response = send_request(server, sent, Content_Encoding=coding)
+        assert response.status_code == 200, response.text
+        assert HELLO in response.text
 
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_a_decompression_bomb_is_refused(coding: str, server: Server) -> None:
     bomb = CODINGS[coding](bytes(2**26))
     answers: list[int] = []
-    asking = [
+    request_threads = [
         threading.Thread(
-            target=lambda: answers.append(ask(server, bomb, Content_Encoding=coding).status_code)
+            target=lambda: answers.append(
+                send_request(server, bomb, Content_Encoding=coding).status_code
+            )
         )
         for _ in range(5)
     ]
-    for thread in asking:
+    for thread in request_threads:
         thread.start()
-    assert ask(server, BODY).status_code == 200
-    for thread in asking:
+    assert send_request(server, BODY).status_code == 200
+    for thread in request_threads:
         thread.join(30)
     assert answers == [413] * 5
 
@@ -85,18 +87,20 @@ def test_a_decompression_bomb_is_refused(coding: str, server: Server) -> None:
 @pytest.mark.parametrize("size", [2**20, 2**20 + 1])
 def test_a_chunked_body_has_the_same_limit(size: int, server: Server) -> None:
     data = BODY + b" " * (size - len(BODY))
-    assert ask(server, in_chunks(data, 2**16)).status_code == (200 if size == 2**20 else 413)
+    assert send_request(server, in_chunks(data, 2**16)).status_code == (
+        200 if size == 2**20 else 413
+    )
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/responses/", "//v1/responses", "/v1/v1/responses", "/openai/v1//responses"]
 )
 def test_odd_paths_lead_to_the_same_route(path: str, server: Server) -> None:
-    got = ask(server, BODY, path)
-    assert (got.status_code, HELLO in got.text) == (200, True)
+    response = send_request(server, BODY, path)
+    assert (response.status_code, HELLO in response.text) == (200, True)
 
 
-def test_a_page_can_ask_for_a_stream_and_read_it(server: Server) -> None:
+def test_allowed_web_page_can_request_and_read_a_stream(server: Server) -> None:
     preflight = httpx2.options(
         f"{server.v1}/responses",
         headers={
@@ -112,10 +116,11 @@ def test_a_page_can_ask_for_a_stream_and_read_it(server: Server) -> None:
 
     streamed = json.dumps({**json.loads(BODY), "stream": True}).encode()
     for data, status in ((streamed, 200), (b"{", 400)):
-        got = ask(server, data, Origin=PAGE)
-        assert got.status_code == status
-        assert got.headers["Access-Control-Allow-Origin"] == PAGE
-        assert "X-Request-Id" in got.headers["Access-Control-Expose-Headers"]
+        response = send_request(server, data, Origin=PAGE)
+        assert response.status_code == status
+        assert response.headers["Access-Control-Allow-Origin"] == PAGE
+        assert "X-Request-Id" in response.headers["Access-Control-Expose-Headers"]
     assert (
-        "Access-Control-Allow-Origin" not in ask(server, BODY, Origin="https://x.example").headers
+        "Access-Control-Allow-Origin"
+        not in send_request(server, BODY, Origin="https://x.example").headers
     )

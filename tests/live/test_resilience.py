@@ -19,12 +19,12 @@ from tests.helpers.loopback import find_unused_port
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server, find_free_port
-from tests.live.talk import PATHS, Json, ask, http, make_body
-from tests.live.test_faults import said_so_far
-from tests.live.test_service import line_of
+from tests.live.talk import PATHS, Json, http, make_body, send_request
+from tests.live.test_faults import read_text_so_far
+from tests.live.test_service import find_log_line
 
 every_client = pytest.mark.parametrize("client", PATHS)
-every_upstream = pytest.mark.parametrize("over", PATHS)
+every_upstream = pytest.mark.parametrize("upstream_api", PATHS)
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 TEXT = "Served all the same."
@@ -38,7 +38,7 @@ def request_bytes(client: str, body: Json) -> bytes:
 
 
 @contextmanager
-def talking(server: Server, data: bytes) -> Iterator[socket.socket]:
+def open_connection(server: Server, data: bytes) -> Iterator[socket.socket]:
     """A connection with this request, closed at the end without reading the answer."""
     url = urlsplit(server.url)
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
@@ -61,8 +61,8 @@ def fallback_forwarder(
     serve: Serve, upstream: ScriptedUpstream, spare_upstream: ScriptedUpstream
 ) -> Server:
     """Upstreams that fall back to one that is not there, and then to one of the other protocol."""
-    gone = f"http://127.0.0.1:{find_unused_port()}/v1"
-    others = {
+    unreachable_url = f"http://127.0.0.1:{find_unused_port()}/v1"
+    other_settings = {
         name: value
         for protocol in PATHS
         for name, value in {
@@ -78,13 +78,13 @@ def fallback_forwarder(
         make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,spare_chat,spare_responses,gone,wrong",
-            GONE_BASE_URL=gone,
+            GONE_BASE_URL=unreachable_url,
             GONE_BREAKER_FAILURES="0",
             GONE_FALLBACK="spare_chat",
             WRONG_BASE_URL=upstream.url,
             WRONG_API_KEY="sk-wrong",
             WRONG_FALLBACK="spare_responses",
-            **{name.upper(): value for name, value in others.items()},
+            **{name.upper(): value for name, value in other_settings.items()},
         )
     )
 
@@ -105,40 +105,46 @@ FAILING = {
 @pytest.mark.parametrize("name", FAILING)
 def test_the_other_protocol_serves_when_one_fails(
     client: str,
-    over: str,
+    upstream_api: str,
     stream: bool,
     name: str,
     fallback_forwarder: Server,
     upstream: ScriptedUpstream,
     spare_upstream: ScriptedUpstream,
 ) -> None:
-    if name == "cut_at_once" and not stream and client == over:
-        name = "html_200"  # a whole answer comes in one piece
+    if name == "cut_at_once" and not stream and client == upstream_api:
+        name = "html_200"  # a whole answer has no first event
     upstream.script(FAILING[name])
     spare_upstream.script(Answer(text=TEXT, reasoning="Hm."))
 
-    answered = ask(fallback_forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        fallback_forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.ending == "completed"
-    assert answered.content.text.endswith(TEXT)
-    assert answered.headers["x-forwarder-upstream"] == f"spare_{OTHER[over]}"
-    assert [request.path for request in upstream.requests] == [f"/v1{PATHS[over]}"]
-    assert spare_upstream.requests[-1].path == f"/v1{PATHS[OTHER[over]]}"
+    assert response.ending == "completed"
+    assert response.content.text.endswith(TEXT)
+    assert response.headers["x-forwarder-upstream"] == f"spare_{OTHER[upstream_api]}"
+    assert [request.path for request in upstream.requests] == [f"/v1{PATHS[upstream_api]}"]
+    assert spare_upstream.requests[-1].path == f"/v1{PATHS[OTHER[upstream_api]]}"
     assert spare_upstream.requests[-1].body["model"] == "other"
-    if client == over:
-        assert answered.mistakes == []
+    if client == upstream_api:
+        assert response.mistakes == []
 
 
 @every_client
-@pytest.mark.parametrize(("first", "then"), [("gone", "spare_chat"), ("wrong", "spare_responses")])
+@pytest.mark.parametrize(
+    ("failing_upstream", "fallback"), [("gone", "spare_chat"), ("wrong", "spare_responses")]
+)
 def test_fallback_replaces_an_upstream_that_is_unreachable_or_refuses_the_key(
-    client: str, first: str, then: str, fallback_forwarder: Server
+    client: str, failing_upstream: str, fallback: str, fallback_forwarder: Server
 ) -> None:
-    answered = ask(fallback_forwarder, client, make_body(client, model=f"{first}/m", stream=True))
+    response = send_request(
+        fallback_forwarder, client, make_body(client, model=f"{failing_upstream}/m", stream=True)
+    )
 
-    assert answered.ending == "completed"
-    line = line_of(fallback_forwarder, answered)
-    assert (line["upstream"], line["failed"], line["model"]) == (then, [first], "m")
+    assert response.ending == "completed"
+    line = find_log_line(fallback_forwarder, response)
+    assert (line["upstream"], line["failed"], line["model"]) == (fallback, [failing_upstream], "m")
 
 
 @every_client
@@ -153,10 +159,10 @@ def test_a_refused_request_has_no_fallback(
     upstream.script(faults.refuse_with_status(code))
     spare_upstream.requests.clear()
 
-    answered = ask(fallback_forwarder, client, make_body(client, model="chat/m"))
+    response = send_request(fallback_forwarder, client, make_body(client, model="chat/m"))
 
-    assert answered.status == code
-    assert answered.headers["x-forwarder-upstream"] == "chat"
+    assert response.status == code
+    assert response.headers["x-forwarder-upstream"] == "chat"
     assert spare_upstream.requests == []
 
 
@@ -170,18 +176,20 @@ def test_first_error_is_returned_if_all_upstreams_fail(
     upstream.script(faults.refuse_with_status(429, retry_after=9))
     spare_upstream.script(faults.refuse_with_status(400))
 
-    answered = ask(fallback_forwarder, client, make_body(client, model="chat/m", stream=True))
+    response = send_request(
+        fallback_forwarder, client, make_body(client, model="chat/m", stream=True)
+    )
 
-    assert answered.status == 429
-    assert answered.headers["retry-after"] == "9"
-    assert answered.headers["x-forwarder-upstream"] == "chat"
+    assert response.status == 429
+    assert response.headers["retry-after"] == "9"
+    assert response.headers["x-forwarder-upstream"] == "chat"
 
 
 @every_client
 @every_upstream
 def test_nothing_is_retried_after_the_first_byte(
     client: str,
-    over: str,
+    upstream_api: str,
     fallback_forwarder: Server,
     upstream: ScriptedUpstream,
     spare_upstream: ScriptedUpstream,
@@ -189,12 +197,14 @@ def test_nothing_is_retried_after_the_first_byte(
     upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
     spare_upstream.requests.clear()
 
-    answered = ask(fallback_forwarder, client, make_body(client, model=f"{over}/m", stream=True))
+    response = send_request(
+        fallback_forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=True)
+    )
 
-    assert answered.status == 200
-    assert answered.ending == "failed"
-    assert TEXT.startswith(said_so_far(answered))
-    assert said_so_far(answered)
+    assert response.status == 200
+    assert response.ending == "failed"
+    assert TEXT.startswith(read_text_so_far(response))
+    assert read_text_so_far(response)
     assert spare_upstream.requests == []
     assert len(upstream.requests) == 1
 
@@ -205,9 +215,9 @@ def test_nothing_is_retried_after_the_first_byte(
 @pytest.fixture(scope="module")
 def retrying(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that tries twice more, within two seconds."""
-    more = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
+    retries = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
     waits = {f"{name}_RETRY_WAIT": "2" for name in ("CHAT", "RESPONSES")}
-    return serve(make_settings(upstream, FORWARDER_KEEPALIVE="0.2", **more, **waits))
+    return serve(make_settings(upstream, FORWARDER_KEEPALIVE="0.2", **retries, **waits))
 
 
 def make_busy_answer(code: int = 503, milliseconds: int = 1) -> Scripted:
@@ -219,27 +229,34 @@ def make_busy_answer(code: int = 503, milliseconds: int = 1) -> Scripted:
 @either
 @pytest.mark.parametrize("name", ["status", "html_200", "cut_at_once"])
 def test_failure_before_the_first_event_is_retried(
-    client: str, over: str, stream: bool, name: str, retrying: Server, upstream: ScriptedUpstream
+    client: str,
+    upstream_api: str,
+    stream: bool,
+    name: str,
+    retrying: Server,
+    upstream: ScriptedUpstream,
 ) -> None:
-    if name == "cut_at_once" and not stream and client == over:
-        name = "html_200"  # a whole answer comes in one piece
+    if name == "cut_at_once" and not stream and client == upstream_api:
+        name = "html_200"  # a whole answer has no first event
     upstream.script({**FAILING, "status": make_busy_answer()}[name], Answer(text=TEXT))
 
-    answered = ask(retrying, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        retrying, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.ending == "completed"
-    assert answered.content.text == TEXT
+    assert response.ending == "completed"
+    assert response.content.text == TEXT
     assert len(upstream.requests) == 2
-    assert line_of(retrying, answered)["retries"] == 1
+    assert find_log_line(retrying, response)["retries"] == 1
 
 
 def test_retry_after_is_waited_for(retrying: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(make_busy_answer(429, 600), Answer(text=TEXT))
     started = time.monotonic()
 
-    answered = ask(retrying, "chat", make_body("chat", model="chat/m"))
+    response = send_request(retrying, "chat", make_body("chat", model="chat/m"))
 
-    assert answered.content.text == TEXT
+    assert response.content.text == TEXT
     assert 0.6 <= time.monotonic() - started < 2
 
 
@@ -248,29 +265,31 @@ def test_a_long_retry_after_is_passed_to_the_client(
 ) -> None:
     upstream.script(faults.refuse_with_status(429, retry_after=60))
 
-    answered = ask(retrying, "chat", make_body("chat", model="chat/m"))
+    response = send_request(retrying, "chat", make_body("chat", model="chat/m"))
 
-    assert (answered.status, answered.headers["retry-after"]) == (429, "60")
+    assert (response.status, response.headers["retry-after"]) == (429, "60")
     assert len(upstream.requests) == 1
 
 
 def test_retries_come_to_an_end(retrying: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(make_busy_answer(), make_busy_answer(), make_busy_answer(500))
 
-    answered = ask(retrying, "responses", make_body("responses", model="chat/m", stream=True))
+    response = send_request(
+        retrying, "responses", make_body("responses", model="chat/m", stream=True)
+    )
 
-    assert answered.status == 500
+    assert response.status == 500
     assert len(upstream.requests) == 3
 
 
 @every_client
-def test_a_client_that_leaves_while_it_waits_is_not_asked_for(
+def test_retries_stop_when_the_client_disconnects(
     client: str, retrying: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(make_busy_answer(503, 700))
     body = make_body(client, model="chat/m", stream=True)
 
-    with talking(retrying, request_bytes(client, body)):
+    with open_connection(retrying, request_bytes(client, body)):
         assert wait_until(lambda: len(upstream.requests) == 1)
     time.sleep(1)
 
@@ -287,7 +306,7 @@ def failing() -> Iterator[ScriptedUpstream]:
         yield scripted
 
 
-def breaking(serve: Serve, url: str, **more: str) -> Server:
+def serve_with_breaker(serve: Serve, url: str, **settings: str) -> Server:
     """A forwarder that leaves its one upstream alone after three failures, for half a second."""
     return serve(
         {
@@ -296,7 +315,7 @@ def breaking(serve: Serve, url: str, **more: str) -> Server:
             "UP_BASE_URL": url,
             "UP_BREAKER_FAILURES": "3",
             "UP_BREAKER_COOLDOWN": "0.5",
-            **more,
+            **settings,
         }
     )
 
@@ -304,20 +323,22 @@ def breaking(serve: Serve, url: str, **more: str) -> Server:
 def test_an_open_breaker_protects_the_upstream_from_requests(
     serve: Serve, failing: ScriptedUpstream
 ) -> None:
-    server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30", UP_MAX_RETRIES="2")
+    server = serve_with_breaker(serve, failing.url, UP_BREAKER_COOLDOWN="30", UP_MAX_RETRIES="2")
     failing.script(*[faults.hang_up()] * 300)
     for _ in range(3):
-        ask(server, "chat", make_body("chat"))
-    before = len(failing.requests)
+        send_request(server, "chat", make_body("chat"))
+    request_count = len(failing.requests)
 
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda _: ask(server, "chat", make_body("chat")), range(60)))
+        answers = list(
+            pool.map(lambda _: send_request(server, "chat", make_body("chat")), range(60))
+        )
 
-    assert before == 3
-    assert len(failing.requests) == before
-    for answered in answers:
-        assert (answered.status, answered.error["code"]) == (503, "upstream_unavailable")
-        assert 1 <= int(answered.headers["retry-after"]) <= 30
+    assert request_count == 3
+    assert len(failing.requests) == request_count
+    for response in answers:
+        assert (response.status, response.error["code"]) == (503, "upstream_unavailable")
+        assert 1 <= int(response.headers["retry-after"]) <= 30
     ready = http.get(f"{server.url}/ready?verbose")
     assert ready.status_code == 503
     standing = ready.json()["upstreams"]["up"]["resilience"]
@@ -328,37 +349,39 @@ def test_an_open_breaker_protects_the_upstream_from_requests(
 @every_client
 def test_an_upstream_recovers_after_an_outage(client: str, serve: Serve) -> None:
     port = find_free_port()
-    server = breaking(serve, f"http://127.0.0.1:{port}/v1")
+    server = serve_with_breaker(serve, f"http://127.0.0.1:{port}/v1")
 
-    codes = [ask(server, client, make_body(client)).error["code"] for _ in range(5)]
+    codes = [send_request(server, client, make_body(client)).error["code"] for _ in range(5)]
     assert codes == ["upstream_unreachable"] * 3 + ["upstream_unavailable"] * 2
     assert http.get(f"{server.url}/ready").status_code == 503
 
-    with ScriptedUpstream(port=port) as back:
-        assert wait_until(lambda: ask(server, client, make_body(client)).status == 200)
-        assert {ask(server, client, make_body(client)).status for _ in range(5)} == {200}
+    with ScriptedUpstream(port=port) as recovered:
+        assert wait_until(lambda: send_request(server, client, make_body(client)).status == 200)
+        assert {send_request(server, client, make_body(client)).status for _ in range(5)} == {200}
         assert http.get(f"{server.url}/ready").status_code == 200
-        asked = len(back.requests)
-    assert asked >= 6
+        request_count = len(recovered.requests)
+    assert request_count >= 6
 
-    assert ask(server, client, make_body(client)).error["code"] == "upstream_unreachable"
+    assert send_request(server, client, make_body(client)).error["code"] == "upstream_unreachable"
 
 
 def test_one_trial_request_tests_a_recovering_upstream(
     serve: Serve, failing: ScriptedUpstream
 ) -> None:
-    server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="2")
+    server = serve_with_breaker(serve, failing.url, UP_BREAKER_COOLDOWN="2")
     failing.script(*[faults.hang_up()] * 3, Stream(Answer(text=TEXT), before=Pause(1.5)))
     for _ in range(3):
-        ask(server, "chat", make_body("chat"))
+        send_request(server, "chat", make_body("chat"))
     failing.requests.clear()
     time.sleep(2.1)
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(server, "chat", make_body("chat")), range(8)))
+        answers = list(
+            pool.map(lambda _: send_request(server, "chat", make_body("chat")), range(8))
+        )
 
-    told = Counter(answered.status for answered in answers)
-    assert told == {200: 1, 503: 7}
+    statuses = Counter(response.status for response in answers)
+    assert statuses == {200: 1, 503: 7}
     assert len(failing.requests) == 1
 
 
@@ -372,22 +395,22 @@ BAD_ANSWERS = {
 
 @every_client
 @pytest.mark.parametrize("name", BAD_ANSWERS)
-def test_one_client_s_prompt_locks_out_no_other(
+def test_failing_prompt_of_one_client_does_not_open_the_breaker(
     client: str, name: str, serve: Serve, failing: ScriptedUpstream
 ) -> None:
-    server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30")
+    server = serve_with_breaker(serve, failing.url, UP_BREAKER_COOLDOWN="30")
     failing.script(*[BAD_ANSWERS[name]] * 30, Answer(text=TEXT))
     for _ in range(30):
-        assert ask(server, client, make_body(client, stream=True)).ending == "failed"
+        assert send_request(server, client, make_body(client, stream=True)).ending == "failed"
 
-    assert ask(server, client, make_body(client)).content.text == TEXT
+    assert send_request(server, client, make_body(client)).content.text == TEXT
     assert http.get(f"{server.url}/ready").status_code == 200
 
 
-def test_with_a_fallback_the_failures_of_two_clients_open_it(
+def test_failures_of_two_clients_open_the_breaker_with_a_fallback(
     serve: Serve, failing: ScriptedUpstream, spare_upstream: ScriptedUpstream
 ) -> None:
-    server = breaking(
+    server = serve_with_breaker(
         serve,
         failing.url,
         FORWARDER_UPSTREAMS="up,spare",
@@ -404,8 +427,8 @@ def test_with_a_fallback_the_failures_of_two_clients_open_it(
         failing.script(*[faults.refuse_with_status(500)] * 4)
         for _ in range(4):
             body = make_body("chat", model="up/m")
-            answered = ask(server, "chat", body, Authorization=f"Bearer {key}")
-            assert answered.headers["x-forwarder-upstream"] == "spare"
+            response = send_request(server, "chat", body, Authorization=f"Bearer {key}")
+            assert response.headers["x-forwarder-upstream"] == "spare"
         return len(failing.requests)
 
     assert served_by_spare("key-one") == 4
@@ -436,42 +459,46 @@ def script_long_answer(upstream: ScriptedUpstream) -> None:
 
 @every_client
 @either
-def test_one_too_many_is_sent_away_at_once(
+def test_request_over_the_concurrency_limit_is_refused_at_once(
     client: str, stream: bool, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     script_long_answer(upstream)
-    asked = make_body("chat", model="responses/m", stream=True)
-    with talking(narrow_forwarder, request_bytes("chat", asked)) as one:
+    body = make_body("chat", model="responses/m", stream=True)
+    with open_connection(narrow_forwarder, request_bytes("chat", body)) as one:
         assert b"200" in one.recv(64)
         script_long_answer(upstream)
-        with talking(narrow_forwarder, request_bytes("chat", asked)) as two:
+        with open_connection(narrow_forwarder, request_bytes("chat", body)) as two:
             assert b"200" in two.recv(64)
-            refused = ask(
+            refusal = send_request(
                 narrow_forwarder, client, make_body(client, model="responses/m", stream=stream)
             )
 
-    assert (refused.status, refused.error["code"]) == (503, "overloaded")
-    assert refused.headers["retry-after"] == "1"
+    assert (refusal.status, refusal.error["code"]) == (503, "overloaded")
+    assert refusal.headers["retry-after"] == "1"
     assert len(upstream.requests) == 2
-    assert wait_until(lambda: ask(narrow_forwarder, client, make_body(client)).status == 200)
+    assert wait_until(
+        lambda: send_request(narrow_forwarder, client, make_body(client)).status == 200
+    )
 
 
-def test_one_too_many_for_an_upstream_is_one_too_many(
+def test_request_over_the_limit_of_an_upstream_is_refused(
     narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     script_long_answer(upstream)
-    with talking(
+    with open_connection(
         narrow_forwarder, request_bytes("chat", make_body("chat", model="chat/m", stream=True))
     ) as one:
         assert b"200" in one.recv(64)
-        refused = ask(narrow_forwarder, "chat", make_body("chat", model="chat/m"))
-        served = ask(narrow_forwarder, "chat", make_body("chat", model="responses/m"))
+        refusal = send_request(narrow_forwarder, "chat", make_body("chat", model="chat/m"))
+        answer = send_request(narrow_forwarder, "chat", make_body("chat", model="responses/m"))
 
-    assert (refused.status, refused.error["code"]) == (503, "overloaded")
-    assert "'chat'" in refused.error["message"]
-    assert served.status == 200
+    assert (refusal.status, refusal.error["code"]) == (503, "overloaded")
+    assert "'chat'" in refusal.error["message"]
+    assert answer.status == 200
     assert wait_until(
-        lambda: ask(narrow_forwarder, "chat", make_body("chat", model="chat/m")).status == 200
+        lambda: (
+            send_request(narrow_forwarder, "chat", make_body("chat", model="chat/m")).status == 200
+        )
     )
 
 
@@ -488,36 +515,44 @@ ENDINGS = {
 @every_client
 @either
 @pytest.mark.parametrize("name", ENDINGS)
-def test_a_place_is_free_again_however_a_request_ended(
+def test_concurrency_slot_is_released_after_every_ending(
     client: str, stream: bool, name: str, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):  # more than there are places
         upstream.script(ENDINGS[name])
-        answered = ask(narrow_forwarder, client, make_body(client, model="chat/m", stream=stream))
-        assert "at once" not in answered.text
-        assert ask(narrow_forwarder, client, {**make_body(client), "model": 5}).status == 400
+        response = send_request(
+            narrow_forwarder, client, make_body(client, model="chat/m", stream=stream)
+        )
+        assert "at once" not in response.text
+        assert (
+            send_request(narrow_forwarder, client, {**make_body(client), "model": 5}).status == 400
+        )
 
-    taken = http.get(f"{narrow_forwarder.url}/ready?verbose").json()["upstreams"]["chat"][
+    state = http.get(f"{narrow_forwarder.url}/ready?verbose").json()["upstreams"]["chat"][
         "resilience"
     ]
-    assert taken["concurrent"] == 0
+    assert state["concurrent"] == 0
 
 
 @every_client
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_place_is_free_again_when_a_client_leaves(
+def test_concurrency_slot_is_released_when_the_client_disconnects(
     client: str, stream: bool, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):
         upstream.script(faults.never_answer(5))
         body = make_body(client, model="chat/m", stream=stream)
-        asked = len(upstream.requests)
-        with talking(narrow_forwarder, request_bytes(client, body)):
-            assert wait_until(lambda asked=asked: len(upstream.requests) > asked)
+        request_count = len(upstream.requests)
+        with open_connection(narrow_forwarder, request_bytes(client, body)):
+            assert wait_until(
+                lambda request_count=request_count: len(upstream.requests) > request_count
+            )
         assert upstream.requests[-1].closed_by_client.wait(2)
 
     assert wait_until(
-        lambda: ask(narrow_forwarder, client, make_body(client, model="chat/m")).status == 200
+        lambda: (
+            send_request(narrow_forwarder, client, make_body(client, model="chat/m")).status == 200
+        )
     )
 
 
@@ -527,10 +562,10 @@ def test_a_place_is_free_again_when_a_client_leaves(
     ids=["long", "many"],
 )
 def test_headers_are_limited(headers: dict[str, str], narrow_forwarder: Server) -> None:
-    answered = ask(narrow_forwarder, "chat", make_body("chat"), **headers)
+    response = send_request(narrow_forwarder, "chat", make_body("chat"), **headers)
 
-    assert 400 <= answered.status < 500
-    assert ask(narrow_forwarder, "chat", make_body("chat")).status == 200
+    assert 400 <= response.status < 500
+    assert send_request(narrow_forwarder, "chat", make_body("chat")).status == 200
 
 
 # -- time-outs, beside those for the first byte and for silence in test_faults.py -----------------
@@ -541,17 +576,17 @@ def listen_without_accepting() -> Iterator[str]:
     """An address with a full backlog: connections to it are never accepted."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
-        waiting = [socket.socket() for _ in range(4)]
-        for sock in waiting:
+        clients = [socket.socket() for _ in range(4)]
+        for sock in clients:
             sock.setblocking(False)
             sock.connect_ex(address)
         yield f"http://127.0.0.1:{address[1]}/v1"
-        for sock in waiting:
+        for sock in clients:
             sock.close()
 
 
 @every_client
-def test_connecting_and_the_whole_answer_have_limits_of_their_own(
+def test_connecting_and_the_whole_answer_have_separate_time_limits(
     client: str, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     with listen_without_accepting() as url:
@@ -566,13 +601,13 @@ def test_connecting_and_the_whole_answer_have_limits_of_their_own(
         )
         upstream.script(faults.slow_down(Answer(text="word " * 200, pieces=200), delay=0.05))
         started = time.monotonic()
-        endless = ask(server, client, make_body(client, model="chat/m", stream=True))
-        between = time.monotonic()
-        unheard = ask(server, client, make_body(client, model="deaf/m"))
+        endless = send_request(server, client, make_body(client, model="chat/m", stream=True))
+        connected_at = time.monotonic()
+        connect_failure = send_request(server, client, make_body(client, model="deaf/m"))
 
-    assert 0.6 <= between - started < 3
+    assert 0.6 <= connected_at - started < 3
     assert endless.ending == "failed"
     assert "took too long" in endless.text
     assert upstream.requests[0].closed_by_client.wait(2)
-    assert 0.4 <= time.monotonic() - between < 3
-    assert (unheard.status, unheard.error["code"]) == (504, "upstream_timeout")
+    assert 0.4 <= time.monotonic() - connected_at < 3
+    assert (connect_failure.status, connect_failure.error["code"]) == (504, "upstream_timeout")

@@ -38,14 +38,14 @@ def serve_provider(peer: Peer) -> None:
 
 
 @pytest.fixture(scope="module")
-def up() -> Iterator[Loopback]:
+def provider() -> Iterator[Loopback]:
     with run_server(serve_provider) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def forwarder(serve: Serve, up: Loopback) -> Server:
-    base = f"http://127.0.0.1:{up.port}/v1"
+def forwarder(serve: Serve, provider: Loopback) -> Server:
+    base = f"http://127.0.0.1:{provider.port}/v1"
     return serve({"RESPONSES_BASE_URL": base, "RESPONSES_API_KEY": "sk-up"})
 
 
@@ -55,12 +55,12 @@ def sdk(forwarder: Server) -> Iterator[OpenAI]:
         yield client
 
 
-def get_choice(sdk: OpenAI, case: str, stream: bool, **more: Any) -> Json:
+def get_choice(sdk: OpenAI, case: str, stream: bool, **parameters: Any) -> Json:
     """The choice that the SDK gives, or that it puts together from the chunks."""
-    asked: Json = {"model": case, "messages": [{"role": "user", "content": "hi"}], **more}
+    body: Json = {"model": case, "messages": [{"role": "user", "content": "hi"}], **parameters}
     if not stream:
-        return sdk.chat.completions.create(**asked).choices[0].to_dict()  # type: ignore[no-any-return]
-    with sdk.chat.completions.stream(**asked) as chunks:
+        return sdk.chat.completions.create(**body).choices[0].to_dict()  # type: ignore[no-any-return]
+    with sdk.chat.completions.stream(**body) as chunks:
         return chunks.get_final_completion().choices[0].to_dict()
 
 
@@ -73,19 +73,19 @@ either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"
 
 
 @either
-def test_images_arrive_and_go_back(sdk: OpenAI, up: Loopback, stream: bool) -> None:
+def test_images_arrive_and_go_back(sdk: OpenAI, provider: Loopback, stream: bool) -> None:
     message = get_choice(sdk, "images_in_answers", stream, modalities=["text", "image"])["message"]
     assert message["images"] == read_expected_choice("images_in_answers")["message"]["images"]
 
-    sent_back = [
+    messages = [
         {"role": "user", "content": "Draw."},
         message,
         {"role": "user", "content": "Another."},
     ]
-    get_choice(sdk, "only_an_image", stream, messages=sent_back)
-    items = json.loads(up.requests[-1].partition(b"\r\n\r\n")[2])["input"]
-    made = [item["id"] for item in items if item["type"] == "image_generation_call"]
-    assert made == [image["id"] for image in message["images"]]
+    get_choice(sdk, "only_an_image", stream, messages=messages)
+    items = json.loads(provider.requests[-1].partition(b"\r\n\r\n")[2])["input"]
+    image_ids = [item["id"] for item in items if item["type"] == "image_generation_call"]
+    assert image_ids == [image["id"] for image in message["images"]]
 
 
 @either
@@ -101,12 +101,12 @@ def test_a_file_can_be_fetched_by_its_link(sdk: OpenAI, forwarder: Server, strea
 @either
 @pytest.mark.parametrize("case", ["logprobs", "logprobs_at_the_end"])
 def test_log_probabilities_arrive(sdk: OpenAI, case: str, stream: bool) -> None:
-    got = get_choice(sdk, case, stream, logprobs=True)["logprobs"]
-    assert got["content"] == read_expected_choice(case)["logprobs"]["content"]
+    logprobs = get_choice(sdk, case, stream, logprobs=True)["logprobs"]
+    assert logprobs["content"] == read_expected_choice(case)["logprobs"]["content"]
 
 
 @either
 def test_log_probabilities_of_cut_text_are_left_out(sdk: OpenAI, stream: bool) -> None:
-    got = get_choice(sdk, "logprobs", stream, logprobs=True, stop="!")
-    tokens = [entry["token"] for entry in got["logprobs"]["content"]]
-    assert "".join(tokens) == got["message"]["content"] == "Grüß Gott"
+    choice = get_choice(sdk, "logprobs", stream, logprobs=True, stop="!")
+    tokens = [entry["token"] for entry in choice["logprobs"]["content"]]
+    assert "".join(tokens) == choice["message"]["content"] == "Grüß Gott"

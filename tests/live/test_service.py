@@ -21,11 +21,11 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import FLASK, ROOT, Server, run_forwarder
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, http, make_body, send_request
 
 CLIENT_KEY = "client-key-that-is-secret"
 PROMPT = "a prompt that nobody else should read"
-SAID = "an answer that nobody else should read"
+ANSWER_TEXT = "an answer that nobody else should read"
 
 
 def read_log(server: Server) -> list[Json]:
@@ -33,14 +33,14 @@ def read_log(server: Server) -> list[Json]:
     return [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
 
 
-def line_of(server: Server, answered: ClientAnswer) -> Json:
+def find_log_line(server: Server, response: ClientAnswer) -> Json:
     """The one line of an exchange, which is written once the answer is out."""
-    name = answered.headers["x-request-id"]
+    name = response.headers["x-request-id"]
     deadline = time.monotonic() + 2
-    found: list[Json] = []
-    while not found and time.monotonic() < deadline:
-        found = [line for line in read_log(server) if line.get("id") == name and "status" in line]
-    [line] = found
+    lines: list[Json] = []
+    while not lines and time.monotonic() < deadline:
+        lines = [line for line in read_log(server) if line.get("id") == name and "status" in line]
+    [line] = lines
     return line
 
 
@@ -63,80 +63,94 @@ def locked_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     )
 
 
-@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_request_is_one_line(client: str, over: str, stream: bool, forwarder: Server) -> None:
-    body = make_body(client, model=f"{over}/m", stream=stream, no_such_thing=1)
-    if client == over:
+def test_request_is_logged_in_one_line(
+    client: str, upstream_api: str, stream: bool, forwarder: Server
+) -> None:
+    body = make_body(client, model=f"{upstream_api}/m", stream=stream, no_such_thing=1)
+    if client == upstream_api:
         del body["no_such_thing"]
 
-    line = line_of(forwarder, ask(forwarder, client, body))
+    line = find_log_line(forwarder, send_request(forwarder, client, body))
 
-    assert (line["route"], line["upstream"], line["model"]) == (client, over, "m")
+    assert (line["route"], line["upstream"], line["model"]) == (client, upstream_api, "m")
     assert (line["status"], line["input_tokens"], line["output_tokens"]) == (200, 21, 9)
     assert 0 < line["first_event_ms"] <= line["duration_ms"]
-    assert line.get("dropped") == (None if client == over else ["no_such_thing"])
+    assert line.get("dropped") == (None if client == upstream_api else ["no_such_thing"])
     assert line["time"].endswith("Z")
 
 
-def test_a_failure_is_a_line_too(forwarder: Server, upstream: ScriptedUpstream) -> None:
+def test_failed_request_is_logged_in_one_line(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(
         faults.refuse_with_status(429),
-        faults.cut_connection(Answer(text=SAID, pieces=9), reset=False),
+        faults.cut_connection(Answer(text=ANSWER_TEXT, pieces=9), reset=False),
     )
 
-    refused = ask(forwarder, "chat", make_body("chat"))
-    broken = ask(forwarder, "chat", make_body("chat", stream=True))
-    malformed = ask(forwarder, "chat", b"{")
+    refusal = send_request(forwarder, "chat", make_body("chat"))
+    failure = send_request(forwarder, "chat", make_body("chat", stream=True))
+    malformed = send_request(forwarder, "chat", b"{")
 
-    line = line_of(forwarder, refused)
+    line = find_log_line(forwarder, refusal)
     assert (line["status"], line["error"]) == (429, "rate_limit_exceeded")
-    assert line_of(forwarder, broken)["error"] == "upstream_disconnected"
-    assert line_of(forwarder, malformed)["error"] == "invalid_json"
+    assert find_log_line(forwarder, failure)["error"] == "upstream_disconnected"
+    assert find_log_line(forwarder, malformed)["error"] == "invalid_json"
 
 
 def test_the_log_contains_no_keys_and_no_prompts(
     locked_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     texts = []
-    for client, over in PAIRINGS:
+    for client, upstream_api in PAIRINGS:
         for stream in (False, True):
-            body = make_body(client, PROMPT, f"{over}/m", stream=stream)
-            wrong = {**body, "model": "wrong/m"}
+            body = make_body(client, PROMPT, f"{upstream_api}/m", stream=stream)
+            body_with_wrong_model = {**body, "model": "wrong/m"}
             quoting = faults.refuse_with_status(400, message=f"Who is {KEY}? You said: {PROMPT}")
-            upstream.script(Answer(text=SAID, reasoning=SAID), quoting, faults.hang_up())
-            for asked in (body, body, body, wrong, {**body, "temperature": PROMPT}):
-                answered = ask(
-                    locked_forwarder, client, asked, Authorization=f"Bearer {CLIENT_KEY}"
+            upstream.script(
+                Answer(text=ANSWER_TEXT, reasoning=ANSWER_TEXT), quoting, faults.hang_up()
+            )
+            for request_body in (
+                body,
+                body,
+                body,
+                body_with_wrong_model,
+                {**body, "temperature": PROMPT},
+            ):
+                response = send_request(
+                    locked_forwarder, client, request_body, Authorization=f"Bearer {CLIENT_KEY}"
                 )
-                texts.append(answered.text + str(answered.headers))
+                texts.append(response.text + str(response.headers))
             texts.append(
-                ask(locked_forwarder, client, body, Authorization="Bearer not-this-one").text
+                send_request(
+                    locked_forwarder, client, body, Authorization="Bearer not-this-one"
+                ).text
             )
 
     for secret in (KEY, CLIENT_KEY, "sk-wrong-and-secret", "not-this-one"):
         assert secret not in locked_forwarder.log
         assert not any(secret in text for text in texts)
-    for words in (PROMPT, SAID):
-        assert words not in locked_forwarder.log
+    for private_text in (PROMPT, ANSWER_TEXT):
+        assert private_text not in locked_forwarder.log
 
 
-def test_a_fraction_of_events_can_be_seen(locked_forwarder: Server) -> None:
-    answered = ask(
+def test_sampled_events_are_logged(locked_forwarder: Server) -> None:
+    response = send_request(
         locked_forwarder,
         "chat",
         make_body("chat", stream=True),
         Authorization=f"Bearer {CLIENT_KEY}",
     )
 
-    name = line_of(locked_forwarder, answered)["id"]
-    seen = [
+    name = find_log_line(locked_forwarder, response)["id"]
+    logged_events = [
         line["sample"]
         for line in read_log(locked_forwarder)
         if line.get("id") == name and "sample" in line
     ]
-    assert len(seen) >= len(answered.events) - 1
-    assert all(event.keys() == {"type"} for event in seen)
+    assert len(logged_events) >= len(response.events) - 1
+    assert all(event.keys() == {"type"} for event in logged_events)
 
 
 def test_bodies_are_logged_when_the_operator_wants_them(
@@ -144,7 +158,7 @@ def test_bodies_are_logged_when_the_operator_wants_them(
 ) -> None:
     server = serve(make_settings(upstream, FORWARDER_LOG_BODIES="true"))
 
-    ask(server, "chat", make_body("chat", PROMPT))
+    send_request(server, "chat", make_body("chat", PROMPT))
 
     assert PROMPT in server.log
     assert KEY not in server.log
@@ -156,8 +170,10 @@ def test_text_log_has_a_banner_and_a_line_for_each_request(
     text = {"FORWARDER_LOG_FORMAT": "text", "WEB_CONCURRENCY": "2"}
     server = serve(make_settings(upstream, CHAT_MODELS="fast=m-1", **text))
 
-    ask(server, "chat", make_body("chat", model="fast"))
-    ask(server, "chat", {**make_body("chat", model="m\x1b[31mhot\n"), "temperature": "hot"})
+    send_request(server, "chat", make_body("chat", model="fast"))
+    send_request(
+        server, "chat", {**make_body("chat", model="m\x1b[31mhot\n"), "temperature": "hot"}
+    )
 
     deadline = time.monotonic() + 5
     while len(re.findall("POST chat", server.log)) < 2 and time.monotonic() < deadline:
@@ -167,10 +183,12 @@ def test_text_log_has_a_banner_and_a_line_for_each_request(
     assert f"  upstream   chat  {upstream.url}  (chat, profile generic, with a key)" in banner
     assert f"  serves     {server.url}" in banner
     assert KEY not in server.log
-    answered, refused = [line for line in server.log.splitlines() if "POST chat" in line]
-    assert re.search(r"  200  fast → m-1 at chat  \d+ ms \(first \d+ ms\)  21 in, 9 out$", answered)
-    assert r"  400  m\x1b[31mhot\n" in refused
-    assert "invalid_type: Invalid type for 'temperature'" in refused
+    answer_line, refusal_line = [line for line in server.log.splitlines() if "POST chat" in line]
+    assert re.search(
+        r"  200  fast → m-1 at chat  \d+ ms \(first \d+ ms\)  21 in, 9 out$", answer_line
+    )
+    assert r"  400  m\x1b[31mhot\n" in refusal_line
+    assert "invalid_type: Invalid type for 'temperature'" in refusal_line
     assert "\x1b" not in server.log
 
 
@@ -193,24 +211,24 @@ def test_sigterm_stops_the_server_after_running_requests(
     upstream.script(faults.slow_down(Answer(text="a b c d", pieces=4), delay=0.1))
     with http.stream(
         "POST", f"{server.v1}/responses", json=make_body("responses", stream=True)
-    ) as got:
-        pieces = got.iter_text()
+    ) as response:
+        pieces = response.iter_text()
         text = next(pieces)
         server.process.send_signal(signal.SIGTERM)
         text += "".join(pieces)
 
-    assert ClientAnswer("responses", 200, got.headers, text).ending == "completed"
+    assert ClientAnswer("responses", 200, response.headers, text).ending == "completed"
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log
 
 
 def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME")}
+    inherited_variables = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME")}
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**kept, "FORWARDER_DOTENV": "", **environment},
+        env={**inherited_variables, "FORWARDER_DOTENV": "", **environment},
         capture_output=True,
         text=True,
         timeout=30,
@@ -234,12 +252,12 @@ def test_mistakes_stop_the_start_with_a_line_each(command: tuple[str, ...]) -> N
     done = run(environment, *command)
 
     assert done.returncode != 0
-    told = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     for name in ("CHAT_BASE_URL", "CHAT_IDLE_TIMEOUT", "FORWARDER_STRICT", "FORWARDER_STRIKT"):
-        assert len(re.findall(rf"^{name} .+", told, re.MULTILINE)) == 1, told
-    assert KEY not in told
-    assert "maybe" not in told
-    assert "Traceback" not in told
+        assert len(re.findall(rf"^{name} .+", output, re.MULTILINE)) == 1, output
+    assert KEY not in output
+    assert "maybe" not in output
+    assert "Traceback" not in output
 
 
 # -- the demo, and the server of Flask ------------------------------------------------------------
@@ -247,7 +265,7 @@ def test_mistakes_stop_the_start_with_a_line_each(command: tuple[str, ...]) -> N
 
 @pytest.fixture(scope="module")
 def demo(serve: Serve) -> Server:
-    """A forwarder that was told nothing."""
+    """A forwarder without settings, which runs the demo."""
     return serve({}, is_fresh=True)
 
 
@@ -260,10 +278,10 @@ def run_readme_commands(demo: Server) -> dict[str, ClientAnswer]:
     for line in README.replace("\\\n", " ").splitlines():
         if line.startswith("curl "):
             command = shlex.split(line)
-            url = next(word for word in command if word.startswith("http"))
+            url = next(argument for argument in command if argument.startswith("http"))
             body = json.loads(command[command.index("-d") + 1])
             [client] = [name for name, path in PATHS.items() if url.endswith(path)]
-            answers[client] = ask(demo, client, body)
+            answers[client] = send_request(demo, client, body)
             assert answers[client].is_streamed == body.get("stream", False)
     return answers
 
@@ -275,12 +293,12 @@ def test_the_readme_s_curl_lines_print_its_examples(demo: Server) -> None:
         "chat": "completed",
         "responses": "completed",
     }
-    printed = json.loads(README.partition("```json\n")[2].partition("```")[0])
-    message = printed["choices"][0]["message"]
+    example = json.loads(README.partition("```json\n")[2].partition("```")[0])
+    message = example["choices"][0]["message"]
     assert {key: answers["chat"].message[key] for key in message} == message
     [event] = re.findall(r"^data: (\{.*\})$", README, re.MULTILINE)
-    [told] = [e for e in answers["responses"].events if e.get("delta") == " Hello"]
-    assert {**told, "item_id": "msg_…"} == json.loads(event)
+    [delta] = [e for e in answers["responses"].events if e.get("delta") == " Hello"]
+    assert {**delta, "item_id": "msg_…"} == json.loads(event)
 
 
 def test_documentation_is_served_complete(serve: Serve, tmp_path: Path) -> None:
@@ -296,8 +314,8 @@ def test_documentation_is_served_complete(serve: Serve, tmp_path: Path) -> None:
             assert client.get("/docs/app.js").text == script
         assert client.head("/docs/app.js").headers["Content-Length"] == str(len(script))
         etag = client.get("/docs/app.js").headers["ETag"]
-        cached = client.get("/docs/app.js", headers={"If-None-Match": etag})
-        assert cached.status_code == 304
+        revalidation = client.get("/docs/app.js", headers={"If-None-Match": etag})
+        assert revalidation.status_code == 304
 
 
 def test_the_demo_says_that_it_is_one(demo: Server) -> None:
@@ -325,17 +343,19 @@ def test_flask_run_logs_the_start_and_its_other_commands_do_not(flask: Server) -
     assert (listing.returncode, listing.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_flask_s_own_server_will_do(
-    client: str, over: str, stream: bool, flask: Server, upstream: ScriptedUpstream
+def test_flask_s_own_server_serves_requests(
+    client: str, upstream_api: str, stream: bool, flask: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Zürich 🏔", pieces=4))
 
-    answered = ask(flask, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        flask, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert answered.ending == "completed"
-    assert answered.content.text == "Zürich 🏔"
+    assert response.ending == "completed"
+    assert response.content.text == "Zürich 🏔"
 
 
 @pytest.mark.parametrize("stream", [True, False])

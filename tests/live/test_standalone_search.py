@@ -12,12 +12,12 @@ BODY = {"id": "s", "model": "m", "commands": {"search_query": [{"q": "cats"}]}}
 
 
 def test_slow_upstream_is_disconnected(serve: Serve) -> None:
-    left = threading.Event()
+    client_left = threading.Event()
 
     def hang(peer: Peer) -> None:
         peer.request()
         if peer.file.read(1) == b"":
-            left.set()
+            client_left.set()
 
     with run_server(hang) as server:
         forwarder = serve(
@@ -29,7 +29,7 @@ def test_slow_upstream_is_disconnected(serve: Serve) -> None:
             }
         )
         answer = http.post(f"{forwarder.v1}/alpha/search", json=BODY)
-        assert left.wait(5)
+        assert client_left.wait(5)
     assert answer.status_code == 200
     output = answer.json()["output"]
     assert "in time" in output or "too long" in output

@@ -35,12 +35,12 @@ STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "wh
 LONG = Answer(text="word " * 40, pieces=40)
 
 
-def send_request(server: Server, client: str, **more: Any) -> ClientAnswer:
+def post_and_read_stream(server: Server, client: str, **parameters: Any) -> ClientAnswer:
     """Send a request and read any answer, even a broken one; with a longer time limit."""
-    body = make_body(client, **more)
-    with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as got:
-        text = "".join(got.iter_text())
-    return ClientAnswer(client, got.status_code, got.headers, text)
+    body = make_body(client, **parameters)
+    with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as response:
+        text = "".join(response.iter_text())
+    return ClientAnswer(client, response.status_code, response.headers, text)
 
 
 # -- SIGTERM --------------------------------------------------------------------------------------
@@ -52,53 +52,63 @@ def test_a_stop_ends_every_answer_in_its_protocol(
 ) -> None:
     """A short answer ends normally; a long one fails shortly before the grace period ends."""
     server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
-    jobs = [(client, over, long) for client, over in PAIRINGS for long in (False, True)]
+    jobs = [
+        (client, upstream_api, is_long)
+        for client, upstream_api in PAIRINGS
+        for is_long in (False, True)
+    ]
     with ThreadPoolExecutor(len(jobs)) as pool:
         answers = []
-        for client, over, long in jobs:
-            upstream.script(_make_long_answer(long, told_whole=client == over and not stream))
+        for client, upstream_api, is_long in jobs:
+            upstream.script(
+                _make_long_answer(is_long, is_whole=client == upstream_api and not stream)
+            )
             count = len(upstream.requests)
             answers.append(
-                pool.submit(send_request, server, client, model=f"{over}/m", stream=stream)
+                pool.submit(
+                    post_and_read_stream, server, client, model=f"{upstream_api}/m", stream=stream
+                )
             )
             wait_until(lambda count=count: len(upstream.requests) > count)
-        stopped = time.monotonic()
+        stopped_at = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
-        took = time.monotonic() - stopped
+        seconds = time.monotonic() - stopped_at
 
-    assert 2.4 < took < 6.0
-    for (client, _over, long), answered in zip(jobs, [a.result() for a in answers], strict=True):
-        assert answered.ending == ("failed" if long else "completed")
-        if long and stream:
-            assert answered.status == 200
-            assert "being restarted" in answered.text
-            assert len(answered.events) > 3
-        elif long:
-            assert (answered.status, answered.headers["retry-after"]) == (503, "1")
-            assert answered.error["code"] == "shutting_down"
-        assert client == answered.client
+    assert 2.4 < seconds < 6.0
+    for (client, _over, is_long), response in zip(jobs, [a.result() for a in answers], strict=True):
+        assert response.ending == ("failed" if is_long else "completed")
+        if is_long and stream:
+            assert response.status == 200
+            assert "being restarted" in response.text
+            assert len(response.events) > 3
+        elif is_long:
+            assert (response.status, response.headers["retry-after"]) == (503, "1")
+            assert response.error["code"] == "shutting_down"
+        assert client == response.client
     assert "Traceback" not in server.log
 
 
-def _make_long_answer(long: bool, told_whole: bool) -> faults.Scripted:
+def _make_long_answer(is_long: bool, is_whole: bool) -> faults.Scripted:
     """An answer that goes on for longer than the grace, or not; a whole one has no middle."""
-    if not long:
+    if not is_long:
         return faults.slow_down(LONG, delay=0.04)
-    return faults.never_answer() if told_whole else faults.stall(LONG, after=9)
+    return faults.never_answer() if is_whole else faults.stall(LONG, after=9)
 
 
-@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 def test_stop_ends_requests_still_waiting_for_the_upstream(
-    client: str, over: str, serve: Serve, upstream: ScriptedUpstream
+    client: str, upstream_api: str, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    more = {f"{name.upper()}_MAX_RETRIES": "2" for name in PATHS}
-    server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="3", **more))
+    retries = {f"{name.upper()}_MAX_RETRIES": "2" for name in PATHS}
+    server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="3", **retries))
     upstream.script(faults.never_answer())
-    n = {"n": 2} if (client, over) == ("chat", "responses") else {}
+    n = {"n": 2} if (client, upstream_api) == ("chat", "responses") else {}
     upstream.script(*[faults.never_answer() for _ in n])
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(send_request, server, client, model=f"{over}/m", stream=True, **n)
+        answer = pool.submit(
+            post_and_read_stream, server, client, model=f"{upstream_api}/m", stream=True, **n
+        )
         wait_until(lambda: len(upstream.requests) > len(n))
         server.process.send_signal(signal.SIGTERM)
 
@@ -114,7 +124,7 @@ def test_sigint_ends_running_streams_with_an_error(
     server = serve(make_settings(upstream))
     upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(send_request, server, "responses", stream=True)
+        answer = pool.submit(post_and_read_stream, server, "responses", stream=True)
         wait_until(lambda: upstream.requests)
         time.sleep(0.2)
         server.process.send_signal(signal.SIGINT)
@@ -129,7 +139,7 @@ def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: P
         run_forwarder(make_settings(upstream), tmp_path, FLASK) as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        cut = pool.submit(
+        outcome = pool.submit(
             _get_outcome,
             http,
             f"{server.v1}/responses",
@@ -140,7 +150,7 @@ def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: P
         server.process.send_signal(signal.SIGINT)
 
         server.process.wait(5)
-        assert "Error" in cut.result()
+        assert "Error" in outcome.result()
 
 
 # -- under load -----------------------------------------------------------------------------------
@@ -153,7 +163,9 @@ class Hammer:
         self.answers: Counter[str] = Counter()
         self._server = server
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=[i]) for i in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._send_requests, args=[i]) for i in range(clients)
+        ]
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -166,20 +178,20 @@ class Hammer:
             for thread in self._threads:
                 thread.join()
 
-    def _ask(self, number: int) -> None:
-        client, over = PAIRINGS[number % len(PAIRINGS)]
-        with httpx2.Client(timeout=30, trust_env=False) as kept:
+    def _send_requests(self, number: int) -> None:
+        client, upstream_api = PAIRINGS[number % len(PAIRINGS)]
+        with httpx2.Client(timeout=30, trust_env=False) as session:
             url = f"{self._server.v1}{PATHS[client]}"
             while not self._over.is_set():
                 for stream in (True, False):
-                    body = make_body(client, model=f"{over}/m", stream=stream)
-                    self.answers[_get_outcome(kept, url, client, body)] += 1
+                    body = make_body(client, model=f"{upstream_api}/m", stream=stream)
+                    self.answers[_get_outcome(session, url, client, body)] += 1
 
 
-def _get_outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
+def _get_outcome(session: httpx2.Client, url: str, client: str, body: Any) -> str:
     try:
-        got = kept.post(url, json=body)
-        return ClientAnswer(client, got.status_code, got.headers, got.text).ending
+        response = session.post(url, json=body)
+        return ClientAnswer(client, response.status_code, response.headers, response.text).ending
     except (httpx2.HTTPError, AssertionError) as error:
         return repr(error)
 
@@ -190,12 +202,12 @@ def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> 
     upstream.script(faults.slow_down(LONG, delay=0.05))
     hammer = Hammer(server)
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(send_request, server, "responses", stream=True)
+        running_request = pool.submit(post_and_read_stream, server, "responses", stream=True)
         wait_until(lambda: upstream.requests)
         with hammer():
             _deploy_twice(server)
 
-    assert begun.result().ending == "completed"
+    assert running_request.result().ending == "completed"
     assert set(hammer.answers) == {"completed"}, hammer.answers
     assert sum(hammer.answers.values()) > 10  # a slow machine asks less often
     assert "Traceback" not in server.log
@@ -208,32 +220,34 @@ def test_a_reload_applies_new_settings(
     dotenv = tmp_path / "settings"
     dotenv.write_text("WEB_CONCURRENCY=1\n")
     server = serve(make_settings(upstream, FORWARDER_DOTENV=str(dotenv)), is_fresh=True)
-    before = list_workers(server)
-    assert send_request(server, "chat").status == 200
+    old_workers = list_workers(server)
+    assert post_and_read_stream(server, "chat").status == 200
 
     dotenv.write_text("WEB_CONCURRENCY=2\nFORWARDER_API_KEYS=another\n")
     server.process.send_signal(signal.SIGHUP)
 
-    wait_until(lambda: len({*list_workers(server)} - {*before}) == 2)
-    wait_until(lambda: not {*before} & {*list_workers(server)})
-    assert {send_request(server, "chat").status for _ in range(10)} == {401}
+    wait_until(lambda: len({*list_workers(server)} - {*old_workers}) == 2)
+    wait_until(lambda: not {*old_workers} & {*list_workers(server)})
+    assert {post_and_read_stream(server, "chat").status for _ in range(10)} == {401}
 
 
 def _deploy_twice(server: Server) -> None:
     for _ in range(2):
-        before = wait_until(lambda: len(list_workers(server)) == 2 and {*list_workers(server)})
+        workers = wait_until(lambda: len(list_workers(server)) == 2 and {*list_workers(server)})
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda old=before: not old & {*list_workers(server)}, seconds=20)
+        wait_until(
+            lambda old_workers=workers: not old_workers & {*list_workers(server)}, seconds=20
+        )
 
 
 @pytest.mark.exhaustive
 def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
     retiring = {"GUNICORN_MAX_REQUESTS": "40", "GUNICORN_MAX_REQUESTS_JITTER": "20"}
     server = serve(make_settings(upstream, WEB_CONCURRENCY="2", **retiring), is_fresh=True)
-    seen: set[int] = set()
+    pids: set[int] = set()
     hammer = Hammer(server)
     with hammer():
-        wait_until(lambda: seen.update(list_workers(server)) or len(seen) > 3, seconds=20)
+        wait_until(lambda: pids.update(list_workers(server)) or len(pids) > 3, seconds=20)
 
     assert set(hammer.answers) == {"completed"}, hammer.answers
     assert "Traceback" not in server.log
@@ -246,7 +260,7 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
     before = wait_until(lambda: len(list_workers(server)) == 2 and list_workers(server))
     upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
-        lost = pool.submit(
+        lost_request = pool.submit(
             _get_outcome,
             http,
             f"{server.v1}/responses",
@@ -254,17 +268,19 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
             make_body("responses", stream=True),
         )
         wait_until(lambda: upstream.requests)
-        connected = [pid for pid in before if _count_connections(pid, upstream)]
-        os.kill(connected[0], signal.SIGKILL)
+        connected_workers = [pid for pid in before if _count_connections(pid, upstream)]
+        os.kill(connected_workers[0], signal.SIGKILL)
 
         answers = Counter(
-            send_request(server, client, stream=True).ending for client in [*PATHS] * 10
+            post_and_read_stream(server, client, stream=True).ending for client in [*PATHS] * 10
         )
 
-        assert lost.result().startswith("RemoteProtocolError")  # of this one nothing is left
+        assert lost_request.result().startswith(
+            "RemoteProtocolError"
+        )  # of this one nothing is left
     assert answers == {"completed": 20}
     after = wait_until(lambda: len(list_workers(server)) == 2 and list_workers(server))
-    assert set(before) - set(after) == {connected[0]}
+    assert set(before) - set(after) == {connected_workers[0]}
 
 
 def _count_connections(pid: int, upstream: ScriptedUpstream) -> int:
@@ -282,7 +298,7 @@ def _count_connections(pid: int, upstream: ScriptedUpstream) -> int:
 # -- a slow reader --------------------------------------------------------------------------------
 
 
-def memory(pid: int) -> int:
+def measure_memory(pid: int) -> int:
     """The resident bytes of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -354,13 +370,13 @@ def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> Non
     [worker] = list_workers(server)
     with fountain.run(), _open_request(server, client, make_body(client, stream=True)) as sock:
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
-        before = memory(worker)
+        memory_before = measure_memory(worker)
         wait_until(lambda: fountain.sent > 2**20)
         read = 0
         for _ in range(10):
             read += len(sock.recv(65536))
             time.sleep(0.1)
-        growth = memory(worker) - before
+        growth = measure_memory(worker) - memory_before
 
         assert fountain.sent - read < 24 * 2**20
         assert growth < 16 * 2**20
@@ -382,16 +398,21 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
                 assert sock.recv(4096)
                 time.sleep(0.05)
 
-    readers, after = 40, list[int]()
+    readers, memory_after = 40, list[int]()
     with fountain.run(), ThreadPoolExecutor(readers) as pool:
         for _ in range(3):
             list(pool.map(read_a_little, range(readers)))
-            left = readers * (len(after) + 1)
-            wait_until(lambda left=left: server.log.count("client_left") >= left, 30)
-            after.append(memory(worker))
+            disconnect_count = readers * (len(memory_after) + 1)
+            wait_until(
+                lambda disconnect_count=disconnect_count: (
+                    server.log.count("client_left") >= disconnect_count
+                ),
+                30,
+            )
+            memory_after.append(measure_memory(worker))
 
     # The first round sets the peak. Without release, each further round adds some 100 MB.
-    assert after[2] - after[0] < 130 * 2**20
+    assert memory_after[2] - memory_after[0] < 130 * 2**20
 
 
 @contextmanager
@@ -408,24 +429,25 @@ def _open_request(server: Server, client: str, body: Any) -> Iterator[socket.soc
 # -- connections and time-outs --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 def test_streams_one_after_the_other_share_a_connection(
-    client: str, over: str, serve: Serve
+    client: str, upstream_api: str, serve: Serve
 ) -> None:
     with ScriptedUpstream() as upstream:
         server = serve(make_settings(upstream))
         upstream.keys = None
         for _ in range(50):
             assert (
-                send_request(server, client, model=f"{over}/m", stream=True).ending == "completed"
+                post_and_read_stream(server, client, model=f"{upstream_api}/m", stream=True).ending
+                == "completed"
             )
 
         assert upstream.connections == 1
 
 
-@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 @pytest.mark.parametrize(
-    ("setting", "ends"),
+    ("setting", "upstream_answer"),
     [
         ("FIRST_BYTE_TIMEOUT", faults.never_answer()),
         ("IDLE_TIMEOUT", faults.stall(LONG, after=9)),
@@ -433,17 +455,19 @@ def test_streams_one_after_the_other_share_a_connection(
     ],
 )
 def test_time_outs_end_an_answer_and_leave_the_upstream(
-    setting: str, ends: Any, client: str, over: str, short_timeout_servers: dict[str, Server],
+    setting: str, upstream_answer: Any, client: str, upstream_api: str, short_timeout_servers: dict[str, Server],
     upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
-    upstream.script(ends)
-    began = time.monotonic()
+    upstream.script(upstream_answer)
+    started_at = time.monotonic()
 
-    answered = send_request(short_timeout_servers[setting], client, model=f"{over}/m", stream=True)
+    response = post_and_read_stream(
+        short_timeout_servers[setting], client, model=f"{upstream_api}/m", stream=True
+    )
 
-    assert 0.9 < time.monotonic() - began < 3.0
-    assert answered.ending == "failed"
-    assert answered.status == (504 if setting == "FIRST_BYTE_TIMEOUT" else 200)
+    assert 0.9 < time.monotonic() - started_at < 3.0
+    assert response.ending == "failed"
+    assert response.status == (504 if setting == "FIRST_BYTE_TIMEOUT" else 200)
     [request] = upstream.requests
     assert request.closed_by_client.wait(3)
 
@@ -452,7 +476,7 @@ def test_time_outs_end_an_answer_and_leave_the_upstream(
 def short_timeout_servers(serve: Serve, upstream: ScriptedUpstream) -> dict[str, Server]:
     """For each time-out a forwarder in which it is one second."""
     names = ("FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT", "TOTAL_TIMEOUT")
-    given = {
+    settings = {
         name: {f"{upstream}_{name}": "1" for upstream in ("CHAT", "RESPONSES")} for name in names
     }
-    return {name: serve(make_settings(upstream, **given[name])) for name in names}
+    return {name: serve(make_settings(upstream, **settings[name])) for name in names}

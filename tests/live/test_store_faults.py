@@ -23,7 +23,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.conftest import make_settings
 from tests.live.postgres import Postgres, needs_postgres, run_postgres_process
 from tests.live.server import Server, run_forwarder
-from tests.live.talk import ClientAnswer, Json, ask, http, make_body
+from tests.live.talk import ClientAnswer, Json, http, make_body, send_request
 
 pytestmark = pytest.mark.slow
 
@@ -43,27 +43,31 @@ def store_is_back(server: Server) -> bool:
     return read_readiness(server)["store"].get("reachable") is True
 
 
-def store_answer(server: Server, **more: Any) -> ClientAnswer:
+def store_answer(server: Server, **parameters: Any) -> ClientAnswer:
     """An answer that the client wants stored."""
-    return ask(server, "responses", make_body("responses", model="chat/m", store=True, **more))
+    return send_request(
+        server, "responses", make_body("responses", model="chat/m", store=True, **parameters)
+    )
 
 
 def assert_serves_without_a_store(server: Server) -> None:
-    """Everything that needs none is answered, and nothing is said to be stored."""
+    """Requests that need no store are served; requests to store something are refused."""
     for stream in (False, True):
         for client in ("chat", "responses"):
             body = make_body(client, model="chat/m", stream=stream)
-            answered = ask(server, client, body)
-            assert answered.ending == "completed", answered.text
+            response = send_request(server, client, body)
+            assert response.ending == "completed", response.text
             if client == "responses":
-                assert answered.whole["store"] is False
-                assert answered.dropped_parameters == ["store"]
-            told = ask(server, client, {**body, "store": True})
-            assert (told.status, told.error["code"]) == (503, UNAVAILABLE)
+                assert response.whole["store"] is False
+                assert response.dropped_parameters == ["store"]
+            refusal = send_request(server, client, {**body, "store": True})
+            assert (refusal.status, refusal.error["code"]) == (503, UNAVAILABLE)
         body = make_body("responses", model="chat/m", stream=stream, store=False)
-        answered = ask(server, "responses", body)
-        assert (answered.ending, answered.dropped_parameters) == ("completed", [])
-    background = ask(server, "responses", make_body("responses", model="chat/m", background=True))
+        response = send_request(server, "responses", body)
+        assert (response.ending, response.dropped_parameters) == ("completed", [])
+    background = send_request(
+        server, "responses", make_body("responses", model="chat/m", background=True)
+    )
     assert background.error["code"] == UNAVAILABLE
     state = read_readiness(server)
     assert state["status"] == "degraded"
@@ -74,12 +78,12 @@ def assert_serves_without_a_store(server: Server) -> None:
 def assert_stores(server: Server) -> None:
     wait_until(lambda: store_is_back(server), 30)
     wait_until(lambda: store_answer(server).status == 200, 30)
-    answered = store_answer(server)
-    found = http.get(f"{server.v1}/responses/{answered.json['id']}")
-    assert found.status_code == 200
+    response = store_answer(server)
+    stored = http.get(f"{server.v1}/responses/{response.json['id']}")
+    assert stored.status_code == 200
     assert read_readiness(server)["status"] == "ok"
-    after = store_answer(server, previous_response_id=answered.json["id"])
-    assert after.ending == "completed"
+    next_answer = store_answer(server, previous_response_id=response.json["id"])
+    assert next_answer.ending == "completed"
 
 
 # -- SQLite ---------------------------------------------------------------------------------------
@@ -87,7 +91,7 @@ def assert_stores(server: Server) -> None:
 
 @contextlib.contextmanager
 def mount_file_system(directory: Path, size: int) -> Iterator[Path]:
-    """A file system of so many bytes; skips where none can be mounted."""
+    """A file system of this size in bytes; skips if it cannot be mounted."""
     directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
@@ -125,21 +129,21 @@ def make_read_only(directory: Path, database: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_database(directory: Path, database: Path) -> Iterator[None]:
-    other = sqlite3.connect(database, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
     yield
-    other.execute("ROLLBACK")
-    other.close()
+    connection.execute("ROLLBACK")
+    connection.close()
 
 
 @contextlib.contextmanager
 def hide_directory(directory: Path, database: Path) -> Iterator[None]:
-    away = directory / "away"
-    database.parent.rename(away)
+    hidden_directory = directory / "away"
+    database.parent.rename(hidden_directory)
     database.parent.write_text("no directory")
     yield
     database.parent.unlink()
-    away.rename(database.parent)
+    hidden_directory.rename(database.parent)
 
 
 def worker_of(server: Server) -> int:
@@ -155,22 +159,22 @@ def is_answering(server: Server) -> bool:
 
 
 @pytest.mark.parametrize("fault", [fill_disk, make_read_only, lock_database, hide_directory])
-@pytest.mark.parametrize("new", [False, True], ids=["old", "new"])
+@pytest.mark.parametrize("is_new", [False, True], ids=["old", "new"])
 def test_worker_without_its_database_file_serves_and_recovers(
-    fault: Fault, new: bool, upstream: ScriptedUpstream, tmp_path: Path
+    fault: Fault, is_new: bool, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
         database = disk / "state" / "forwarder.db"
         database.parent.mkdir()
-        given = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{database}")
-        before = None
-        if not new:
-            with run_forwarder(given, tmp_path) as server:
-                before = store_answer(server).json["id"]
+        settings = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{database}")
+        response_id = None
+        if not is_new:
+            with run_forwarder(settings, tmp_path) as server:
+                response_id = store_answer(server).json["id"]
         undo = stack.enter_context(ExitStack())
         undo.enter_context(fault(disk, database))
-        server = stack.enter_context(run_forwarder(given, tmp_path))
+        server = stack.enter_context(run_forwarder(settings, tmp_path))
         assert_serves_without_a_store(server)
         os.kill(worker_of(server), signal.SIGKILL)  # the one that replaces it starts as well
         wait_until(lambda: is_answering(server), 30)
@@ -179,8 +183,8 @@ def test_worker_without_its_database_file_serves_and_recovers(
         undo.close()
 
         assert_stores(server)
-        if before is not None:
-            assert http.get(f"{server.v1}/responses/{before}").status_code == 200
+        if response_id is not None:
+            assert http.get(f"{server.v1}/responses/{response_id}").status_code == 200
         assert "Traceback" not in server.log
 
 
@@ -189,15 +193,15 @@ def test_disk_that_fills_up_while_a_worker_serves(
 ) -> None:
     with ExitStack() as stack:
         disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
-        given = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
-        server = stack.enter_context(run_forwarder(given, tmp_path))
-        before = store_answer(server).json["id"]
+        settings = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
+        server = stack.enter_context(run_forwarder(settings, tmp_path))
+        response_id = store_answer(server).json["id"]
         with fill_disk(disk, disk / "forwarder.db"):
             # Writes without room have failed, and their answers are not reported as stored.
             wait_until(lambda: store_answer(server, metadata={"x": "y" * 500}).status == 503, 30)
-            assert http.get(f"{server.v1}/responses/{before}").status_code == 200
+            assert http.get(f"{server.v1}/responses/{response_id}").status_code == 200
             body = make_body("responses", model="chat/m", store=False)
-            assert ask(server, "responses", body).ending == "completed"
+            assert send_request(server, "responses", body).ending == "completed"
 
         assert_stores(server)
 
@@ -210,28 +214,28 @@ def test_encrypted_reasoning_decrypts_after_the_store_returns(
     def make_sealed_output(server: Server) -> list[Json]:
         upstream.script(Answer(text="Hello.", reasoning="I think."))
         body = make_body("responses", model="chat/m", store=False, **INCLUDE)
-        output: list[Json] = ask(server, "responses", body).whole["output"]
+        output: list[Json] = send_request(server, "responses", body).whole["output"]
         output[0]["summary"] = []  # only the seal knows
         return output
 
     def can_decrypt(server: Server, output: list[Json]) -> bool:
         history = [{"role": "user", "content": "hi"}, *output, {"role": "user", "content": "go on"}]
-        ask(server, "responses", {"model": "chat/m", "input": history, "store": False})
+        send_request(server, "responses", {"model": "chat/m", "input": history, "store": False})
         return "I think." in str(upstream.requests[-1].body["messages"])
 
     with ExitStack() as stack:
         disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
-        given = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
+        settings = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
         with fill_disk(disk, disk / "forwarder.db"):
-            server = stack.enter_context(run_forwarder(given, tmp_path))
-            meanwhile = make_sealed_output(server)
-            assert can_decrypt(server, meanwhile)
+            server = stack.enter_context(run_forwarder(settings, tmp_path))
+            output_during_fault = make_sealed_output(server)
+            assert can_decrypt(server, output_during_fault)
         wait_until(lambda: store_is_back(server), 30)
-        after = make_sealed_output(server)
-        assert can_decrypt(server, meanwhile)
-        with run_forwarder(given, tmp_path) as another:
-            assert can_decrypt(another, meanwhile)
-            assert can_decrypt(another, after)
+        output_after_fault = make_sealed_output(server)
+        assert can_decrypt(server, output_during_fault)
+        with run_forwarder(settings, tmp_path) as restarted_server:
+            assert can_decrypt(restarted_server, output_during_fault)
+            assert can_decrypt(restarted_server, output_after_fault)
 
 
 # -- PostgreSQL -----------------------------------------------------------------------------------
@@ -244,12 +248,12 @@ def hang(server: Postgres, sign: int) -> None:
             os.kill(process, sign)
 
 
-def measure_answer(server: Server, client: str, **more: Any) -> float:
+def measure_answer(server: Server, client: str, **parameters: Any) -> float:
     """Seconds that an answer took which needs no store."""
-    began = time.monotonic()
-    answered = ask(server, client, make_body(client, **more))
-    assert answered.ending == "completed", answered.text
-    return time.monotonic() - began
+    started_at = time.monotonic()
+    response = send_request(server, client, make_body(client, **parameters))
+    assert response.ending == "completed", response.text
+    return time.monotonic() - started_at
 
 
 @needs_postgres
@@ -258,32 +262,34 @@ def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
 ) -> None:
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
-        given = make_settings(
+        settings = make_settings(
             upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s"
         )
-        server = stack.enter_context(run_forwarder(given, tmp_path))
-        before = store_answer(server).json["id"]
+        server = stack.enter_context(run_forwarder(settings, tmp_path))
+        response_id = store_answer(server).json["id"]
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
 
-        began = time.monotonic()
+        started_at = time.monotonic()
         for i in range(20):
             for stream in (False, True):
                 measure_answer(server, "responses", stream=stream, store=False)
                 measure_answer(server, "chat", stream=stream)
                 upstream.script(Answer(text=f"{i}", reasoning=f"which is kept {i} {stream}"))
                 measure_answer(server, "chat", stream=stream, model="responses/gpt-5.5")
-        assert time.monotonic() - began < 8, "requests have waited for time-outs"
-        waiting = ThreadPoolExecutor(4)
-        late = [waiting.submit(http.get, f"{server.v1}/responses/{before}") for _ in range(4)]
+        assert time.monotonic() - started_at < 8, "requests have waited for time-outs"
+        waiting_pool = ThreadPoolExecutor(4)
+        retrievals = [
+            waiting_pool.submit(http.get, f"{server.v1}/responses/{response_id}") for _ in range(4)
+        ]
         measure_answer(server, "responses", store=False)
         assert read_readiness(server)["store"]["reachable"] is False
 
         hang(postgres, signal.SIGCONT)
 
-        assert {answer.result().status_code for answer in late} <= {200, 503}
+        assert {answer.result().status_code for answer in retrievals} <= {200, 503}
         assert_stores(server)
-        assert http.get(f"{server.v1}/responses/{before}").status_code == 200
+        assert http.get(f"{server.v1}/responses/{response_id}").status_code == 200
 
 
 @needs_postgres
@@ -291,47 +297,47 @@ def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: P
     """Requests that need the store fail after the time-out, and from then on at once."""
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
-        given = make_settings(
+        settings = make_settings(
             upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s"
         )
-        server = stack.enter_context(run_forwarder(given, tmp_path))
-        before = store_answer(server).json["id"]
+        server = stack.enter_context(run_forwarder(settings, tmp_path))
+        response_id = store_answer(server).json["id"]
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
 
-        given_up = httpx2.get(f"{server.v1}/responses/{before}", timeout=40, trust_env=False)
-        assert (given_up.status_code, given_up.json()["error"]["code"]) == (503, UNAVAILABLE)
-        began = time.monotonic()
+        retrieval = httpx2.get(f"{server.v1}/responses/{response_id}", timeout=40, trust_env=False)
+        assert (retrieval.status_code, retrieval.json()["error"]["code"]) == (503, UNAVAILABLE)
+        started_at = time.monotonic()
         for _ in range(20):
-            assert http.get(f"{server.v1}/responses/{before}").status_code == 503
-        assert time.monotonic() - began < 8, "requests have waited for time-outs"
+            assert http.get(f"{server.v1}/responses/{response_id}").status_code == 503
+        assert time.monotonic() - started_at < 8, "requests have waited for time-outs"
 
         hang(postgres, signal.SIGCONT)
         assert_stores(server)
 
 
 @needs_postgres
-@pytest.mark.parametrize("how", ["stopped", "hanging"])
+@pytest.mark.parametrize("failure", ["stopped", "hanging"])
 def test_worker_without_its_database_server_serves_and_recovers(
-    how: str, upstream: ScriptedUpstream, tmp_path: Path
+    failure: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
         stack.callback(hang, postgres, signal.SIGCONT)
-        if how == "hanging":
+        if failure == "hanging":
             hang(postgres, signal.SIGSTOP)
         else:
             postgres.stop()
-        given = make_settings(
+        settings = make_settings(
             upstream,
             FORWARDER_DATABASE_URL=postgres.url,
             FORWARDER_SECRET_KEY="s",
             FORWARDER_CLIENT_KEYS="optional",  # or the database might have keys
         )
-        server = stack.enter_context(run_forwarder(given, tmp_path))
+        server = stack.enter_context(run_forwarder(settings, tmp_path))
         assert_serves_without_a_store(server)
 
-        if how == "hanging":
+        if failure == "hanging":
             hang(postgres, signal.SIGCONT)
         else:
             postgres.start()
@@ -346,12 +352,12 @@ def test_worker_without_its_database_server_cannot_check_keys(
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
         postgres.stop()
-        given = make_settings(
+        settings = make_settings(
             upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s"
         )
-        server = stack.enter_context(run_forwarder(given, tmp_path))
-        refused = ask(server, "chat", make_body("chat", model="chat/m"))
-        assert (refused.status, refused.error["code"]) == (503, UNAVAILABLE)
+        server = stack.enter_context(run_forwarder(settings, tmp_path))
+        refusal = send_request(server, "chat", make_body("chat", model="chat/m"))
+        assert (refusal.status, refusal.error["code"]) == (503, UNAVAILABLE)
 
         postgres.start()
 

@@ -15,7 +15,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.helpers.tracing import need_opentelemetry
 from tests.live.conftest import make_settings
 from tests.live.server import ROOT, run_forwarder
-from tests.live.talk import ask, make_body
+from tests.live.talk import make_body, send_request
 
 
 class Collector(ThreadingHTTPServer):
@@ -23,7 +23,7 @@ class Collector(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Receiver)
-        self.got: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -31,7 +31,7 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.got.append((self.path, body))
+        self.server.received.append((self.path, body))
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -50,37 +50,37 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-def test_a_collector_gets_every_span_also_the_last(
+def test_collector_receives_every_span_including_the_last(
     collector: Collector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     need_opentelemetry()
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     endpoint = f"http://127.0.0.1:{collector.server_port}"
-    given = make_settings(upstream, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
-    with run_forwarder(given, tmp_path) as server:
+    settings = make_settings(upstream, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    with run_forwarder(settings, tmp_path) as server:
         for stream in (False, True):
-            ask(server, "responses", make_body("responses", model="chat/m", stream=stream))
+            send_request(server, "responses", make_body("responses", model="chat/m", stream=stream))
 
     assert "Traceback" not in server.log
-    assert {path for path, _ in collector.got} == {"/v1/traces"}
+    assert {path for path, _ in collector.received} == {"/v1/traces"}
     spans, services = [], set()
-    for _, body in collector.got:
+    for _, body in collector.received:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             names = {a.key: a.value.string_value for a in resource.resource.attributes}
             services.add(names["service.name"])
             spans += [span for scope in resource.scope_spans for span in scope.spans]
     assert services == {"forwarder"}
     assert sorted(span.name for span in spans) == ["chat m"] * 4
-    handed_on = {request.headers["traceparent"].split("-")[2] for request in upstream.requests}
-    assert handed_on < {span.span_id.hex() for span in spans}
+    sent_span_ids = {request.headers["traceparent"].split("-")[2] for request in upstream.requests}
+    assert sent_span_ids < {span.span_id.hex() for span in spans}
 
 
 def test_traceparent_is_not_forwarded_without_tracing(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with run_forwarder(make_settings(upstream), tmp_path) as server:
-        ask(server, "chat", make_body("chat"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+        send_request(server, "chat", make_body("chat"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
 
     assert "traceparent" not in upstream.requests[0].headers
 

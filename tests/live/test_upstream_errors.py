@@ -14,11 +14,11 @@ from tests.helpers.certificates import Authority
 from tests.helpers.loopback import Peer, find_unused_port, run_server
 from tests.live.conftest import KEY, Serve
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, Json, ask, http, make_body
-from tests.live.test_service import line_of, read_log
-from tests.live.test_websocket import talking
+from tests.live.talk import PAIRINGS, PATHS, Json, http, make_body, send_request
+from tests.live.test_service import find_log_line, read_log
+from tests.live.test_websocket import open_session
 
-every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
+every_pairing = pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 every_client = pytest.mark.parametrize("client", PATHS)
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
@@ -53,80 +53,86 @@ def wrong_key_forwarder(serve: Serve, keyed_upstream: ScriptedUpstream) -> Serve
 @every_pairing
 @either
 def test_a_refused_key_is_a_403_that_names_the_setting(
-    client: str, over: str, stream: bool, wrong_key_forwarder: Server
+    client: str, upstream_api: str, stream: bool, wrong_key_forwarder: Server
 ) -> None:
-    answered = ask(wrong_key_forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
+    response = send_request(
+        wrong_key_forwarder, client, make_body(client, model=f"{upstream_api}/m", stream=stream)
+    )
 
-    assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
-    assert answered.headers["x-should-retry"] == "false"
-    message = answered.error["message"]
-    assert f"({over.upper()}_API_KEY)" in message
+    assert (response.status, response.error["code"]) == (403, "upstream_authentication")
+    assert response.headers["x-should-retry"] == "false"
+    message = response.error["message"]
+    assert f"({upstream_api.upper()}_API_KEY)" in message
     assert "It says: " in message
-    assert WRONG_KEY not in answered.text
+    assert WRONG_KEY not in response.text
 
 
 @every_client
 def test_a_missing_key_is_named(client: str, wrong_key_forwarder: Server) -> None:
-    answered = ask(wrong_key_forwarder, client, make_body(client, model="keyless/m", stream=True))
+    response = send_request(
+        wrong_key_forwarder, client, make_body(client, model="keyless/m", stream=True)
+    )
 
-    assert answered.status == 403
-    assert "none is configured: KEYLESS_API_KEY is not set" in answered.error["message"]
+    assert response.status == 403
+    assert "none is configured: KEYLESS_API_KEY is not set" in response.error["message"]
 
 
 @every_client
 def test_a_client_s_own_key_stays_a_401(client: str, wrong_key_forwarder: Server) -> None:
     body = make_body(client, model="theirs/m", stream=True)
 
-    answered = ask(wrong_key_forwarder, client, body, Authorization="Bearer sk-of-the-client")
+    response = send_request(
+        wrong_key_forwarder, client, body, Authorization="Bearer sk-of-the-client"
+    )
 
-    assert answered.status == 401
-    assert "x-should-retry" not in answered.headers
+    assert response.status == 401
+    assert "x-should-retry" not in response.headers
 
 
-@pytest.mark.parametrize("over", PATHS)
+@pytest.mark.parametrize("upstream_api", PATHS)
 def test_over_a_websocket_a_refused_key_is_an_error_with_its_status(
-    over: str, wrong_key_forwarder: Server
+    upstream_api: str, wrong_key_forwarder: Server
 ) -> None:
-    with talking(wrong_key_forwarder) as talk:
-        [event] = talk.ask("hi", model=f"{over}/m")
+    with open_session(wrong_key_forwarder) as session:
+        [event] = session.run_turn("hi", model=f"{upstream_api}/m")
 
     assert (event["type"], event["status"]) == ("error", 403)
     assert event["error"]["code"] == "upstream_authentication"
     assert event["headers"]["X-Should-Retry"] == "false"
-    assert f"{over.upper()}_API_KEY" in event["error"]["message"]
+    assert f"{upstream_api.upper()}_API_KEY" in event["error"]["message"]
 
 
-@pytest.mark.parametrize("over", PATHS)
+@pytest.mark.parametrize("upstream_api", PATHS)
 def test_background_work_with_a_refused_key_fails_with_the_reason(
-    over: str, wrong_key_forwarder: Server
+    upstream_api: str, wrong_key_forwarder: Server
 ) -> None:
-    body = make_body("responses", model=f"{over}/m", background=True)
-    queued = http.post(f"{wrong_key_forwarder.v1}/responses", json=body).json()
+    body = make_body("responses", model=f"{upstream_api}/m", background=True)
+    response = http.post(f"{wrong_key_forwarder.v1}/responses", json=body).json()
 
     def poll_response() -> Any:
-        return http.get(f"{wrong_key_forwarder.v1}/responses/{queued['id']}").json()
+        return http.get(f"{wrong_key_forwarder.v1}/responses/{response['id']}").json()
 
     deadline = time.monotonic() + 8
-    while (found := poll_response())["status"] in ("queued", "in_progress"):
-        assert time.monotonic() < deadline, found
+    while (result := poll_response())["status"] in ("queued", "in_progress"):
+        assert time.monotonic() < deadline, result
         time.sleep(0.05)
-    assert found["status"] == "failed"
-    assert f"({over.upper()}_API_KEY)" in found["error"]["message"]
+    assert result["status"] == "failed"
+    assert f"({upstream_api.upper()}_API_KEY)" in result["error"]["message"]
 
 
-def test_a_refused_key_stands_in_the_log_once_and_in_ready(wrong_key_forwarder: Server) -> None:
+def test_refused_key_is_logged_once_and_shown_in_ready(wrong_key_forwarder: Server) -> None:
     for _ in range(3):
-        ask(wrong_key_forwarder, "chat", make_body("chat", model="chat/m"))
+        send_request(wrong_key_forwarder, "chat", make_body("chat", model="chat/m"))
 
-    told = [
+    log_lines = [
         line
         for line in read_log(wrong_key_forwarder)
         if line.get("event") == "upstream_key_refused"
     ]
     ready = http.get(f"{wrong_key_forwarder.url}/ready").json()["upstreams"]
 
-    assert len([line for line in told if line["upstream"] == "chat"]) == 1
-    assert "(CHAT_API_KEY)" in told[0]["detail"] or told[0]["upstream"] != "chat"
+    assert len([line for line in log_lines if line["upstream"] == "chat"]) == 1
+    assert "(CHAT_API_KEY)" in log_lines[0]["detail"] or log_lines[0]["upstream"] != "chat"
     for name in ("chat", "responses", "keyless"):
         assert ready[name]["key_accepted"] is False
         assert f"{name.upper()}_API_KEY" in ready[name]["error"]
@@ -152,14 +158,14 @@ def cut_off_forwarder(serve: Serve, tmp_path_factory: pytest.TempPathFactory) ->
             pass
 
     with (
-        run_server(lambda peer: None, authority.server("localhost")) as strange,
+        run_server(lambda peer: None, authority.server("localhost")) as plain_server,
         run_server(answer_plain_http) as http_only,
         run_server(never_answer) as slow,
     ):
         urls = {
             "unknown": "https://no-such-host.invalid/v1",
             "refused": f"http://127.0.0.1:{find_unused_port()}/v1",
-            "strange": f"https://localhost:{strange.port}/v1",
+            "strange": f"https://localhost:{plain_server.port}/v1",
             "plain": f"https://localhost:{http_only.port}/v1",
             "slow": f"http://localhost:{slow.port}/v1",
             "proxied": "http://behind-a-proxy.test/v1",
@@ -191,19 +197,21 @@ REASONS = {
 @every_client
 @either
 @pytest.mark.parametrize("name", REASONS)
-def test_a_connection_error_says_why_in_the_message_and_in_the_log(
+def test_connection_error_has_its_reason_in_the_message_and_the_log(
     client: str, stream: bool, name: str, cut_off_forwarder: Server
 ) -> None:
-    answered = ask(cut_off_forwarder, client, make_body(client, model=f"{name}/m", stream=stream))
+    response = send_request(
+        cut_off_forwarder, client, make_body(client, model=f"{name}/m", stream=stream)
+    )
 
-    assert answered.status == (504 if name == "slow" else 502)
-    message = answered.error["message"]
+    assert response.status == (504 if name == "slow" else 502)
+    message = response.error["message"]
     assert REASONS[name] in message
-    assert line_of(cut_off_forwarder, answered)["detail"] == message
-    assert SECRET not in answered.text
+    assert find_log_line(cut_off_forwarder, response)["detail"] == message
+    assert SECRET not in response.text
 
 
-def test_ready_says_why(cut_off_forwarder: Server) -> None:
+def test_ready_shows_the_connection_error(cut_off_forwarder: Server) -> None:
     ready = http.get(f"{cut_off_forwarder.url}/ready")
 
     assert ready.status_code == 503
@@ -221,7 +229,7 @@ def test_ready_says_why(cut_off_forwarder: Server) -> None:
 
 @every_client
 @either
-def test_a_base_url_without_its_version_is_noticed(
+def test_base_url_without_its_version_is_reported(
     client: str, stream: bool, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     root = upstream.url.removesuffix("/v1")
@@ -232,17 +240,17 @@ def test_a_base_url_without_its_version_is_noticed(
     server = serve(environment)
 
     ready = http.get(f"{server.url}/ready")
-    answered = ask(server, client, make_body(client, model="chat/m", stream=stream))
+    response = send_request(server, client, make_body(client, model="chat/m", stream=stream))
 
     assert ready.status_code == 503
     assert "lacks '/v1'" in ready.json()["upstreams"]["chat"]["error"]
-    assert (answered.status, answered.error["code"]) == (502, "upstream_base_url")
-    assert answered.headers["x-should-retry"] == "false"
-    assert "(CHAT_BASE_URL)" in answered.error["message"]
-    assert f"on {root.removeprefix('http://')} " in answered.error["message"]
+    assert (response.status, response.error["code"]) == (502, "upstream_base_url")
+    assert response.headers["x-should-retry"] == "false"
+    assert "(CHAT_BASE_URL)" in response.error["message"]
+    assert f"on {root.removeprefix('http://')} " in response.error["message"]
 
 
-# -- kept connections -----------------------------------------------------------------------------
+# -- reused connections ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("retries", "status", "sent"), [("0", 502, 2), ("1", 200, 3)])
@@ -268,8 +276,8 @@ def test_a_post_on_a_connection_that_closes_is_sent_twice_only_with_retries(
                 "UP_MAX_RETRIES": retries,
             }
         )
-        first = ask(server, "chat", make_body("chat"))
-        second = ask(server, "chat", make_body("chat"))
+        first = send_request(server, "chat", make_body("chat"))
+        second = send_request(server, "chat", make_body("chat"))
 
         assert (first.status, second.status) == (200, status)
         assert len(peer.requests) == sent

@@ -39,7 +39,7 @@ KINDS = (
     "answer", "failed", "answer", "background", "answer", "search", "call", "answer",
     "searchandstall", "answer", "stalled",
 )  # fmt: skip
-"""What the requests of a mixture are: most are answered, with a call of the client's function or
+"""What the requests of a mixture are: most are completed, with a call of the client's function or
 after a search by the forwarder; the client leaves in the middle of an answer that stalls."""
 LEFT = ("stalled", "searchandstall")
 ANSWERED = ("answer", "call", "searching", "background")
@@ -98,7 +98,7 @@ class CountingUpstream(ScriptedUpstream):
         }
         with self._lock:
             self._serial += 1
-            ask = Ask(protocol, body, self._serial)
+            request = Ask(protocol, body, self._serial)
             counts = self.counts[client]
             counts["requests"] += is_first
             counts["cancelled"] += kind == "stalled"
@@ -110,9 +110,9 @@ class CountingUpstream(ScriptedUpstream):
                 counts["reasoning_tokens"] += usage.reasoning
         if kind == "stalled":
             self.arrived[serial].set()
-        said = answers[kind]()
-        stream = Stream(said) if isinstance(said, Answer) else said
-        return stream.reply(ask)
+        scripted_answer = answers[kind]()
+        stream = Stream(scripted_answer) if isinstance(scripted_answer, Answer) else scripted_answer
+        return stream.reply(request)
 
 
 def has_tool_output(body: Json) -> bool:
@@ -164,9 +164,11 @@ def make_request(kind: str, serial: int) -> tuple[str, Json, dict[str, str]]:
     chance = random.Random(serial)
     client = chance.choice(list(CLIENTS))
     protocol = "responses" if kind == "background" else chance.choice(list(ENDPOINTS))
-    over = chance.choice(list(PATHS))
+    upstream_api = chance.choice(list(PATHS))
     prompt, streamed = f"{kind} {serial} {client}!", chance.random() < 0.7
-    body = make_body("responses" if protocol == "responses" else "chat", prompt, f"{over}/m")
+    body = make_body(
+        "responses" if protocol == "responses" else "chat", prompt, f"{upstream_api}/m"
+    )
     body |= {"stream": streamed}
     if protocol == "messages":
         body["max_tokens"] = 100
@@ -187,11 +189,11 @@ def send(server: Server, provider: CountingUpstream, kind: str, serial: int) -> 
     path, body, headers = make_request(kind, serial)
     url = f"{server.v1}{path}"
     if body["stream"] and (kind in LEFT or kind == "background"):
-        awaited, said = b"" if kind == "background" else b'"one t', b""
-        with http.stream("POST", url, json=body, headers=headers, timeout=30) as got:
-            for piece in got.iter_bytes():
-                said += piece
-                if awaited in said:
+        marker, received = b"" if kind == "background" else b'"one t', b""
+        with http.stream("POST", url, json=body, headers=headers, timeout=30) as response:
+            for piece in response.iter_bytes():
+                received += piece
+                if marker in received:
                     return
     elif kind in LEFT:
         leave_whole_answer(provider.arrived[serial], url, body, headers)
@@ -200,7 +202,7 @@ def send(server: Server, provider: CountingUpstream, kind: str, serial: int) -> 
 
 
 def leave_whole_answer(
-    arrived: threading.Event, url: str, body: Json, headers: dict[str, str]
+    request_arrived: threading.Event, url: str, body: Json, headers: dict[str, str]
 ) -> None:
     """Send a request, and leave when the upstream has it."""
     request = httpx2.Request("POST", url, json=body, headers=headers)
@@ -208,7 +210,7 @@ def leave_whole_answer(
     line = f"POST {request.url.path} HTTP/1.1\r\n"
     with socket.create_connection(("127.0.0.1", request.url.port or 0)) as connection:
         connection.sendall(f"{line}{head}\r\n".encode() + request.read())
-        assert arrived.wait(30), body
+        assert request_arrived.wait(30), body
 
 
 def send_mixture(
@@ -223,9 +225,9 @@ def send_mixture(
 
 
 def read_report(server: Server, query: str, headers: dict[str, str] = ADMIN) -> Json:
-    got = httpx2.get(f"{server.url}/forwarder/usage?{query}", headers=headers, trust_env=False)
-    assert got.status_code == 200, got.text
-    report: Json = got.json()
+    response = httpx2.get(f"{server.url}/forwarder/usage?{query}", headers=headers, trust_env=False)
+    assert response.status_code == 200, response.text
+    report: Json = response.json()
     return report
 
 
@@ -243,14 +245,16 @@ def wait_for_requests(server: Server, count: int) -> None:
 
 def find_busy(server: Server) -> list[Json]:
     """Upstreams and endpoints of any worker that still count a request in flight."""
-    busy = []
+    busy_states = []
     for other in list_workers(server):
         with suspend_process(other):
-            got = httpx2.get(f"{server.url}/ready?verbose", headers=ADMIN, trust_env=False)
-        for upstream in got.json()["upstreams"].values():
+            response = httpx2.get(f"{server.url}/ready?verbose", headers=ADMIN, trust_env=False)
+        for upstream in response.json()["upstreams"].values():
             state = upstream["resilience"]
-            busy += [each for each in (state, *state.get("endpoints", ())) if each["concurrent"]]
-    return busy
+            busy_states += [
+                each for each in (state, *state.get("endpoints", ())) if each["concurrent"]
+            ]
+    return busy_states
 
 
 @pytest.mark.slow
@@ -263,13 +267,13 @@ def test_usage_of_two_workers_equals_the_provider_s(
         wait_for_requests(server, REQUESTS)
         time.sleep(0.5)  # nothing counts twice
 
-        found = read_report(server, "group=client")
-        assert found["shared"] is True
-        assert {line["client"]: select_counts(line) for line in found["data"]} == {
+        report = read_report(server, "group=client")
+        assert report["shared"] is True
+        assert {line["client"]: select_counts(line) for line in report["data"]} == {
             client: {name: counts[name] for name in COUNTS}
             for client, counts in provider.counts.items()
         }
-        assert found["total"]["cost"] == pytest.approx(
+        assert report["total"]["cost"] == pytest.approx(
             sum(c["input_tokens"] - c["cached_tokens"] for c in provider.counts.values()) / 1e6
         )
         models = read_report(server, "group=model,upstream")["data"]
@@ -277,9 +281,11 @@ def test_usage_of_two_workers_equals_the_provider_s(
             ("chat/m", "chat"),
             ("responses/m", "responses"),
         }
-        own = read_report(server, "group=client", {"Authorization": f"Bearer {CLIENTS['bob']}"})
-        assert [line["client"] for line in own["data"]] == ["bob"]
-        assert own["total"]["requests"] == provider.counts["bob"]["requests"]
+        own_report = read_report(
+            server, "group=client", {"Authorization": f"Bearer {CLIENTS['bob']}"}
+        )
+        assert [line["client"] for line in own_report["data"]] == ["bob"]
+        assert own_report["total"]["requests"] == provider.counts["bob"]["requests"]
         assert find_busy(server) == []
 
 

@@ -28,7 +28,7 @@ DIMENSIONS = 1536
 
 
 class Embedder(ThreadingHTTPServer):
-    """An upstream with embeddings; while ``hold`` is set, nothing is answered."""
+    """An upstream with embeddings; while ``hold`` is set, it does not answer."""
 
     daemon_threads = True
 
@@ -89,14 +89,14 @@ def embedder() -> Iterator[Embedder]:
         yield server
 
 
-def make_settings(embedder: Embedder, **more: str) -> dict[str, str]:
+def make_settings(embedder: Embedder, **overrides: str) -> dict[str, str]:
     return {
         "FORWARDER_UPSTREAMS": "up",
         "UP_BASE_URL": embedder.url,
         "UP_API_KEY": "sk-up",
         "FORWARDER_EMBEDDING_MODEL": "up/e",
         "FORWARDER_API_KEYS": "sk-one,sk-two",
-        **more,
+        **overrides,
     }
 
 
@@ -137,17 +137,17 @@ def test_official_client_stores_and_searches_files(forwarder: Server) -> None:
         )
         assert (batch.status, batch.file_counts.completed) == ("completed", 2)
         for name in ("page.html", "code.py"):
-            added = client.vector_stores.files.create_and_poll(
+            vector_store_file = client.vector_stores.files.create_and_poll(
                 files[name].id,
                 vector_store_id=store.id,
                 attributes={"kind": "text", "size": len(contents[name])},
                 poll_interval_ms=50,
             )
-            assert added.status == "completed", added.last_error
+            assert vector_store_file.status == "completed", vector_store_file.last_error
 
-        found = client.vector_stores.search(store.id, query="When are refunds paid?")
-        assert found.data[0].filename == "refunds.pdf"
-        assert found.data[0].content[0].text == "Refunds are paid within thirty days."
+        results = client.vector_stores.search(store.id, query="When are refunds paid?")
+        assert results.data[0].filename == "refunds.pdf"
+        assert results.data[0].content[0].text == "Refunds are paid within thirty days."
         filtered = client.vector_stores.search(
             store.id,
             query=["hello", "opens", "return"],
@@ -180,10 +180,10 @@ def test_official_client_stores_and_searches_files(forwarder: Server) -> None:
 def test_uploads_of_the_official_client_are_polled(forwarder: Server) -> None:
     with connect(forwarder) as client:
         store = client.vector_stores.create()
-        good = client.vector_stores.files.upload_and_poll(
+        completed_file = client.vector_stores.files.upload_and_poll(
             vector_store_id=store.id, file=("a.txt", b"hello"), poll_interval_ms=50
         )
-        bad = client.vector_stores.files.upload_and_poll(
+        failed_file = client.vector_stores.files.upload_and_poll(
             vector_store_id=store.id, file=("a.pdf", b"%PDF-1.7 broken"), poll_interval_ms=50
         )
         batch = client.vector_stores.file_batches.upload_and_poll(
@@ -191,9 +191,9 @@ def test_uploads_of_the_official_client_are_polled(forwarder: Server) -> None:
             files=[("b.txt", b"one"), ("c.png", b"\x89PNG\0")],
             poll_interval_ms=50,
         )
-        assert (good.status, bad.status) == ("completed", "failed")
-        assert bad.last_error is not None
-        assert bad.last_error.code == "invalid_file"
+        assert (completed_file.status, failed_file.status) == ("completed", "failed")
+        assert failed_file.last_error is not None
+        assert failed_file.last_error.code == "invalid_file"
         assert (batch.file_counts.completed, batch.file_counts.failed) == (1, 1)
 
 
@@ -202,7 +202,7 @@ def test_other_clients_find_nothing(forwarder: Server) -> None:
         file = client.files.create(file=("a.txt", b"hello"), purpose="assistants")
         store = client.vector_stores.create(file_ids=[file.id])
 
-        for ask in (
+        for call in (
             lambda: stranger.vector_stores.retrieve(store.id),
             lambda: stranger.vector_stores.search(store.id, query="hello"),
             lambda: stranger.vector_stores.files.content(file.id, vector_store_id=store.id),
@@ -210,7 +210,7 @@ def test_other_clients_find_nothing(forwarder: Server) -> None:
             lambda: stranger.vector_stores.create(file_ids=[file.id]),
         ):
             with pytest.raises(openai.NotFoundError):
-                ask()
+                call()
 
 
 @pytest.mark.slow
@@ -232,14 +232,14 @@ def test_file_survives_the_death_of_its_worker(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                found = client.vector_stores.retrieve(store.id)
+                retrieved = client.vector_stores.retrieve(store.id)
             except openai.APIConnectionError:
                 time.sleep(0.2)  # gunicorn starts another worker
                 continue
-            if found.status == "completed":
+            if retrieved.status == "completed":
                 break
             time.sleep(0.2)
-        assert (found.status, found.file_counts.completed) == ("completed", 1)
+        assert (retrieved.status, retrieved.file_counts.completed) == ("completed", 1)
 
 
 MAX_STALL = 0.05
@@ -252,8 +252,8 @@ MAX_STALL = 0.05
 def test_neighbour_streams_on_beside_files_and_searches(
     serve: Serve, embedder: Embedder, neighbour: Neighbour
 ) -> None:
-    more = {"FORWARDER_UPSTREAMS": "up,neighbour", "FORWARDER_API_KEYS": "k"}
-    server = serve({**neighbour.settings, **make_settings(embedder), **more})
+    settings = {"FORWARDER_UPSTREAMS": "up,neighbour", "FORWARDER_API_KEYS": "k"}
+    server = serve({**neighbour.settings, **make_settings(embedder), **settings})
     words = [f"word{n}" for n in range(5000)]
     source = random.Random(1)
     text = " ".join(source.choice(words) for _ in range(250_000)).encode()
@@ -266,6 +266,6 @@ def test_neighbour_streams_on_beside_files_and_searches(
             assert time.monotonic() < deadline
             time.sleep(0.5)
         for _ in range(20):
-            found = client.vector_stores.search(store.id, query="word7 word4711")
-            searches += bool(found.data)
+            results = client.vector_stores.search(store.id, query="word7 word4711")
+            searches += bool(results.data)
     assert searches == 20

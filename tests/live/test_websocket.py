@@ -40,28 +40,28 @@ HANDSHAKE = {
 }
 
 
-class Talk:
+class WebSocketSession:
     """A connection, and the turns on it."""
 
     def __init__(self, server: Server, path: str = "/v1/responses", **headers: str) -> None:
         url = server.url.replace("http", "ws", 1) + path
         self.ws = Client.connect(url, headers=headers)
 
-    def ask(self, said: Any, **more: Any) -> list[Json]:
+    def run_turn(self, turn_input: Any, **parameters: Any) -> list[Json]:
         """The events of one turn."""
-        self.send(said, **more)
-        return self.hear()
+        self.send(turn_input, **parameters)
+        return self.receive_events()
 
-    def send(self, said: Any, **more: Any) -> None:
-        body = {"type": "response.create", "model": "chat/m", "input": said, **more}
+    def send(self, turn_input: Any, **parameters: Any) -> None:
+        body = {"type": "response.create", "model": "chat/m", "input": turn_input, **parameters}
         self.ws.send(json.dumps(body))
 
-    def hear(self, seconds: float = 10) -> list[Json]:
+    def receive_events(self, seconds: float = 10) -> list[Json]:
         events: list[Json] = []
         while not events or events[-1]["type"] not in TERMINALS:
-            got = self.ws.receive(timeout=seconds)
-            assert got is not None, events
-            events.append(json.loads(got))
+            message = self.ws.receive(timeout=seconds)
+            assert message is not None, events
+            events.append(json.loads(message))
         return events
 
     def wait_for_close(self, seconds: float = 10) -> int:
@@ -75,13 +75,13 @@ class Talk:
 
 
 @contextlib.contextmanager
-def talking(server: Server, **more: Any) -> Iterator[Talk]:
-    talk = Talk(server, **more)
+def open_session(server: Server, **options: Any) -> Iterator[WebSocketSession]:
+    session = WebSocketSession(server, **options)
     try:
-        yield talk
+        yield session
     finally:
         with contextlib.suppress(ConnectionClosed):
-            talk.ws.close()
+            session.ws.close()
 
 
 def text_of(events: list[Json]) -> str:
@@ -89,8 +89,8 @@ def text_of(events: list[Json]) -> str:
 
 
 def read_log(server: Server, route: str = "responses") -> list[Json]:
-    logged = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
-    return [line for line in logged if line.get("route") == route]
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("route") == route]
 
 
 @pytest.fixture(scope="module", params=[GUNICORN, FLASK], ids=["gunicorn", "flask"])
@@ -98,15 +98,15 @@ def each_server(
     request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_factory: Any
 ) -> Iterator[Server]:
     """The forwarder in each of its two servers."""
-    place: Path = tmp_path_factory.mktemp("websocket")
+    folder: Path = tmp_path_factory.mktemp("websocket")
     stores = {"RESPONSES_QUIRKS": '{"keeps_responses": true}'}
-    with run_forwarder(make_settings(upstream, **stores), place, request.param) as server:
+    with run_forwarder(make_settings(upstream, **stores), folder, request.param) as server:
         yield server
 
 
 def test_a_turn_has_the_events_of_a_stream(each_server: Server) -> None:
-    with talking(each_server) as talk:
-        events = talk.ask("hi")
+    with open_session(each_server) as session:
+        events = session.run_turn("hi")
 
     assert [m for event in events for m in sdk.event_mistakes(event)] == []
     assert events[-1]["type"] == "response.completed"
@@ -115,7 +115,7 @@ def test_a_turn_has_the_events_of_a_stream(each_server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "wanted", "forms"),
+    ("base", "parameters", "forms"),
     [
         ("", {}, ["content"]),
         ("", {"reasoning": {"summary": "auto"}}, ["summary"]),
@@ -124,11 +124,11 @@ def test_a_turn_has_the_events_of_a_stream(each_server: Server) -> None:
     ],
 )
 def test_a_connection_has_the_reasoning_style_of_its_base_path(
-    base: str, wanted: Json, forms: list[str], each_server: Server, upstream: ScriptedUpstream
+    base: str, parameters: Json, forms: list[str], each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning="Hm."))
-    with talking(each_server, path=f"{base}/v1/responses") as talk:
-        events = talk.ask("hi", **wanted)
+    with open_session(each_server, path=f"{base}/v1/responses") as session:
+        events = session.run_turn("hi", **parameters)
 
     item = events[-1]["response"]["output"][0]
     assert [name for name in ("content", "summary") if item.get(name)] == forms
@@ -137,14 +137,16 @@ def test_a_connection_has_the_reasoning_style_of_its_base_path(
 def test_turns_continue_each_other_without_storage(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
-    with talking(each_server) as talk:
-        first = talk.ask("remember cobalt", store=False, instructions="old")[-1]["response"]
-        second = talk.ask("and?", store=False, previous_response_id=first["id"])[-1]["response"]
-        third = talk.ask("so?", store=False, previous_response_id=second["id"])
+    with open_session(each_server) as session:
+        first = session.run_turn("remember cobalt", store=False, instructions="old")[-1]["response"]
+        second = session.run_turn("and?", store=False, previous_response_id=first["id"])[-1][
+            "response"
+        ]
+        third = session.run_turn("so?", store=False, previous_response_id=second["id"])
 
-    said = [[m["content"] for m in r.body["messages"]] for r in upstream.requests]
-    assert said[1] == ["remember cobalt", HELLO, "and?"]
-    assert [len(messages) for messages in said] == [2, 3, 5]
+    sent_texts = [[m["content"] for m in r.body["messages"]] for r in upstream.requests]
+    assert sent_texts[1] == ["remember cobalt", HELLO, "and?"]
+    assert [len(messages) for messages in sent_texts] == [2, 3, 5]
     assert second["previous_response_id"] == first["id"]
     assert third[0]["response"]["previous_response_id"] == second["id"]
 
@@ -152,12 +154,12 @@ def test_turns_continue_each_other_without_storage(
 def test_a_tool_loop_sends_only_new_items(each_server: Server, upstream: ScriptedUpstream) -> None:
     tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
     upstream.script(Answer(calls=[Call("f", "{}", id="c1")]), Answer(text="42 it is"))
-    with talking(each_server) as talk:
-        first = talk.ask("go", tools=tools, store=False)[-1]["response"]
+    with open_session(each_server) as session:
+        first = session.run_turn("go", tools=tools, store=False)[-1]["response"]
         [call] = first["output"]
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
-        more = {"tools": tools, "store": False, "previous_response_id": first["id"]}
-        events = talk.ask([output], **more)
+        parameters = {"tools": tools, "store": False, "previous_response_id": first["id"]}
+        events = session.run_turn([output], **parameters)
 
     assert text_of(events) == "42 it is"
     assert [m["role"] for m in upstream.requests[-1].body["messages"]] == [
@@ -171,8 +173,8 @@ def test_large_messages_arrive_whole_in_both_directions(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="y" * 3_000_000, pieces=3))
-    with talking(each_server) as talk:
-        events = talk.ask("x" * 2_000_000)
+    with open_session(each_server) as session:
+        events = session.run_turn("x" * 2_000_000)
 
     assert len(upstream.requests[0].body["messages"][0]["content"]) == 2_000_000
     assert text_of(events) == "y" * 3_000_000
@@ -183,10 +185,12 @@ def test_large_messages_back_to_back_are_all_answered(
 ) -> None:
     message = {"type": "response.create", "model": "chat/m", "input": "x" * 400_000}
     upstream.script(*[Answer(text=str(number)) for number in range(3)])
-    with talking(each_server) as talk:
-        frame: bytes = talk.ws.ws.send(TextMessage(data=json.dumps(message)))
-        talk.ws.sock.sendall(frame * 3)  # the end of one and the start of the next arrive together
-        assert [text_of(talk.hear()) for _ in range(3)] == ["0", "1", "2"]
+    with open_session(each_server) as session:
+        frame: bytes = session.ws.ws.send(TextMessage(data=json.dumps(message)))
+        session.ws.sock.sendall(
+            frame * 3
+        )  # the end of one and the start of the next arrive together
+        assert [text_of(session.receive_events()) for _ in range(3)] == ["0", "1", "2"]
 
 
 # -- errors -----------------------------------------------------------------------------------------
@@ -199,47 +203,49 @@ def error_of(events: list[Json]) -> tuple[int, str | None, str | None]:
 
 
 def test_a_response_of_another_connection_is_not_found(each_server: Server) -> None:
-    with talking(each_server) as talk:
-        there = talk.ask("hi", store=False)[-1]["response"]["id"]
-    with talking(each_server) as talk:
-        lost = talk.ask("and?", store=False, previous_response_id=there)
-        again = talk.ask("hi", store=False)
+    with open_session(each_server) as session:
+        response_id = session.run_turn("hi", store=False)[-1]["response"]["id"]
+    with open_session(each_server) as session:
+        refusal = session.run_turn("and?", store=False, previous_response_id=response_id)
+        events = session.run_turn("hi", store=False)
 
-    assert error_of(lost) == (400, "previous_response_not_found", "previous_response_id")
-    assert again[-1]["type"] == "response.completed"
+    assert error_of(refusal) == (400, "previous_response_not_found", "previous_response_id")
+    assert events[-1]["type"] == "response.completed"
 
 
 def test_a_failed_turn_removes_the_response_that_it_continued(each_server: Server) -> None:
-    stray = {"type": "function_call_output", "call_id": "nobody", "output": ""}
-    with talking(each_server) as talk:
-        first = talk.ask("hi", store=False)[-1]["response"]["id"]
-        failed = talk.ask([stray], store=False, previous_response_id=first)
-        stale = talk.ask("and?", store=False, previous_response_id=first)
+    stray_output = {"type": "function_call_output", "call_id": "nobody", "output": ""}
+    with open_session(each_server) as session:
+        response_id = session.run_turn("hi", store=False)[-1]["response"]["id"]
+        failed_events = session.run_turn(
+            [stray_output], store=False, previous_response_id=response_id
+        )
+        stale_events = session.run_turn("and?", store=False, previous_response_id=response_id)
 
-    assert error_of(failed)[0] == 400
-    assert error_of(stale)[1] == "previous_response_not_found"
+    assert error_of(failed_events)[0] == 400
+    assert error_of(stale_events)[1] == "previous_response_not_found"
 
 
 def test_invalid_message_is_an_error_and_keeps_the_connection(each_server: Server) -> None:
-    with talking(each_server) as talk:
+    with open_session(each_server) as session:
         for message in ("{", "[]", '{"type": "x"}', '{"x": NaN}', "\ud7ff"):
-            talk.ws.send(message)
-            assert error_of(talk.hear())[0] == 400
-        wrong = talk.ask("hi", background=True)
-        missing = talk.ask("hi", model="")
-        fine = talk.ask("hi", stream=True, stream_options={"include_obfuscation": False})
+            session.ws.send(message)
+            assert error_of(session.receive_events())[0] == 400
+        refusal = session.run_turn("hi", background=True)
+        missing = session.run_turn("hi", model="")
+        events = session.run_turn("hi", stream=True, stream_options={"include_obfuscation": False})
 
-    assert error_of(wrong)[2] == "background"
+    assert error_of(refusal)[2] == "background"
     assert error_of(missing)[2] == "model"
-    assert fine[-1]["type"] == "response.completed"
+    assert events[-1]["type"] == "response.completed"
 
 
 def test_the_upstream_s_refusal_has_its_status(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(refuse_with_status(429, retry_after=7))
-    with talking(each_server) as talk:
-        [event] = talk.ask("hi")
+    with open_session(each_server) as session:
+        [event] = session.run_turn("hi")
 
     assert event["status"] == 429
     assert event["headers"]["retry-after"] == "7"
@@ -249,22 +255,22 @@ def test_a_stream_that_breaks_has_one_ending(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(cut_connection(Answer(text="one two three", pieces=9)))
-    with talking(each_server) as talk:
-        broken = talk.ask("hi")
-        after = talk.ask("hi")
+    with open_session(each_server) as session:
+        broken_events = session.run_turn("hi")
+        next_events = session.run_turn("hi")
 
-    assert broken[-1]["type"] == "response.failed"
-    assert [e["type"] for e in broken].count("error") == 0
-    assert [e["sequence_number"] for e in broken] == list(range(len(broken)))
-    assert after[0]["type"] == "response.created"
+    assert broken_events[-1]["type"] == "response.failed"
+    assert [e["type"] for e in broken_events].count("error") == 0
+    assert [e["sequence_number"] for e in broken_events] == list(range(len(broken_events)))
+    assert next_events[0]["type"] == "response.created"
 
 
 def test_a_finished_empty_turn_is_an_answer(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer())
-    with talking(each_server) as talk:
-        events = talk.ask("hi")
+    with open_session(each_server) as session:
+        events = session.run_turn("hi")
 
     assert events[-1]["type"] == "response.completed"
 
@@ -273,20 +279,20 @@ def test_a_response_can_be_prepared_and_continued(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     """As Codex does before its first turn."""
-    with talking(each_server) as talk:
-        prepared = talk.ask([{"role": "user", "content": "rules"}], generate=False)
-        asked = len(upstream.requests)
+    with open_session(each_server) as session:
+        prepared = session.run_turn([{"role": "user", "content": "rules"}], generate=False)
+        request_count = len(upstream.requests)
         previous = prepared[-1]["response"]["id"]
-        talk.ws.send(json.dumps({"type": "response.processed", "response_id": previous}))
-        events = talk.ask("go", previous_response_id=previous)
-        lost = talk.ask("go", previous_response_id="resp_x", generate=False)
+        session.ws.send(json.dumps({"type": "response.processed", "response_id": previous}))
+        events = session.run_turn("go", previous_response_id=previous)
+        refusal = session.run_turn("go", previous_response_id="resp_x", generate=False)
 
     assert [e["type"] for e in prepared] == ["response.created", "response.completed"]
     assert [m for event in prepared for m in sdk.event_mistakes(event)] == []
-    assert asked == 0
+    assert request_count == 0
     assert events[-1]["type"] == "response.completed"
     assert [m["content"] for m in upstream.requests[0].body["messages"]] == ["rules", "go"]
-    assert error_of(lost)[1] == "previous_response_not_found"
+    assert error_of(refusal)[1] == "previous_response_not_found"
 
 
 # -- the connection ---------------------------------------------------------------------------------
@@ -295,15 +301,17 @@ def test_a_response_can_be_prepared_and_continued(
 def test_unauthorized_handshake_gets_a_status(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(make_settings(upstream, FORWARDER_API_KEYS="k"))
 
-    refused = httpx2.get(f"{server.v1}/responses", headers=HANDSHAKE, trust_env=False)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
-    with talking(server, Authorization="Bearer k") as talk:
-        assert talk.ask("hi")[-1]["type"] == "response.completed"
+    refusal = httpx2.get(f"{server.v1}/responses", headers=HANDSHAKE, trust_env=False)
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (401, "invalid_api_key")
+    with open_session(server, Authorization="Bearer k") as session:
+        assert session.run_turn("hi")[-1]["type"] == "response.completed"
 
 
-@pytest.mark.parametrize(("model", "included"), [("chat/m", "true"), ("responses/m", None)])
+@pytest.mark.parametrize(
+    ("model", "reasoning_included"), [("chat/m", "true"), ("responses/m", None)]
+)
 def test_handshake_has_the_headers_that_codex_reads(
-    model: str, included: str | None, each_server: Server
+    model: str, reasoning_included: str | None, each_server: Server
 ) -> None:
     catalog = httpx2.get(f"{each_server.v1}/models", trust_env=False)
     metadata = json.dumps({"model": model})
@@ -314,7 +322,7 @@ def test_handshake_has_the_headers_that_codex_reads(
     headers = {name.lower(): value for name, _, value in lines}
 
     assert headers["x-models-etag"] == catalog.headers["etag"]
-    assert headers.get("x-reasoning-included") == included
+    assert headers.get("x-reasoning-included") == reasoning_included
 
 
 CODEX_HEADERS = {
@@ -331,15 +339,15 @@ def test_codex_gets_the_headers_of_an_answer(
 ) -> None:
     """In the first event, in events of its own, and in the next handshake."""
     codex = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
-    spoken = Stream(Answer(text=HELLO), headers=CODEX_HEADERS)
-    upstream.script(spoken, spoken, spoken)
-    with talking(each_server, **codex) as talk:
-        over_chat = talk.ask("hi")
-        native = talk.ask("hi", model="responses/m")
+    upstream_answer = Stream(Answer(text=HELLO), headers=CODEX_HEADERS)
+    upstream.script(upstream_answer, upstream_answer, upstream_answer)
+    with open_session(each_server, **codex) as session:
+        over_chat = session.run_turn("hi")
+        native = session.run_turn("hi", model="responses/m")
     sock, answer = shake_hands(each_server, codex)
     sock.close()
-    with talking(each_server) as talk:
-        plain = talk.ask("hi", model="responses/m")
+    with open_session(each_server) as session:
+        events_without_codex = session.run_turn("hi", model="responses/m")
 
     kinds = ["codex.response.metadata", "codex.rate_limits", "response.created"]
     assert [event["type"] for event in native[:3]] == kinds
@@ -351,56 +359,65 @@ def test_codex_gets_the_headers_of_an_answer(
     assert headers["x-forwarder-upstream"] == "responses"
     assert over_chat[2]["headers"]["openai-model"] == "chat/m"
     assert headers["x-request-id"] != over_chat[2]["headers"]["x-request-id"]
-    assert not any("headers" in event for event in native[3:] + plain)
-    assert plain[0]["type"] == "response.created"
+    assert not any("headers" in event for event in native[3:] + events_without_codex)
+    assert events_without_codex[0]["type"] == "response.created"
     assert "x-reasoning-included: true" in answer.lower()
 
 
 def test_get_without_a_complete_handshake_is_refused(each_server: Server) -> None:
-    plain = httpx2.get(f"{each_server.v1}/responses", trust_env=False)
-    half = httpx2.get(
+    plain_response = httpx2.get(f"{each_server.v1}/responses", trust_env=False)
+    incomplete_response = httpx2.get(
         f"{each_server.v1}/responses",
         headers={**HANDSHAKE, "Sec-WebSocket-Key": "short"},
         trust_env=False,
     )
 
-    assert (plain.status_code, plain.json()["error"]["code"]) == (426, "upgrade_required")
-    assert (half.status_code, half.json()["error"]["code"]) == (400, "invalid_handshake")
+    assert (plain_response.status_code, plain_response.json()["error"]["code"]) == (
+        426,
+        "upgrade_required",
+    )
+    assert (incomplete_response.status_code, incomplete_response.json()["error"]["code"]) == (
+        400,
+        "invalid_handshake",
+    )
 
 
 def test_messages_have_a_limit(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(make_settings(upstream, FORWARDER_MAX_BODY="1k"))
-    with talking(server) as talk:
-        talk.send("x" * 2000)
-        assert talk.wait_for_close() == 1009
+    with open_session(server) as session:
+        session.send("x" * 2000)
+        assert session.wait_for_close() == 1009
 
 
 def test_too_many_waiting_messages_close_the_connection(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(never_answer())
-    with talking(forwarder) as talk:
+    with open_session(forwarder) as session:
         for _ in range(12):
-            talk.send("hi")
-        assert talk.wait_for_close() == 1008
+            session.send("hi")
+        assert session.wait_for_close() == 1008
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
 
 
 def test_an_idle_connection_is_closed(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(make_settings(upstream, FORWARDER_WEBSOCKET_IDLE="0.5"))
-    with talking(server) as talk:
-        talk.ask("hi")
-        assert talk.wait_for_close() == 1001
+    with open_session(server) as session:
+        session.run_turn("hi")
+        assert session.wait_for_close() == 1001
 
 
 def test_turns_are_answered_one_after_the_other(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="first"), Answer(text="second"))
-    with talking(each_server) as talk:
-        talk.send("a")
-        talk.send("b")
-        assert [text_of(talk.hear()), text_of(talk.hear())] == ["first", "second"]
+    with open_session(each_server) as session:
+        session.send("a")
+        session.send("b")
+        assert [text_of(session.receive_events()), text_of(session.receive_events())] == [
+            "first",
+            "second",
+        ]
 
 
 def test_the_upstream_connection_is_closed_when_the_client_disconnects(
@@ -408,8 +425,8 @@ def test_the_upstream_connection_is_closed_when_the_client_disconnects(
 ) -> None:
     """Under threads the next sign of life finds out."""
     upstream.script(never_answer())
-    with talking(forwarder) as talk:
-        talk.send("hi")
+    with open_session(forwarder) as session:
+        session.send("hi")
         wait_until(lambda: upstream.requests)
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
     wait_until(lambda: any(line.get("left") for line in read_log(forwarder)))
@@ -419,26 +436,26 @@ def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(stall(Answer(text="One two three"), after=2), Answer(text="four"))
-    with talking(each_server) as talk:
-        talk.send("count")
-        first = json.loads(talk.ws.receive(timeout=10))
+    with open_session(each_server) as session:
+        session.send("count")
+        first_event = json.loads(session.ws.receive(timeout=10))
         wait_until(lambda: upstream.requests)
-        name = first["response"]["id"]
+        name = first_event["response"]["id"]
         mode = {"mode": "discard_partial_items"}
-        talk.ws.send(json.dumps({"type": "response.interrupt", "response_id": name, **mode}))
+        session.ws.send(json.dumps({"type": "response.interrupt", "response_id": name, **mode}))
 
-        ended = talk.hear()[-1]
-        ack = json.loads(talk.ws.receive(timeout=10))
-        assert ended["type"] == "response.incomplete"
-        assert ended["response"]["id"] == name
-        assert ended["response"]["incomplete_details"] == {"reason": "interrupted"}
-        assert (ended["response"]["output"], ended["response"]["error"]) == ([], None)
+        last_event = session.receive_events()[-1]
+        ack = json.loads(session.ws.receive(timeout=10))
+        assert last_event["type"] == "response.incomplete"
+        assert last_event["response"]["id"] == name
+        assert last_event["response"]["incomplete_details"] == {"reason": "interrupted"}
+        assert (last_event["response"]["output"], last_event["response"]["error"]) == ([], None)
         assert ack == {"type": "response.interrupt.accepted", "response_id": name}
         assert upstream.requests[0].closed_by_client.wait(10)
 
-        assert text_of(talk.ask("go on", previous_response_id=name)) == "four"
-        said = [message["content"] for message in upstream.requests[1].body["messages"]]
-        assert said == ["count", "go on"]
+        assert text_of(session.run_turn("go on", previous_response_id=name)) == "four"
+        sent_texts = [message["content"] for message in upstream.requests[1].body["messages"]]
+        assert sent_texts == ["count", "go on"]
 
 
 def test_turn_after_an_interruption_has_the_finished_items(
@@ -450,18 +467,20 @@ def test_turn_after_an_interruption_has_the_finished_items(
 
     answer = Answer(text="Let me see.", calls=[Call("look", "{}")])
     upstream.script(Stream(answer, ending=stall_behind_item), Answer(text="ok"))
-    with talking(forwarder) as talk:
-        talk.send("count", model="responses/m", store=False)
-        while (event := json.loads(talk.ws.receive(timeout=10)))[
+    with open_session(forwarder) as session:
+        session.send("count", model="responses/m", store=False)
+        while (event := json.loads(session.ws.receive(timeout=10)))[
             "type"
         ] != "response.output_item.done":
             pass
-        talk.ws.send(json.dumps({"type": "response.interrupt"}))
-        response = talk.hear()[-1]["response"]
-        assert json.loads(talk.ws.receive(timeout=10))["type"] == "response.interrupt.accepted"
+        session.ws.send(json.dumps({"type": "response.interrupt"}))
+        response = session.receive_events()[-1]["response"]
+        assert json.loads(session.ws.receive(timeout=10))["type"] == "response.interrupt.accepted"
 
         assert response["output"] == [event["item"]]
-        talk.ask("go on", model="responses/m", previous_response_id=response["id"], store=False)
+        session.run_turn(
+            "go on", model="responses/m", previous_response_id=response["id"], store=False
+        )
         assert "Let me see." in json.dumps(upstream.requests[1].body["input"])
 
 
@@ -469,20 +488,20 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(make_settings(upstream, FORWARDER_RATE_LIMIT_REQUESTS="2/minute"))
-    with talking(server, **{"X-Request-Id": "mine"}) as talk:
-        talk.ask("hi")
-        talk.ask("hi")
-        assert error_of(talk.ask("hi"))[:2] == (429, "rate_limit_exceeded")
+    with open_session(server, **{"X-Request-Id": "mine"}) as session:
+        session.run_turn("hi")
+        session.run_turn("hi")
+        assert error_of(session.run_turn("hi"))[:2] == (429, "rate_limit_exceeded")
 
     wait_until(lambda: len(read_log(server)) == 3)
-    logged = read_log(server)
-    assert [line["status"] for line in logged] == [200, 200, 429]
-    assert logged[0]["id"] == "mine" != logged[1]["id"]
-    assert logged[0]["output_tokens"] > 0
-    counted = httpx2.get(f"{server.url}/metrics", trust_env=False).text
+    log_lines = read_log(server)
+    assert [line["status"] for line in log_lines] == [200, 200, 429]
+    assert log_lines[0]["id"] == "mine" != log_lines[1]["id"]
+    assert log_lines[0]["output_tokens"] > 0
+    metrics = httpx2.get(f"{server.url}/metrics", trust_env=False).text
     assert (
         'forwarder_requests_total{model="m",route="responses",status="200",upstream="chat"} 2.0'
-        in counted
+        in metrics
     )
     wait_until(lambda: read_log(server, "websocket"))
 
@@ -492,15 +511,15 @@ def test_shutdown_closes_idle_connections_and_fails_running_turns(
 ) -> None:
     server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
     upstream.script(never_answer())
-    with talking(server) as busy, talking(server) as idle:
+    with open_session(server) as busy, open_session(server) as idle:
         busy.send("hi")
         wait_until(lambda: upstream.requests)
         server.process.send_signal(signal.SIGTERM)
-        begun = time.monotonic()
+        started_at = time.monotonic()
 
         assert idle.wait_for_close() == 1001
-        assert time.monotonic() - begun < 3
-        assert error_of(busy.hear())[:2] == (503, "shutting_down")
+        assert time.monotonic() - started_at < 3
+        assert error_of(busy.receive_events())[:2] == (503, "shutting_down")
         assert busy.wait_for_close() == 1001
     assert server.process.wait(10) == 0
 
@@ -508,19 +527,19 @@ def test_shutdown_closes_idle_connections_and_fails_running_turns(
 # -- over Responses upstreams, and by the SDK -------------------------------------------------------
 
 
-def test_over_an_upstream_that_stores_a_stored_response_is_its_own_to_continue(
+def test_storing_upstream_continues_its_own_stored_responses(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
-    with talking(each_server) as talk:
-        stored = talk.ask("hi", model="responses/m")[-1]["response"]["id"]
-        talk.ask("and?", model="responses/m", previous_response_id=stored)
-        kept = talk.ask("hi", model="responses/m", store=False)[-1]["response"]["id"]
-        talk.ask("and?", model="responses/m", store=False, previous_response_id=kept)
+    with open_session(each_server) as session:
+        stored_id = session.run_turn("hi", model="responses/m")[-1]["response"]["id"]
+        session.run_turn("and?", model="responses/m", previous_response_id=stored_id)
+        local_id = session.run_turn("hi", model="responses/m", store=False)[-1]["response"]["id"]
+        session.run_turn("and?", model="responses/m", store=False, previous_response_id=local_id)
 
-    _, second, _, fourth = [r.body for r in upstream.requests]
-    assert (second["previous_response_id"], second["input"]) == (stored, "and?")
-    assert "previous_response_id" not in fourth
-    assert len(fourth["input"]) == 3
+    _, second_body, _, fourth_body = [r.body for r in upstream.requests]
+    assert (second_body["previous_response_id"], second_body["input"]) == (stored_id, "and?")
+    assert "previous_response_id" not in fourth_body
+    assert len(fourth_body["input"]) == 3
 
 
 def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
@@ -562,10 +581,10 @@ def shake_hands(server: Server, headers: dict[str, str]) -> tuple[socket.socket,
 def test_invalid_frame_ends_the_connection(data: bytes, forwarder: Server) -> None:
     with raw(forwarder) as sock:
         sock.sendall(data)
-        left = sock.recv(4096)
-        while left:
-            assert b"HTTP" not in left
-            left = sock.recv(4096)
+        remaining_bytes = sock.recv(4096)
+        while remaining_bytes:
+            assert b"HTTP" not in remaining_bytes
+            remaining_bytes = sock.recv(4096)
     assert "Traceback" not in forwarder.log
 
 
@@ -573,14 +592,14 @@ def test_an_aborted_connection_releases_its_resources(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(never_answer())
-    before = len(read_log(forwarder, "websocket"))
+    line_count = len(read_log(forwarder, "websocket"))
     with raw(forwarder) as sock:
         body = json.dumps({"type": "response.create", "model": "chat/m", "input": "hi"}).encode()
         sock.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)
         wait_until(lambda: upstream.requests)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
-    wait_until(lambda: len(read_log(forwarder, "websocket")) > before)
+    wait_until(lambda: len(read_log(forwarder, "websocket")) > line_count)
     assert "Traceback" not in forwarder.log
 
 
@@ -593,9 +612,9 @@ def test_a_slow_client_gets_everything_and_makes_the_upstream_wait(
         sock.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)
         time.sleep(2)
         assert not upstream.requests[0].finished.is_set()
-        got = 0
-        while got < 20_000_000:
+        received_bytes = 0
+        while received_bytes < 20_000_000:
             data = sock.recv(2**20)
             assert data
-            got += len(data)
+            received_bytes += len(data)
     assert "Traceback" not in forwarder.log
