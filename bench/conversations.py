@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from tests.fake_provider import Answer, Framing, Recorded, ScriptedUpstream, Stream, Usage
-from tests.fake_provider.answers import Ask, Protocol
+from tests.fake_provider.answers import ModelRequest, Protocol
 from tests.fake_provider.history import as_items, text_of
 from tests.fake_provider.wire import Reply
 
@@ -92,25 +92,27 @@ class Conversation:
         client did not receive.
         """
         expected = [(turn.prompt, turn.answer) for turn in self.acknowledged[:count]]
-        found = [(turn.prompt, turn.answer) for turn in turns]
+        received = [(turn.prompt, turn.answer) for turn in turns]
         if self.id is None:
-            return None if found == expected else describe_history(self.name, expected, found)
-        are_known = all(prompt in self.sent for prompt, _ in found)
-        are_correct = all(answer == self.make_answer(prompt) for prompt, answer in found)
-        remaining = iter(found)  # ``in`` consumes it up to the match, so this checks the order
+            return None if received == expected else describe_history(self.name, expected, received)
+        are_known = all(prompt in self.sent for prompt, _ in received)
+        are_correct = all(answer == self.make_answer(prompt) for prompt, answer in received)
+        remaining = iter(received)  # ``in`` consumes it up to the match, so this checks the order
         are_in_order = all(turn in remaining for turn in expected)
         if are_known and are_correct and are_in_order:
             return None
-        return describe_history(self.name, expected, found)
+        return describe_history(self.name, expected, received)
 
 
 def describe_history(
-    name: str, expected: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]
+    name: str, expected: Sequence[tuple[str, str]], received: Sequence[tuple[str, str]]
 ) -> str:
     """Describe the first difference between two histories."""
-    missing = next((turn for turn in expected if turn not in found), None)
-    what = f"turn {Prompt.parse(missing[0]).turn} is missing" if missing else "wrong turns"
-    return f"{name}: {what}; {len(expected)} turns are acknowledged, the history has {len(found)}"
+    missing = next((turn for turn in expected if turn not in received), None)
+    fault = f"turn {Prompt.parse(missing[0]).turn} is missing" if missing else "wrong turns"
+    return (
+        f"{name}: {fault}; {len(expected)} turns are acknowledged, the history has {len(received)}"
+    )
 
 
 def make_words(seed: str, count: int) -> str:
@@ -160,7 +162,7 @@ class CheckingProvider(ScriptedUpstream):
         prompt = Prompt.parse(messages[-1][1])
         with self._counting:
             self._serial += 1
-            ask = Ask(protocol, body, self._serial)
+            request = ModelRequest(protocol, body, self._serial)
         stream = self._make_stream(prompt, messages)
         usage = stream.answer.usage
         assert usage is not None
@@ -172,7 +174,7 @@ class CheckingProvider(ScriptedUpstream):
                 usage.input + usage.output,
             )
         )
-        return stream.reply(ask)
+        return stream.reply(request)
 
     def _make_stream(self, prompt: Prompt, messages: list[tuple[str, str]]) -> Stream:
         if prompt.conversation == SINGLE:
@@ -189,5 +191,5 @@ class CheckingProvider(ScriptedUpstream):
 
 def list_messages(protocol: Protocol, body: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the messages of a request as (role, text)."""
-    given = body["messages"] if protocol == "chat" else as_items(body["input"])
-    return [(message["role"], text_of(message["content"])) for message in given]
+    messages = body["messages"] if protocol == "chat" else as_items(body["input"])
+    return [(message["role"], text_of(message["content"])) for message in messages]

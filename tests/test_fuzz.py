@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fake_provider import Answer, Call, Raw, ScriptedUpstream, check_chat, check_responses
-from tests.fake_provider.answers import Ask, Protocol
+from tests.fake_provider.answers import ModelRequest, Protocol
 from tests.fake_provider.wire import RENDER
 from tests.helpers import generated
 from tests.helpers.hosted import host_forwarder
@@ -54,7 +54,7 @@ broadly = settings(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
+every_pairing = pytest.mark.parametrize(("client", "upstream_api"), PAIRINGS)
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,14 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module")
 def post(upstream: ScriptedUpstream) -> Iterator[Post]:
     """Asks the forwarder in front of it; an answer that does not end in time is an error."""
-    named = {f"{name}_{key}": value for name in ("CHAT", "RESPONSES")
+    settings = {f"{name}_{key}": value for name in ("CHAT", "RESPONSES")
              for key, value in (("BASE_URL", upstream.url), ("API_KEY", KEY), ("MAX_RETRIES", "0"))}  # fmt: skip
-    with host_forwarder({**named, "FORWARDER_LOG_LEVEL": "error"}) as root:
+    with host_forwarder({**settings, "FORWARDER_LOG_LEVEL": "error"}) as root:
 
         def post_body(client: str, body: bytes) -> ClientAnswer:
             headers = {"content-type": "application/json"}
-            got = http.post(f"{root}/v1{PATHS[client]}", content=body, headers=headers)
-            return ClientAnswer(client, got.status_code, got.headers, got.text)
+            answer = http.post(f"{root}/v1{PATHS[client]}", content=body, headers=headers)
+            return ClientAnswer(client, answer.status_code, answer.headers, answer.text)
 
         yield post_body
 
@@ -82,32 +82,34 @@ def post(upstream: ScriptedUpstream) -> Iterator[Post]:
 # -- the law --------------------------------------------------------------------------------------
 
 
-def assert_discreet(answered: ClientAnswer) -> None:
+def assert_discreet(response: ClientAnswer) -> None:
     """No mistake of the forwarder's own, nothing of its inside, no key."""
     for secret in (KEY, "Traceback", 'File "', "internal_error"):
-        assert secret not in answered.text
+        assert secret not in response.text
 
 
-def assert_ends_once(answered: ClientAnswer) -> None:
+def assert_ends_once(response: ClientAnswer) -> None:
     """A success is whole: a JSON object, or a stream with one ending, which is its last event."""
-    if not answered.is_streamed:
-        assert isinstance(answered.json, dict)
+    if not response.is_streamed:
+        assert isinstance(response.json, dict)
         return
-    frames = [frame for frame in answered.text.split("\n\n")[:-1] if not frame.startswith(":")]
-    said = [frame[frame.index("data: ") + 6 :] for frame in frames]
-    if answered.client == "chat":
-        ends = [data == "[DONE]" or bool(json.loads(data).get("error")) for data in said]
+    frames = [frame for frame in response.text.split("\n\n")[:-1] if not frame.startswith(":")]
+    payloads = [frame[frame.index("data: ") + 6 :] for frame in frames]
+    if response.client == "chat":
+        terminal_flags = [
+            data == "[DONE]" or bool(json.loads(data).get("error")) for data in payloads
+        ]
     else:
-        ends = [json.loads(data).get("type") in TERMINALS for data in said]
-    assert ends == [False] * (len(ends) - 1) + [True]
+        terminal_flags = [json.loads(data).get("type") in TERMINALS for data in payloads]
+    assert terminal_flags == [False] * (len(terminal_flags) - 1) + [True]
 
 
-def list_mistakes(answered: ClientAnswer) -> list[str]:
+def list_mistakes(response: ClientAnswer) -> list[str]:
     """Its mistakes by the SDK's types, except values that only the upstream can check."""
-    failed = answered.client == "chat" and answered.is_streamed and not answered.done
-    theirs = ("service_tier", "annotations")
-    found = [] if failed else answered.mistakes
-    return [said for said in found if not any(name in said for name in theirs)]
+    is_failed = response.client == "chat" and response.is_streamed and not response.done
+    upstream_fields = ("service_tier", "annotations")
+    mistakes = [] if is_failed else response.mistakes
+    return [mistake for mistake in mistakes if not any(name in mistake for name in upstream_fields)]
 
 
 # -- clients' requests ----------------------------------------------------------------------------
@@ -118,36 +120,38 @@ def list_mistakes(answered: ClientAnswer) -> list[str]:
 @given(random=randoms, breaks=st.integers(0, 3), answer=st.sampled_from(ANSWERS))
 def test_invalid_request_is_answered_or_refused_by_parameter(
     client: str,
-    over: str,
+    upstream_api: str,
     random: Random,
     breaks: int,
     answer: Answer,
     post: Post,
     upstream: ScriptedUpstream,
 ) -> None:
-    body = generated.generate_request(random, client, f"{over}/m")
+    body = generated.generate_request(random, client, f"{upstream_api}/m")
     for _ in range(breaks):
         body = generated.break_document(random, body) if body else body
     upstream.forget()
     upstream.script(answer)
 
-    answered = post(client, generated.encode_json(body))
+    response = post(client, generated.encode_json(body))
 
-    assert_discreet(answered)
-    if answered.status == 200:
-        assert_ends_once(answered)
-        if client != over and not CHECKS[client]({**body, "model": "m"}):
-            assert list_mistakes(answered) == []
+    assert_discreet(response)
+    if response.status == 200:
+        assert_ends_once(response)
+        if client != upstream_api and not CHECKS[client]({**body, "model": "m"}):
+            assert list_mistakes(response) == []
     else:
-        assert_refused(answered, upstream)
+        assert_refused(response, upstream)
 
 
-def assert_refused(answered: ClientAnswer, upstream: ScriptedUpstream) -> None:
+def assert_refused(response: ClientAnswer, upstream: ScriptedUpstream) -> None:
     """By the forwarder, which names the parameter or the form of the body; or by the upstream."""
-    assert 400 <= answered.status < 500
-    error = answered.error
-    refused_there = [asked for asked in upstream.requests if asked.status == answered.status]
-    assert error["param"] is not None or error["code"] == "invalid_json" or refused_there
+    assert 400 <= response.status < 500
+    error = response.error
+    refused_upstream = [
+        request for request in upstream.requests if request.status == response.status
+    ]
+    assert error["param"] is not None or error["code"] == "invalid_json" or refused_upstream
 
 
 # -- upstreams' answers ---------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def assert_refused(answered: ClientAnswer, upstream: ScriptedUpstream) -> None:
 @given(random=randoms, breaks=st.integers(1, 3), answer=st.sampled_from(ANSWERS))
 def test_invalid_answer_is_translated_or_an_upstream_error(
     client: str,
-    over: Protocol,
+    upstream_api: Protocol,
     stream: bool,
     random: Random,
     breaks: int,
@@ -167,35 +171,37 @@ def test_invalid_answer_is_translated_or_an_upstream_error(
     post: Post,
     upstream: ScriptedUpstream,
 ) -> None:
-    said = as_said(random, over, answer, breaks)
+    invalid_answer = make_invalid_answer(random, upstream_api, answer, breaks)
     upstream.forget()
-    upstream.script(said)
-    more = {"tools": TOOLS[client]} if random.random() < 0.5 else {}
-    body = make_body(client, model=f"{over}/m", stream=stream, **more)
+    upstream.script(invalid_answer)
+    parameters = {"tools": TOOLS[client]} if random.random() < 0.5 else {}
+    body = make_body(client, model=f"{upstream_api}/m", stream=stream, **parameters)
 
-    answered = post(client, json.dumps(body).encode())
+    response = post(client, json.dumps(body).encode())
 
-    assert_discreet(answered)
-    if answered.status == 200:
-        assert_ends_once(answered)
-        if client != over:
-            assert list_mistakes(answered) == []
+    assert_discreet(response)
+    if response.status == 200:
+        assert_ends_once(response)
+        if client != upstream_api:
+            assert list_mistakes(response) == []
     else:
-        assert answered.status >= 400
-        assert answered.error["message"]
+        assert response.status >= 400
+        assert response.error["message"]
 
 
-def as_said(random: Random, over: Protocol, answer: Answer, breaks: int) -> Raw:
+def make_invalid_answer(random: Random, upstream_api: Protocol, answer: Answer, breaks: int) -> Raw:
     """A broken stream, or a broken whole answer, for any request."""
-    told: Any = generated.generate_events(random, over, answer)
-    whole = random.random() < 0.2
-    if whole:
-        told = RENDER[over][1](answer, Ask(over, {"model": "m"}))
+    document: Any = generated.generate_events(random, upstream_api, answer)
+    is_whole = random.random() < 0.2
+    if is_whole:
+        document = RENDER[upstream_api][1](answer, ModelRequest(upstream_api, {"model": "m"}))
     for _ in range(breaks):
-        told = generated.break_document(random, told) if told else told
-    if whole:
-        return Raw(body=generated.encode_json(told), headers={"content-type": "application/json"})
-    body = generated.frame_events(random, told)
+        document = generated.break_document(random, document) if document else document
+    if is_whole:
+        return Raw(
+            body=generated.encode_json(document), headers={"content-type": "application/json"}
+        )
+    body = generated.frame_events(random, document)
     return Raw(body=body, headers={"content-type": "text/event-stream"})
 
 
@@ -205,7 +211,7 @@ USER = [{"role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize(
-    ("client", "over", "more", "param"),
+    ("client", "upstream_api", "parameters", "param"),
     [
         # echoed without having been sent, so it was never serialized before
         ("responses", "chat", {"tools": [{"type": "web_search", "x": generated.DEEP}]}, "tools"),
@@ -221,30 +227,30 @@ USER = [{"role": "user", "content": "hi"}]
         ),
     ],
 )
-def test_refusals_that_were_missing(
-    client: str, over: str, more: Json, param: str, post: Post
+def test_invalid_parameters_are_refused_by_name(
+    client: str, upstream_api: str, parameters: Json, param: str, post: Post
 ) -> None:
-    body = {**make_body(client, model=f"{over}/m"), **more}
+    body = {**make_body(client, model=f"{upstream_api}/m"), **parameters}
 
-    answered = post(client, generated.encode_json(body))
+    response = post(client, generated.encode_json(body))
 
-    assert (answered.status, answered.error["param"]) == (400, param)
+    assert (response.status, response.error["param"]) == (400, param)
 
 
 def test_text_cut_within_a_character_is_accepted(post: Post, upstream: ScriptedUpstream) -> None:
     upstream.forget()
 
-    answered = post(
+    response = post(
         "chat", generated.encode_json(make_body("chat", "cut \ud83d", model="responses/m"))
     )
 
-    assert answered.status == 200
+    assert response.status == 200
     assert upstream.requests[0].body["input"][0]["content"][0]["text"] == "cut \ufffd"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
-    ("client", "over", "told"),
+    ("client", "upstream_api", "event"),
     [
         ("chat", "chat", {"choices": [{"delta": "Hi", "finish_reason": "stop"}]}),
         ("chat", "chat", {"choices": [{"delta": {"tool_calls": True}, "finish_reason": "stop"}]}),
@@ -258,37 +264,44 @@ def test_text_cut_within_a_character_is_accepted(post: Post, upstream: ScriptedU
         ("responses", "responses", {"type": "response.completed", "response": generated.DEEP}),
     ],
 )
-def test_events_that_were_taken_for_mistakes_of_the_forwarder(
-    client: str, over: str, told: Json, stream: bool, post: Post, upstream: ScriptedUpstream
+def test_invalid_events_are_not_internal_errors(
+    client: str,
+    upstream_api: str,
+    event: Json,
+    stream: bool,
+    post: Post,
+    upstream: ScriptedUpstream,
 ) -> None:
-    body = generated.frame_events(Random(0), [told])
+    body = generated.frame_events(Random(0), [event])
     upstream.forget()
     upstream.script(Raw(body=body, headers={"content-type": "text/event-stream"}))
 
-    answered = post(
-        client, json.dumps(make_body(client, model=f"{over}/m", stream=stream)).encode()
+    response = post(
+        client, json.dumps(make_body(client, model=f"{upstream_api}/m", stream=stream)).encode()
     )
 
-    assert_discreet(answered)
-    if answered.status == 200:
-        assert_ends_once(answered)
+    assert_discreet(response)
+    if response.status == 200:
+        assert_ends_once(response)
     else:
-        assert answered.status == 502
+        assert response.status == 502
 
 
 @pytest.mark.parametrize("field", ["created_at", "model", "service_tier"])
 @pytest.mark.parametrize("value", [2**64, [], {"a": 1}, 1e308])
-def test_strange_values_of_a_response_do_not_reach_a_chat_client(
+def test_invalid_values_of_a_response_do_not_reach_a_chat_client(
     field: str, value: Any, post: Post, upstream: ScriptedUpstream
 ) -> None:
-    whole = RENDER["responses"][1](ANSWERS[0], Ask("responses", {"model": "m"}))
+    upstream_response = RENDER["responses"][1](
+        ANSWERS[0], ModelRequest("responses", {"model": "m"})
+    )
     upstream.forget()
-    upstream.script(Raw(body=json.dumps({**whole, field: value}).encode()))
+    upstream.script(Raw(body=json.dumps({**upstream_response, field: value}).encode()))
 
-    answered = post("chat", json.dumps(make_body("chat", model="responses/m")).encode())
+    response = post("chat", json.dumps(make_body("chat", model="responses/m")).encode())
 
-    assert answered.status == 200
-    assert answered.mistakes == []
+    assert response.status == 200
+    assert response.mistakes == []
 
 
 def test_too_large_tool_call_index_is_ignored(post: Post, upstream: ScriptedUpstream) -> None:
@@ -297,9 +310,9 @@ def test_too_large_tool_call_index_is_ignored(post: Post, upstream: ScriptedUpst
     upstream.script(Answer(calls=[Call("local_shell", arguments)]))
     body = make_body("responses", model="chat/m", tools=[{"type": "local_shell"}])
 
-    answered = post("responses", json.dumps(body).encode())
+    response = post("responses", json.dumps(body).encode())
 
-    assert answered.json["output"][0]["action"]["timeout_ms"] is None
+    assert response.json["output"][0]["action"]["timeout_ms"] is None
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -311,8 +324,8 @@ def test_too_deeply_nested_arguments_are_an_upstream_error(
     upstream.script(Answer(text="Hi.", calls=[Call("tool_search", deep)]))
     body = make_body("responses", model="chat/m", stream=stream, tools=TOOLS["responses"])
 
-    answered = post("responses", json.dumps(body).encode())
+    response = post("responses", json.dumps(body).encode())
 
-    assert_discreet(answered)
-    assert answered.ending == "failed"
-    assert list_mistakes(answered) == [] if stream else answered.status == 502
+    assert_discreet(response)
+    assert response.ending == "failed"
+    assert list_mistakes(response) == [] if stream else response.status == 502

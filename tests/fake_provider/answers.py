@@ -100,7 +100,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Ask:
+class ModelRequest:
     """A request as a renderer sees it; ``serial`` makes the ids of its answer unique."""
 
     protocol: Protocol

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .answers import CREATED, Answer, Ask, Call, Json, make_obfuscation
+from .answers import CREATED, Answer, Call, Json, ModelRequest, make_obfuscation
 
 REASONING: dict[str, Callable[[str], Json]] = {
     "reasoning_content": lambda text: {"reasoning_content": text},
@@ -20,24 +20,24 @@ REASONING: dict[str, Callable[[str], Json]] = {
 """Reasoning field -> the delta that carries a piece of reasoning."""
 
 
-def make_chunks(answer: Answer, ask: Ask) -> list[Json]:
+def make_chunks(answer: Answer, request: ModelRequest) -> list[Json]:
     """Return the events of a stream, in order. The last one has the usage if it was requested."""
-    choices = range(ask.body.get("n") or 1)
-    chunks = [chunk for index in choices for chunk in _choice_chunks(answer, ask, index)]
-    if not ask.option("include_usage", default=False):
+    choices = range(request.body.get("n") or 1)
+    chunks = [chunk for index in choices for chunk in _choice_chunks(answer, request, index)]
+    if not request.option("include_usage", default=False):
         return chunks
     chunks = [{**chunk, "usage": None} for chunk in chunks]
     if answer.usage:
-        chunks.append({**_make_envelope(ask, "chat.completion.chunk"), "choices": [],
+        chunks.append({**_make_envelope(request, "chat.completion.chunk"), "choices": [],
                        "usage": answer.usage.chat()})  # fmt: skip
     return chunks
 
 
-def make_completion(answer: Answer, ask: Ask) -> Json:
+def make_completion(answer: Answer, request: ModelRequest) -> Json:
     """Return the answer as one object."""
-    choices = [_whole_choice(answer, ask, index) for index in range(ask.body.get("n") or 1)]
+    choices = [_whole_choice(answer, request, index) for index in range(request.body.get("n") or 1)]
     usage = {"usage": answer.usage.chat()} if answer.usage else {}
-    return {**_make_envelope(ask, "chat.completion"), "choices": choices, **usage}
+    return {**_make_envelope(request, "chat.completion"), "choices": choices, **usage}
 
 
 def finish_reason(answer: Answer) -> str:
@@ -45,28 +45,28 @@ def finish_reason(answer: Answer) -> str:
     return answer.finish or ("tool_calls" if answer.calls else "stop")
 
 
-def _make_envelope(ask: Ask, kind: str) -> Json:
+def _make_envelope(request: ModelRequest, kind: str) -> Json:
     return {
-        "id": ask.id("chatcmpl-"),
+        "id": request.id("chatcmpl-"),
         "object": kind,
         "created": CREATED,
-        "model": ask.model,
+        "model": request.model,
         "service_tier": "default",
         "system_fingerprint": "fp_scripted",
     }
 
 
-def _choice_chunks(answer: Answer, ask: Ask, index: int) -> Iterator[Json]:
+def _choice_chunks(answer: Answer, request: ModelRequest, index: int) -> Iterator[Json]:
     first = {"role": "assistant", "content": None if _only_calls(answer) else "", "refusal": None}
-    for delta in (first, *_make_deltas(answer, ask)):
-        yield _make_chunk(ask, index, delta, None)
-    yield _make_chunk(ask, index, {}, finish_reason(answer))
+    for delta in (first, *_make_deltas(answer, request)):
+        yield _make_chunk(request, index, delta, None)
+    yield _make_chunk(request, index, {}, finish_reason(answer))
 
 
-def _make_chunk(ask: Ask, index: int, delta: Json, finish: str | None) -> Json:
+def _make_chunk(request: ModelRequest, index: int, delta: Json, finish: str | None) -> Json:
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-    chunk = {**_make_envelope(ask, "chat.completion.chunk"), "choices": [choice]}
-    if ask.option("include_obfuscation", default=True):
+    chunk = {**_make_envelope(request, "chat.completion.chunk"), "choices": [choice]}
+    if request.option("include_obfuscation", default=True):
         chunk["obfuscation"] = make_obfuscation(str(delta))
     return chunk
 
@@ -75,12 +75,12 @@ def _only_calls(answer: Answer) -> bool:
     return bool(answer.calls) and not answer.text
 
 
-def _make_deltas(answer: Answer, ask: Ask) -> Iterator[Json]:
+def _make_deltas(answer: Answer, request: ModelRequest) -> Iterator[Json]:
     yield from _reasoning_deltas(answer)
     yield from ({"content": piece} for piece in answer.cut_text(answer.text or ""))
     yield from ({"refusal": piece} for piece in answer.cut_text(answer.refusal or ""))
     for number, call in enumerate(answer.calls):
-        yield from _call_deltas(answer, call, number, ask.call_id(call, number))
+        yield from _call_deltas(answer, call, number, request.call_id(call, number))
 
 
 def _reasoning_deltas(answer: Answer) -> Iterator[Json]:
@@ -115,16 +115,16 @@ def _name_input_field(call: Call) -> str:
     return "input" if call.kind == "custom" else "arguments"
 
 
-def _whole_choice(answer: Answer, ask: Ask, index: int) -> Json:
+def _whole_choice(answer: Answer, request: ModelRequest, index: int) -> Json:
     return {
         "index": index,
-        "message": _make_message(answer, ask),
+        "message": _make_message(answer, request),
         "logprobs": None,
         "finish_reason": finish_reason(answer),
     }
 
 
-def _make_message(answer: Answer, ask: Ask) -> Json:
+def _make_message(answer: Answer, request: ModelRequest) -> Json:
     message: Json = {
         "role": "assistant",
         "content": answer.text,
@@ -135,7 +135,8 @@ def _make_message(answer: Answer, ask: Ask) -> Json:
         message |= _whole_reasoning(answer)
     if answer.calls:
         message["tool_calls"] = [
-            _make_call(call, ask.call_id(call, i), call.text) for i, call in enumerate(answer.calls)
+            _make_call(call, request.call_id(call, i), call.text)
+            for i, call in enumerate(answer.calls)
         ]
     return message
 

@@ -12,10 +12,10 @@ from tests.fake_provider import ScriptedUpstream
 
 
 @pytest.fixture
-def up() -> Iterator[ScriptedUpstream]:
+def upstream() -> Iterator[ScriptedUpstream]:
     """A strict upstream."""
-    with ScriptedUpstream() as upstream:
-        yield upstream
+    with ScriptedUpstream() as scripted:
+        yield scripted
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,6 @@ def http() -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def sdk(up: ScriptedUpstream, http: httpx2.Client) -> OpenAI:
+def sdk(upstream: ScriptedUpstream, http: httpx2.Client) -> OpenAI:
     """The official SDK as a client of the upstream."""
-    return OpenAI(base_url=up.url, api_key="sk-x", max_retries=0, http_client=http)
+    return OpenAI(base_url=upstream.url, api_key="sk-x", max_retries=0, http_client=http)

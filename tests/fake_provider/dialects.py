@@ -14,8 +14,14 @@ NINE = re.compile(r"[A-Za-z0-9]{9}")
 def moonshot_schemas(protocol: Protocol, body: Json) -> Violation | None:
     """Moonshot: nothing beside ``$ref``, no type beside ``anyOf``, refs to ``$defs``, no tuples."""
     for path, node in list_schemas(body):
-        wrong = "$ref" in node and (len(node) > 1 or not str(node["$ref"]).startswith("#/$defs/"))
-        if wrong or ("anyOf" in node and "type" in node) or isinstance(node.get("items"), list):
+        is_invalid_reference = "$ref" in node and (
+            len(node) > 1 or not str(node["$ref"]).startswith("#/$defs/")
+        )
+        if (
+            is_invalid_reference
+            or ("anyOf" in node and "type" in node)
+            or isinstance(node.get("items"), list)
+        ):
             text = "tools.function.parameters is not a valid moonshot flavored json schema, details"
             return Violation(f"{text}: <At path '{path}': no>")
     return None
@@ -77,8 +83,8 @@ def _walk_schema(path: str, node: object) -> Iterator[tuple[str, Json]]:
         for name, inner in node.get(key, {}).items():
             yield from _walk_schema(f"{path}.{key}.{name}", inner)
     for key in ("items", "anyOf", "oneOf", "allOf"):
-        listed = node.get(key, ())
-        for number, inner in enumerate(listed if isinstance(listed, list) else [listed]):
+        schemas = node.get(key, ())
+        for number, inner in enumerate(schemas if isinstance(schemas, list) else [schemas]):
             yield from _walk_schema(f"{path}.{key}[{number}]", inner)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from . import changes
-from .answers import Answer, Ask, Json, Protocol, dumps, make_error
+from .answers import Answer, Json, ModelRequest, Protocol, dumps, make_error
 from .wire import RENDER, SSE_TYPE, Cut, Framing, Raw, Reply, Stall, Step, Stream, make_whole_reply
 
 Scripted = Answer | Stream | Raw
@@ -38,14 +38,18 @@ def refuse_with_status(
     headers: Mapping[str, str] | None = None,
 ) -> Raw:
     """A refusal with an HTTP status; ``retry_after`` is in seconds."""
-    default_message, kind, name = STATUSES.get(code, ("Refused.", "server_error", None))
-    more = dict(headers or {})
+    default_message, error_type, name = STATUSES.get(code, ("Refused.", "server_error", None))
+    extra_headers = dict(headers or {})
     if retry_after is not None:
-        more["retry-after"] = str(retry_after)
+        extra_headers["retry-after"] = str(retry_after)
     if html:
-        return Raw(body=HTML, status=code, headers={"content-type": "text/html", **more})
-    body = dumps(make_error(message or default_message, kind, param=param, code=name)).encode()
-    return Raw(body=body, status=code, headers={"content-type": "application/json", **more})
+        return Raw(body=HTML, status=code, headers={"content-type": "text/html", **extra_headers})
+    body = dumps(
+        make_error(message or default_message, error_type, param=param, code=name)
+    ).encode()
+    return Raw(
+        body=body, status=code, headers={"content-type": "application/json", **extra_headers}
+    )
 
 
 def answer_with_html(code: int = 200) -> Raw:
@@ -67,20 +71,20 @@ def error_event(
     A whole answer is an error with status 200, or a failed response.
     """
 
-    def make_error_body(whole: Json, ask: Ask) -> Json:
+    def make_error_body(whole: Json, request: ModelRequest) -> Json:
         return (
             _make_server_error()
-            if ask.protocol == "chat"
-            else _make_failed_event(ask, after)["response"]
+            if request.protocol == "chat"
+            else _make_failed_event(request, after)["response"]
         )
 
-    def change(events: list[Json], ask: Ask) -> list[Json]:
+    def change(events: list[Json], request: ModelRequest) -> list[Json]:
         inner = _make_server_error()["error"]
-        if ask.protocol == "chat":
+        if request.protocol == "chat":
             return [*events[:after], {"error": inner}]
         error = {"error": inner} if shape == "nested" else inner
         numbered = {**error, "type": "error", "sequence_number": after}
-        return [*events[:after], numbered, _make_failed_event(ask, after + 1)]
+        return [*events[:after], numbered, _make_failed_event(request, after + 1)]
 
     return Stream(answer, [change], make_error_body, Framing(done=False))
 
@@ -89,8 +93,8 @@ def fail_response(answer: Answer, after: int = 3) -> Stream:
     """``response.failed`` with status 200, without an error event before it."""
     return Stream(
         answer,
-        [lambda events, ask: [*events[:after], _make_failed_event(ask, after)]],
-        lambda whole, ask: _make_failed_event(ask, after)["response"],
+        [lambda events, request: [*events[:after], _make_failed_event(request, after)]],
+        lambda whole, request: _make_failed_event(request, after)["response"],
     )
 
 
@@ -112,8 +116,8 @@ def ends_early(answer: Answer, after: int = 3) -> Stream:
 def without_terminal(answer: Answer) -> Stream:
     """A stream without its terminal event, but with ``[DONE]``."""
 
-    def change(events: list[Json], ask: Ask) -> list[Json]:
-        if ask.protocol == "responses":
+    def change(events: list[Json], request: ModelRequest) -> list[Json]:
+        if request.protocol == "responses":
             return events[:-1]
         return [event for event in events if not _has_finish_reason(event)]
 
@@ -153,9 +157,9 @@ def make_empty_answer() -> Answer:
 class WholeInstead(Stream):
     """A whole JSON object although a stream was requested."""
 
-    def reply(self, ask: Ask) -> Reply:
+    def reply(self, request: ModelRequest) -> Reply:
         """Return the answer as one object."""
-        return make_whole_reply(RENDER[ask.protocol][1](self.answer, ask))
+        return make_whole_reply(RENDER[request.protocol][1](self.answer, request))
 
 
 def list_harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
@@ -210,7 +214,7 @@ FRAMINGS = {
 }
 """Name -> a framing that clients must accept."""
 
-CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
+CHANGES: Sequence[Callable[[list[Json], ModelRequest], list[Json]]] = (
     changes.usage_null,
     changes.usage_in_every_chunk,
     changes.usage_with_finish,
@@ -223,7 +227,7 @@ CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
 )
 """Vendors' changes of any chat stream."""
 
-CALL_CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
+CALL_CHANGES: Sequence[Callable[[list[Json], ModelRequest], list[Json]]] = (
     changes.names_blank_later,
     changes.names_repeated,
     changes.one_index,
@@ -239,8 +243,8 @@ def _make_server_error() -> Json:
     return make_error("The model broke down.", "server_error", code="server_error")
 
 
-def _make_failed_event(ask: Ask, number: int) -> Json:
-    response = RENDER["responses"][1](Answer(finish="failed"), ask)
+def _make_failed_event(request: ModelRequest, number: int) -> Json:
+    response = RENDER["responses"][1](Answer(finish="failed"), request)
     return {"type": "response.failed", "sequence_number": number, "response": response}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .answers import Ask, Json
+from .answers import Json, ModelRequest
 
 CALLS = {
     "function_call": "function_call_output",
@@ -34,10 +34,10 @@ class Turn:
         return [*self.before, *self.output]
 
     @classmethod
-    def after(cls, earlier: Turn | None, given: object, output: Sequence[Json]) -> Turn:
-        """Return the turn in which ``output`` answers ``given``."""
-        before = earlier.items if earlier else []
-        return cls([*before, *as_items(given)], output)
+    def after(cls, earlier_turn: Turn | None, turn_input: object, output: Sequence[Json]) -> Turn:
+        """Return the turn in which ``output`` answers ``turn_input``."""
+        earlier_items = earlier_turn.items if earlier_turn else []
+        return cls([*earlier_items, *as_items(turn_input)], output)
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Step:
     text: str
 
 
-def as_items(given: object) -> list[Json]:
+def as_items(request_input: object) -> list[Json]:
     """Return a Responses ``input`` as a list of items."""
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    return list(given) if isinstance(given, list) else []
+    if isinstance(request_input, str):
+        return [{"role": "user", "content": request_input}]
+    return list(request_input) if isinstance(request_input, list) else []
 
 
-def list_steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
+def list_steps(request: ModelRequest, earlier_turn: Turn | None = None) -> list[Step]:
     """Return the steps before this request, in order."""
-    if ask.protocol == "chat":
-        return [step for message in ask.body["messages"] for step in _of_message(message)]
-    items = [*(earlier.items if earlier else ()), *as_items(ask.body.get("input"))]
+    if request.protocol == "chat":
+        return [step for message in request.body["messages"] for step in _of_message(message)]
+    items = [*(earlier_turn.items if earlier_turn else ()), *as_items(request.body.get("input"))]
     return [_of_item(item) for item in items]
 
 

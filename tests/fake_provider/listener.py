@@ -222,18 +222,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait(self, seconds: float, release: threading.Event | None = None) -> None:
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not (release and release.is_set()):
+        while (remaining := until - time.monotonic()) > 0 and not (release and release.is_set()):
             if self.server.stopping.is_set() or self._client_left():
                 raise ClientLeftError
-            time.sleep(min(POLL_SECONDS, left))
+            time.sleep(min(POLL_SECONDS, remaining))
 
     def _client_left(self) -> bool:
         poll = select.poll()  # select() is limited to 1024 descriptors
         poll.register(self.connection, select.POLLIN)
         if not poll.poll(0):
             return False
-        seen: bytes = self.connection.recv(1, socket.MSG_PEEK)
-        return not seen
+        received: bytes = self.connection.recv(1, socket.MSG_PEEK)
+        return not received
 
     def _hang_up(self, reset: bool) -> None:
         if reset:

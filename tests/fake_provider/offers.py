@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .answers import Ask, Call, Json, dumps
+from .answers import Call, Json, ModelRequest, dumps
 from .history import as_items
 
 SAMPLES: Json = {
@@ -49,10 +49,10 @@ class Tool:
         return Call(self.name, dumps({argument: text}), namespace=self.namespace)
 
 
-def list_offered_tools(ask: Ask) -> list[Tool]:
+def list_offered_tools(request: ModelRequest) -> list[Tool]:
     """Return all offered functions and custom tools, without built-in tools."""
-    tools = list(ask.body.get("tools") or ())
-    for item in as_items(ask.body.get("input")):
+    tools = list(request.body.get("tools") or ())
+    for item in as_items(request.body.get("input")):
         if item.get("type") in ("additional_tools", "tool_search_output"):
             tools += item["tools"]
     return list(_list_tools(tools))

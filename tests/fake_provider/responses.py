@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .answers import CREATED, Answer, Ask, Call, Json, make_obfuscation, seal
+from .answers import CREATED, Answer, Call, Json, ModelRequest, make_obfuscation, seal
 
 ENDINGS = {
     "length": ("incomplete", "max_output_tokens"),
@@ -47,41 +47,41 @@ ECHOED: Json = {
 """Parameter that the response repeats -> its default value."""
 
 
-def make_events(answer: Answer, ask: Ask) -> list[Json]:
+def make_events(answer: Answer, request: ModelRequest) -> list[Json]:
     """Return the numbered events of a stream; the last one is the terminal event."""
-    items = make_output(answer, ask)
-    opening = _make_response(ask, "in_progress", [])
+    items = make_output(answer, request)
+    open_response = _make_response(request, "in_progress", [])
     events = [
-        {"type": "response.created", "response": opening},
-        {"type": "response.in_progress", "response": opening},
+        {"type": "response.created", "response": open_response},
+        {"type": "response.in_progress", "response": open_response},
     ]
     for index, item in enumerate(items):
         events += ITEM_EVENTS[item["type"]](answer, item, index)
-    whole = make_response(answer, ask)
-    events.append({"type": f"response.{whole['status']}", "response": whole})
-    if ask.option("include_obfuscation", default=True):
+    response = make_response(answer, request)
+    events.append({"type": f"response.{response['status']}", "response": response})
+    if request.option("include_obfuscation", default=True):
         events = [_obfuscate_event(event) for event in events]
     return number_events(events)
 
 
-def make_response(answer: Answer, ask: Ask) -> Json:
+def make_response(answer: Answer, request: ModelRequest) -> Json:
     """Return the answer as one object."""
     status, reason = ENDINGS.get(answer.finish or "", ("completed", None))
-    whole = _make_response(ask, status, make_output(answer, ask))
-    whole["usage"] = answer.usage.responses() if answer.usage else None
+    response = _make_response(request, status, make_output(answer, request))
+    response["usage"] = answer.usage.responses() if answer.usage else None
     if status == "completed":
-        whole["completed_at"] = CREATED + 1
+        response["completed_at"] = CREATED + 1
     if status == "failed":
-        whole["error"] = {"code": "server_error", "message": "The scripted model broke down."}
+        response["error"] = {"code": "server_error", "message": "The scripted model broke down."}
     if reason:
-        whole["incomplete_details"] = {"reason": reason}
-    return whole
+        response["incomplete_details"] = {"reason": reason}
+    return response
 
 
-def make_output(answer: Answer, ask: Ask) -> list[Json]:
+def make_output(answer: Answer, request: ModelRequest) -> list[Json]:
     """Return the finished items. The last item of an incomplete answer is incomplete."""
-    items = [*_make_reasoning(answer, ask), *_make_message(answer, ask)]
-    items += [_make_call(call, ask, i) for i, call in enumerate(answer.calls)]
+    items = [*_make_reasoning(answer, request), *_make_message(answer, request)]
+    items += [_make_call(call, request, i) for i, call in enumerate(answer.calls)]
     if items and answer.finish in ENDINGS and "status" in items[-1]:
         items[-1]["status"] = "incomplete"
     return items
@@ -92,40 +92,40 @@ def number_events(events: list[Json]) -> list[Json]:
     return [{**event, "sequence_number": number} for number, event in enumerate(events)]
 
 
-def _make_response(ask: Ask, status: str, items: list[Json]) -> Json:
-    given = {name: ask.body[name] for name in ECHOED if ask.body.get(name) is not None}
+def _make_response(request: ModelRequest, status: str, items: list[Json]) -> Json:
+    echoed = {name: request.body[name] for name in ECHOED if request.body.get(name) is not None}
     return {
-        "id": ask.id("resp_"),
+        "id": request.id("resp_"),
         "object": "response",
         "created_at": CREATED,
         "completed_at": None,
         "status": status,
         "error": None,
         "incomplete_details": None,
-        "model": ask.model,
+        "model": request.model,
         "output": items,
-        "reasoning": {"effort": None, "summary": None, **(ask.body.get("reasoning") or {})},
+        "reasoning": {"effort": None, "summary": None, **(request.body.get("reasoning") or {})},
         "usage": None,
         **ECHOED,
-        **given,
+        **echoed,
     }
 
 
-def _make_reasoning(answer: Answer, ask: Ask) -> Iterator[Json]:
+def _make_reasoning(answer: Answer, request: ModelRequest) -> Iterator[Json]:
     if answer.reasoning is None:
         return
-    item: Json = {"type": "reasoning", "id": ask.id("rs_"), "summary": []}
+    item: Json = {"type": "reasoning", "id": request.id("rs_"), "summary": []}
     if answer.reasoning_form != "text":
         parts = answer.reasoning.split("\n\n")
         item["summary"] = [{"type": "summary_text", "text": text} for text in parts]
     if answer.reasoning_form != "summary":
         item["content"] = [{"type": "reasoning_text", "text": answer.reasoning}]
-    if "reasoning.encrypted_content" in (ask.body.get("include") or ()):
+    if "reasoning.encrypted_content" in (request.body.get("include") or ()):
         item["encrypted_content"] = seal(answer.reasoning)
     yield item
 
 
-def _make_message(answer: Answer, ask: Ask) -> Iterator[Json]:
+def _make_message(answer: Answer, request: ModelRequest) -> Iterator[Json]:
     content: list[Json] = []
     if answer.text is not None:
         content.append(
@@ -134,16 +134,16 @@ def _make_message(answer: Answer, ask: Ask) -> Iterator[Json]:
     if answer.refusal is not None:
         content.append({"type": "refusal", "refusal": answer.refusal})
     if content:
-        yield {"type": "message", "id": ask.id("msg_"), "role": "assistant",
+        yield {"type": "message", "id": request.id("msg_"), "role": "assistant",
                "status": "completed", "content": content}  # fmt: skip
 
 
-def _make_call(call: Call, ask: Ask, number: int) -> Json:
+def _make_call(call: Call, request: ModelRequest, number: int) -> Json:
     custom = call.kind == "custom"
     item: Json = {
         "type": "custom_tool_call" if custom else "function_call",
-        "id": ask.id("ctc_" if custom else "fc_", number),
-        "call_id": ask.call_id(call, number),
+        "id": request.id("ctc_" if custom else "fc_", number),
+        "call_id": request.call_id(call, number),
         "name": call.name,
         "input" if custom else "arguments": call.text,
         "status": "completed",
@@ -158,9 +158,9 @@ def _message_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
 
 
 def _reasoning_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
-    opened = {key: value for key, value in item.items() if key != "encrypted_content"}
+    open_item = {key: value for key, value in item.items() if key != "encrypted_content"}
     yield _make_added_event(
-        opened, index, summary=[], **({"content": []} if "content" in item else {})
+        open_item, index, summary=[], **({"content": []} if "content" in item else {})
     )
     for number, part in enumerate(item["summary"]):
         yield from _summary_events(answer, item, index, number, part)
@@ -171,43 +171,43 @@ def _reasoning_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
 def _summary_events(
     answer: Answer, item: Json, index: int, number: int, part: Json
 ) -> Iterator[Json]:
-    where = {"item_id": item["id"], "output_index": index, "summary_index": number}
+    position = {"item_id": item["id"], "output_index": index, "summary_index": number}
     name = "response.reasoning_summary"
-    yield {"type": f"{name}_part.added", **where, "part": {**part, "text": ""}}
+    yield {"type": f"{name}_part.added", **position, "part": {**part, "text": ""}}
     for piece in answer.cut_text(part["text"]):
-        yield {"type": f"{name}_text.delta", **where, "delta": piece}
-    yield {"type": f"{name}_text.done", **where, "text": part["text"]}
-    yield {"type": f"{name}_part.done", **where, "part": part}
+        yield {"type": f"{name}_text.delta", **position, "delta": piece}
+    yield {"type": f"{name}_text.done", **position, "text": part["text"]}
+    yield {"type": f"{name}_part.done", **position, "part": part}
 
 
 def _content_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
     for number, part in enumerate(item.get("content", ())):
-        name, field, more = PARTS[part["type"]]
-        where = {"item_id": item["id"], "output_index": index, "content_index": number}
-        yield {"type": "response.content_part.added", **where, "part": {**part, field: ""}}
+        name, field, extra_fields = PARTS[part["type"]]
+        position = {"item_id": item["id"], "output_index": index, "content_index": number}
+        yield {"type": "response.content_part.added", **position, "part": {**part, field: ""}}
         for piece in answer.cut_text(part[field]):
-            yield {"type": f"{name}.delta", **where, "delta": piece, **more}
-        yield {"type": f"{name}.done", **where, field: part[field], **more}
-        yield {"type": "response.content_part.done", **where, "part": part}
+            yield {"type": f"{name}.delta", **position, "delta": piece, **extra_fields}
+        yield {"type": f"{name}.done", **position, field: part[field], **extra_fields}
+        yield {"type": "response.content_part.done", **position, "part": part}
 
 
 def _call_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
     custom = item["type"] == "custom_tool_call"
     field = "input" if custom else "arguments"
     name = "response.custom_tool_call_input" if custom else "response.function_call_arguments"
-    where = {"item_id": item["id"], "output_index": index}
+    position = {"item_id": item["id"], "output_index": index}
     yield _make_added_event(item, index, **{field: ""})
     for piece in answer.cut_text(item[field]):
-        yield {"type": f"{name}.delta", **where, "delta": piece}
-    named = {} if custom else {"name": item["name"]}
-    yield {"type": f"{name}.done", **where, field: item[field], **named}
+        yield {"type": f"{name}.delta", **position, "delta": piece}
+    name_field = {} if custom else {"name": item["name"]}
+    yield {"type": f"{name}.done", **position, field: item[field], **name_field}
     yield _make_done_event(item, index)
 
 
 def _make_added_event(item: Json, index: int, **empty: object) -> Json:
     status = {"status": "in_progress"} if "status" in item else {}
-    opened = {**item, **status, **empty}
-    return {"type": "response.output_item.added", "output_index": index, "item": opened}
+    open_item = {**item, **status, **empty}
+    return {"type": "response.output_item.added", "output_index": index, "item": open_item}
 
 
 def _make_done_event(item: Json, index: int) -> Json:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .answers import Answer, Ask, Call, Json, dumps
+from .answers import Answer, Call, Json, ModelRequest, dumps
 from .history import Step, Turn, list_steps
 from .offers import Tool, list_offered_tools, make_sample
 
@@ -26,7 +26,7 @@ PATCH = '*** Begin Patch\n*** Add File: {file}\n+héllo "quoted" \\ back\n*** En
 class Scene:
     """A request with its marker: the options, the tools, and the steps since the marker."""
 
-    ask: Ask
+    request: ModelRequest
     options: dict[str, str]
     tools: Sequence[Tool]
     since: Sequence[Step]
@@ -51,13 +51,13 @@ class Scene:
         return Answer(text=f"Done: {' | '.join(self.results)[:300]}")
 
 
-def answer(ask: Ask, earlier: Turn | None = None) -> Answer:
+def answer(request: ModelRequest, earlier: Turn | None = None) -> Answer:
     """Return the model's answer to a request."""
-    steps = list_steps(ask, earlier)
+    steps = list_steps(request, earlier)
     for number, step in reversed(list(enumerate(steps))):
         if step.kind == "user" and (marker := MARKER.search(step.text)):
             options = dict(pair.split("=", 1) for pair in marker[2].split())
-            scene = Scene(ask, options, list_offered_tools(ask), steps[number + 1 :])
+            scene = Scene(request, options, list_offered_tools(request), steps[number + 1 :])
             return SCENARIOS[marker[1]](scene)
     return Answer(text=HELLO)
 
@@ -103,7 +103,7 @@ def think(scene: Scene) -> Answer:
 
 def reasoning_tool(scene: Scene) -> Answer:
     """Reasoning before a call. The client must send it back with the tool's result."""
-    return _calling(scene, 1, reasoning=THOUGHT)
+    return _call_functions(scene, 1, reasoning=THOUGHT)
 
 
 def refusal(scene: Scene) -> Answer:
@@ -124,22 +124,22 @@ def empty(scene: Scene) -> Answer:
 
 def json_schema(scene: Scene) -> Answer:
     """A value of the requested schema."""
-    body = scene.ask.body
-    asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
-    schema: Json = (asked.get("json_schema") or asked).get("schema") or {}
+    body = scene.request.body
+    response_format = body.get("response_format") or (body.get("text") or {}).get("format") or {}
+    schema: Json = (response_format.get("json_schema") or response_format).get("schema") or {}
     return Answer(text=dumps(make_sample(schema)))
 
 
 def one_tool(scene: Scene) -> Answer:
-    return _calling(scene, 1)
+    return _call_functions(scene, 1)
 
 
 def parallel_tools(scene: Scene) -> Answer:
-    return _calling(scene, 2)
+    return _call_functions(scene, 2)
 
 
 def text_and_tool(scene: Scene) -> Answer:
-    return _calling(scene, 1, text="Let me look that up.")
+    return _call_functions(scene, 1, text="Let me look that up.")
 
 
 def named_tool(scene: Scene) -> Answer:
@@ -163,7 +163,7 @@ def handoff(scene: Scene) -> Answer:
 
 def shell_loop(scene: Scene) -> Answer:
     """Creates a ``file`` with the shell tool, whatever its name."""
-    call = _shell(scene)
+    call = _make_shell_call(scene)
     if scene.results or call is None:
         return scene.make_final_answer()
     return Answer(text="I will create the file.", calls=[call])
@@ -171,18 +171,21 @@ def shell_loop(scene: Scene) -> Answer:
 
 def apply_patch_loop(scene: Scene) -> Answer:
     """Adds a ``file`` with a patch."""
-    call = _patch(scene)
+    call = _make_patch_call(scene)
     return scene.make_final_answer() if scene.results or call is None else Answer(calls=[call])
 
 
 def shell_then_patch(scene: Scene) -> Answer:
     """Creates ``file`` with the shell, then ``patched`` with a patch."""
-    made = [_shell(scene), _patch(scene, scene.options.get("patched", "patched.txt"))]
-    calls = [call for call in made if call][len(scene.called_tools) :]
+    planned_calls = [
+        _make_shell_call(scene),
+        _make_patch_call(scene, scene.options.get("patched", "patched.txt")),
+    ]
+    calls = [call for call in planned_calls if call][len(scene.called_tools) :]
     return Answer(calls=calls[:1]) if calls else scene.make_final_answer()
 
 
-def _calling(
+def _call_functions(
     scene: Scene, count: int, *, text: str | None = None, reasoning: str | None = None
 ) -> Answer:
     """Calls the first function ``count`` times, until there are results."""
@@ -193,14 +196,14 @@ def _calling(
     return Answer(text=text, reasoning=reasoning, calls=calls)
 
 
-def _patch(scene: Scene, file: str | None = None) -> Call | None:
+def _make_patch_call(scene: Scene, file: str | None = None) -> Call | None:
     tool = scene.tool("apply_patch")
     if tool is None:
         return None
     return tool.with_input(PATCH.format(file=file or scene.options.get("file", "new.txt")))
 
 
-def _shell(scene: Scene) -> Call | None:
+def _make_shell_call(scene: Scene) -> Call | None:
     command = f"printf 'made by the scripted model' > {scene.options.get('file', 'made.txt')}"
     for name, call in SHELLS.items():
         if tool := scene.tool(name):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import responses, scenarios, strict, vendors
-from .answers import CREATED, Answer, Ask, Json, Protocol, make_error
+from .answers import CREATED, Answer, Json, ModelRequest, Protocol, make_error
 from .faults import Scripted
 from .history import Turn
 from .listener import Listener, Request
@@ -163,7 +163,7 @@ class ScriptedUpstream:
     def _models(self, method: str, name: str | None) -> Reply:
         if method != "GET":
             return _not_allowed(method)
-        models = [_make_model(known) for known in MODELS]
+        models = [_make_model(model_name) for model_name in MODELS]
         if name is None:
             return make_whole_reply({"object": "list", "data": models})
         if name not in MODELS:
@@ -180,42 +180,46 @@ class ScriptedUpstream:
             )
         recorded.violations = self._violations(protocol, recorded.body)
         if recorded.violations:
-            first = recorded.violations[0]
-            return make_whole_reply(make_error(str(first), param=first.param, code=first.code), 400)
+            violation = recorded.violations[0]
+            return make_whole_reply(
+                make_error(str(violation), param=violation.param, code=violation.code), 400
+            )
         return self._make_answer(protocol, recorded.body)
 
     def _violations(self, protocol: Protocol, body: Json) -> list[strict.Violation]:
-        found: list[strict.Violation] = []
+        violations: list[strict.Violation] = []
         if self.strict and protocol == "chat":
-            found = strict.check_chat(body, self.extra_params)
+            violations = strict.check_chat(body, self.extra_params)
         elif self.strict:
-            found = strict.check_responses(body, self.extra_params, self._turns)
-        return found or vendors.list_refusals(protocol, body, self.refuse)
+            violations = strict.check_responses(body, self.extra_params, self._turns)
+        return violations or vendors.list_refusals(protocol, body, self.refuse)
 
     def _make_answer(self, protocol: Protocol, body: Json) -> Reply:
         with self._lock:
             self._serial += 1
-            ask = Ask(protocol, body, self._serial)
+            request = ModelRequest(protocol, body, self._serial)
             earlier = self._turns.get(str(body.get("previous_response_id")))
             scripted = self._queue.popleft() if self._queue else None
-            answer = scripted or scenarios.answer(ask, earlier)
+            answer = scripted or scenarios.answer(request, earlier)
             stream = Stream(answer) if isinstance(answer, Answer) else answer
             if protocol == "responses" and isinstance(stream, Stream):
-                self._remember(ask, stream.answer, earlier)
-        return stream.reply(ask)
+                self._remember(request, stream.answer, earlier)
+        return stream.reply(request)
 
-    def _remember(self, ask: Ask, answer: Answer, earlier: Turn | None) -> None:
-        if ask.body.get("store") is not False:
-            output = responses.make_output(answer, ask)
-            self._turns[ask.id("resp_")] = Turn.after(earlier, ask.body.get("input"), output)
+    def _remember(self, request: ModelRequest, answer: Answer, earlier: Turn | None) -> None:
+        if request.body.get("store") is not False:
+            output = responses.make_output(answer, request)
+            self._turns[request.id("resp_")] = Turn.after(
+                earlier, request.body.get("input"), output
+            )
 
 
 def _make_embeddings(method: str, body: Any) -> Reply:
     """Return the vector ``[3, length]`` for each text."""
     if method != "POST":
         return _not_allowed(method)
-    given = body.get("input") if isinstance(body, dict) else None
-    texts = [given] if isinstance(given, str) else given
+    text_input = body.get("input") if isinstance(body, dict) else None
+    texts = [text_input] if isinstance(text_input, str) else text_input
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         return make_whole_reply(
             make_error("'input' must be a string or an array of strings.", param="input"), 400

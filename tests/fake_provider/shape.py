@@ -43,9 +43,9 @@ class Violation(str):
     code: str | None
 
     def __new__(cls, message: str, param: str | None = None, code: str | None = None) -> Violation:
-        made = super().__new__(cls, message)
-        made.param, made.code = param, code
-        return made
+        violation = super().__new__(cls, message)
+        violation.param, violation.code = param, code
+        return violation
 
 
 class Field(NamedTuple):
@@ -112,8 +112,8 @@ def drop_accepted(
 
     def is_accepted(violation: Violation) -> bool:
         path = violation.param or ""
-        here = path.startswith(under) and path.rpartition(".")[2] in names
-        return here and violation.code == "unknown_parameter"
+        is_below = path.startswith(under) and path.rpartition(".")[2] in names
+        return is_below and violation.code == "unknown_parameter"
 
     return [violation for violation in violations if not is_accepted(violation)]
 
@@ -152,17 +152,19 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _check_union(value: Any, members: Sequence[Any], path: str) -> list[Violation]:
-    fitting = [member for member in members if member is object or _fits(value, member)]
-    if not fitting:
+    fitting_members = [member for member in members if member is object or _fits(value, member)]
+    if not fitting_members:
         return [make_type_error(value, members, path)]
-    objects = [member for member in fitting if is_typeddict(member)]
-    meant = [member for member in objects if _has_matching_tags(value, member)]
-    if objects == fitting and not meant:
-        return [_explain_wrong_tag(value, fitting, path)]
-    literals = [member for member in fitting if _get_origin(member) is Literal]
-    if len(literals) == len(fitting):
+    objects = [member for member in fitting_members if is_typeddict(member)]
+    tagged_members = [member for member in objects if _has_matching_tags(value, member)]
+    if objects == fitting_members and not tagged_members:
+        return [_explain_wrong_tag(value, fitting_members, path)]
+    literals = [member for member in fitting_members if _get_origin(member) is Literal]
+    if len(literals) == len(fitting_members):
         return _check_literal(value, [name for m in literals for name in get_args(m)], path)
-    return min((check(value, member, path) for member in meant or fitting), key=len)
+    return min(
+        (check(value, member, path) for member in tagged_members or fitting_members), key=len
+    )
 
 
 def _has_matching_tags(value: dict[str, Any], kind: Any) -> bool:
@@ -178,8 +180,8 @@ def _list_tag_values(kind: Any, tag: str) -> tuple[Any, ...]:
     field = list_fields(kind).get(tag)
     inner = strip_qualifiers(field.type) if field else None
     options = list_members(inner) if _get_origin(inner) in UNIONS else [inner]
-    named = tuple(v for o in options if _get_origin(o) is Literal for v in get_args(o))
-    return (*named, None) if named and field and not field.required else named
+    values = tuple(v for o in options if _get_origin(o) is Literal for v in get_args(o))
+    return (*values, None) if values and field and not field.required else values
 
 
 def _explain_wrong_tag(value: dict[str, Any], members: Iterable[Any], path: str) -> Violation:
@@ -202,11 +204,13 @@ def _check_literal(value: Any, allowed: Sequence[Any], path: str) -> list[Violat
     return [] if value in allowed else [make_invalid_error(value, allowed, path)]
 
 
-def _check_object(value: dict[str, Any], known: dict[str, Field], path: str) -> Iterator[Violation]:
+def _check_object(
+    value: dict[str, Any], fields: dict[str, Field], path: str
+) -> Iterator[Violation]:
     prefix = f"{path}." if path else ""
-    for name in value.keys() - known.keys():
+    for name in value.keys() - fields.keys():
         yield make_unknown_error(prefix + name)
-    for name, field in known.items():
+    for name, field in fields.items():
         if name in value:
             yield from check(value[name], field.type, prefix + name)
         elif field.required:

@@ -18,14 +18,14 @@ __all__ = ["Violation", "check_chat", "check_responses"]
 
 def check_chat(body: Json, extra: Collection[str] = ()) -> list[Violation]:
     """Return the violations of a Chat Completions request; ``extra`` are further accepted names."""
-    found = strict_chat.check_shape(body, extra)
-    return found or [violation for rule in strict_chat.RULES for violation in rule(body)]
+    violations = strict_chat.check_shape(body, extra)
+    return violations or [violation for rule in strict_chat.RULES for violation in rule(body)]
 
 
 def check_responses(
     body: Json, extra: Collection[str] = (), turns: Mapping[str, Turn] | None = None
 ) -> list[Violation]:
     """Return the violations of a Responses request; ``turns`` are the stored responses by id."""
-    found = strict_responses.check_shape(body, extra)
-    known = turns or {}
-    return found or [v for rule in strict_responses.RULES for v in rule(body, known)]
+    violations = strict_responses.check_shape(body, extra)
+    stored_turns = turns or {}
+    return violations or [v for rule in strict_responses.RULES for v in rule(body, stored_turns)]

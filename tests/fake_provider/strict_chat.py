@@ -55,20 +55,20 @@ RANGES = {
 
 def check_shape(body: Json, extra: Collection[str]) -> list[Violation]:
     """Return the parameters and messages that do not match the SDK's types."""
-    known = list_fields(CompletionCreateParamsBase)
-    found = [
+    fields = list_fields(CompletionCreateParamsBase)
+    violations = [
         make_missing_error(name)
-        for name, field in known.items()
+        for name, field in fields.items()
         if field.required and name not in body
     ]
     for name, value in body.items():
         if name == "stream":
-            found += check(value, bool | None, name)
-        elif name in known:
-            found += check(value, known[name].type, name)
+            violations += check(value, bool | None, name)
+        elif name in fields:
+            violations += check(value, fields[name].type, name)
         else:
-            found.append(make_unknown_error(name))
-    return drop_accepted(drop_accepted(found, extra), EXTRA_FIELDS, under="messages[")
+            violations.append(make_unknown_error(name))
+    return drop_accepted(drop_accepted(violations, extra), EXTRA_FIELDS, under="messages[")
 
 
 def check_empty_arrays(body: Json) -> Iterator[Violation]:
@@ -86,24 +86,24 @@ def check_content(body: Json) -> Iterator[Violation]:
     for number, message in enumerate(body["messages"]):
         is_empty = all(message.get(name) is None for name in CONTENT_FIELDS)
         if message["role"] == "assistant" and is_empty:
-            where = f"messages[{number}].content"
-            text = f"Invalid value for '{where}': expected a string, got null."
-            yield Violation(text, where, "invalid_value")
+            path = f"messages[{number}].content"
+            text = f"Invalid value for '{path}': expected a string, got null."
+            yield Violation(text, path, "invalid_value")
 
 
 def check_adjacency(body: Json) -> Iterator[Violation]:
     """Check that tool messages directly follow their assistant message, one for each call."""
-    waiting: list[str] = []
+    unanswered_ids: list[str] = []
     for number, message in enumerate(body["messages"]):
         if message["role"] == "tool":
-            if message["tool_call_id"] not in waiting:
+            if message["tool_call_id"] not in unanswered_ids:
                 yield _make_stray_error(number)
             else:
-                waiting.remove(message["tool_call_id"])
+                unanswered_ids.remove(message["tool_call_id"])
             continue
-        yield from _check_answered(waiting, number)
-        waiting = [call["id"] for call in message.get("tool_calls") or ()]
-    yield from _check_answered(waiting, len(body["messages"]))
+        yield from _check_answered(unanswered_ids, number)
+        unanswered_ids = [call["id"] for call in message.get("tool_calls") or ()]
+    yield from _check_answered(unanswered_ids, len(body["messages"]))
 
 
 def _make_stray_error(number: int) -> Violation:
@@ -111,12 +111,12 @@ def _make_stray_error(number: int) -> Violation:
     return Violation(f"Invalid parameter: {text}", f"messages.[{number}].role")
 
 
-def _check_answered(waiting: list[str], number: int) -> Iterator[Violation]:
-    if waiting:
+def _check_answered(unanswered_ids: list[str], number: int) -> Iterator[Violation]:
+    if unanswered_ids:
         yield Violation(
             "An assistant message with 'tool_calls' must be followed by tool messages responding "
             "to each 'tool_call_id'. The following tool_call_ids did not have response messages: "
-            + ", ".join(waiting),
+            + ", ".join(unanswered_ids),
             f"messages.[{number}].role",
         )
 
@@ -124,14 +124,14 @@ def _check_answered(waiting: list[str], number: int) -> Iterator[Violation]:
 def check_calls(body: Json) -> Iterator[Violation]:
     """Check names and ids of the calls in the history."""
     for number, message in enumerate(body["messages"]):
-        for place, call in enumerate(message.get("tool_calls") or ()):
-            where = f"messages[{number}].tool_calls[{place}]"
-            yield from check_name(call[call["type"]]["name"], f"{where}.{call['type']}.name")
+        for index, call in enumerate(message.get("tool_calls") or ()):
+            path = f"messages[{number}].tool_calls[{index}]"
+            yield from check_name(call[call["type"]]["name"], f"{path}.{call['type']}.name")
             if len(call["id"]) > ID_LENGTH:
                 text = f"Expected a string with maximum length {ID_LENGTH}."
                 yield Violation(
-                    f"Invalid '{where}.id': string too long. {text}",
-                    f"{where}.id",
+                    f"Invalid '{path}.id': string too long. {text}",
+                    f"{path}.id",
                     "string_above_max_length",
                 )
 
@@ -162,16 +162,18 @@ def check_tool_choice(body: Json) -> Iterator[Violation]:
     for tool in requested:
         kind = str(tool.get("type"))  # the SDK has no type for allowed tools
         names = [name for type_, name in offered if type_ == kind]
-        meant = tool.get(kind)
-        yield from check_choice(meant.get("name") if isinstance(meant, dict) else None, names, kind)
+        choice_tool = tool.get(kind)
+        yield from check_choice(
+            choice_tool.get("name") if isinstance(choice_tool, dict) else None, names, kind
+        )
 
 
 def check_response_format(body: Json) -> Iterator[Violation]:
     """Check the format of structured output."""
-    requested = body.get("response_format") or {}
-    if requested.get("type") == "json_schema":
-        yield from check_format(requested["json_schema"], "response_format.json_schema")
-    if requested.get("type") == "json_object" and "json" not in str(body["messages"]).lower():
+    response_format = body.get("response_format") or {}
+    if response_format.get("type") == "json_schema":
+        yield from check_format(response_format["json_schema"], "response_format.json_schema")
+    if response_format.get("type") == "json_object" and "json" not in str(body["messages"]).lower():
         text = "'messages' must contain the word 'json' in some form, to use 'response_format'"
         yield Violation(f"{text} of type 'json_object'.", "messages")
 
@@ -196,13 +198,13 @@ def check_ranges(body: Json) -> Iterator[Violation]:
 
 def check_limits(body: Json, limits: dict[str, tuple[int, int | None]]) -> Iterator[Violation]:
     """Check that numbers are between their minimum and maximum."""
-    for name, (least, most) in limits.items():
+    for name, (minimum, maximum) in limits.items():
         value = body.get(name)
-        if value is not None and value < least:
-            text = f"below minimum value. Expected a value >= {least}, but got {value} instead."
+        if value is not None and value < minimum:
+            text = f"below minimum value. Expected a value >= {minimum}, but got {value} instead."
             yield Violation(f"Invalid '{name}': {text}", name, "integer_below_min_value")
-        if value is not None and most is not None and value > most:
-            text = f"above maximum value. Expected a value <= {most}, but got {value} instead."
+        if value is not None and maximum is not None and value > maximum:
+            text = f"above maximum value. Expected a value <= {maximum}, but got {value} instead."
             yield Violation(f"Invalid '{name}': {text}", name, "integer_above_max_value")
 
 

@@ -16,17 +16,17 @@ PREFIXES = {"function_call": "fc", "custom_tool_call": "ctc", "reasoning": "rs"}
 
 def check_pairs(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Check that every call has its output, and every output a call before it."""
-    earlier = turns.get(str(body.get("previous_response_id")), Turn()).items
-    waiting: dict[tuple[str, object], Json] = {}
-    for item in [*earlier, *as_items(body.get("input"))]:
+    stored_items = turns.get(str(body.get("previous_response_id")), Turn()).items
+    unanswered_calls: dict[tuple[str, object], Json] = {}
+    for item in [*stored_items, *as_items(body.get("input"))]:
         kind = item.get("type") or "message"
         if kind in CALLS:
-            waiting[CALLS[kind], _call_id(item)] = item
-        elif kind in OUTPUTS and not waiting.pop((kind, _call_id(item)), None):
+            unanswered_calls[CALLS[kind], _call_id(item)] = item
+        elif kind in OUTPUTS and not unanswered_calls.pop((kind, _call_id(item)), None):
             name = kind.removesuffix("_output").replace("_", " ")
             text = f"No tool call found for {name} output with call_id {_call_id(item)}."
             yield Violation(text, "input")
-    for output, call_id in waiting:
+    for output, call_id in unanswered_calls:
         name = output.removesuffix("_output").replace("_", " ")
         yield Violation(f"No tool output found for {name} {call_id}.", "input")
 
@@ -44,14 +44,16 @@ def check_ids(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
             "Invalid type for 'input': expected a string as id.", "input", "invalid_type"
         )
         return
-    known = {item["id"] for turn in list(turns.values()) for item in turn.items if "id" in item}
+    stored_ids = {
+        item["id"] for turn in list(turns.values()) for item in turn.items if "id" in item
+    }
     for number, item in enumerate(items):
-        name, where = item.get("id"), f"input[{number}].id"
+        name, path = item.get("id"), f"input[{number}].id"
         prefix = PREFIXES.get(item.get("type", ""))
         if name and prefix and not name.startswith(prefix):
             text = f"Expected an ID that begins with '{prefix}'."
-            yield Violation(f"Invalid '{where}': '{name}'. {text}", where, "invalid_value")
-        if _is_reference(item, body) and name not in known:
+            yield Violation(f"Invalid '{path}': '{name}'. {text}", path, "invalid_value")
+        if _is_reference(item, body) and name not in stored_ids:
             text = "Items are not persisted when `store` is set to false."
             yield Violation(f"Item with id '{name}' not found. {text}", "input")
     for name, count in Counter(item["id"] for item in items if item.get("id")).items():
@@ -72,12 +74,15 @@ def check_reasoning(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation
     for number, item in enumerate(items):
         if item.get("type") != "reasoning":
             continue
-        sealed = item.get("encrypted_content")
-        if sealed and not sealed.startswith(SEALED):
-            text = f"The encrypted content {sealed[:12]}... could not be verified."
+        encrypted_content = item.get("encrypted_content")
+        if encrypted_content and not encrypted_content.startswith(SEALED):
+            text = f"The encrypted content {encrypted_content[:12]}... could not be verified."
             yield Violation(text, f"input[{number}]", "invalid_encrypted_content")
-        after = items[number + 1] if number + 1 < len(items) else {}
-        if after.get("role") != "assistant" and after.get("type") not in {*CALLS, "reasoning"}:
+        next_item = items[number + 1] if number + 1 < len(items) else {}
+        if next_item.get("role") != "assistant" and next_item.get("type") not in {
+            *CALLS,
+            "reasoning",
+        }:
             text = "of type 'reasoning' was provided without its required following item."
             yield Violation(f"Item '{item.get('id')}' {text}", "input")
 

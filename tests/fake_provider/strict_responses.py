@@ -63,18 +63,22 @@ RANGES = {
 
 def check_shape(body: Json, extra: Collection[str]) -> list[Violation]:
     """Return the parameters and items that do not match the SDK's types."""
-    known = list_fields(ResponseCreateParamsBase)
-    found = [] if "model" in body else [make_missing_error("model")]
+    fields = list_fields(ResponseCreateParamsBase)
+    violations = [] if "model" in body else [make_missing_error("model")]
     for name, value in body.items():
         if name == "input" and isinstance(value, list):
-            found += [v for i, item in enumerate(value) for v in _check_item(item, f"input[{i}]")]
+            violations += [
+                v for i, item in enumerate(value) for v in _check_item(item, f"input[{i}]")
+            ]
         elif name == "stream":
-            found += check(value, bool | None, name)
-        elif name in known:
-            found += check(value, known[name].type, name)
+            violations += check(value, bool | None, name)
+        elif name in fields:
+            violations += check(value, fields[name].type, name)
         else:
-            found.append(make_unknown_error(name))
-    return [violation for violation in drop_accepted(found, extra) if not _is_forgiven(violation)]
+            violations.append(make_unknown_error(name))
+    return [
+        violation for violation in drop_accepted(violations, extra) if not _is_forgiven(violation)
+    ]
 
 
 def _is_forgiven(violation: Violation) -> bool:
@@ -87,8 +91,8 @@ def _check_item(item: Any, path: str) -> list[Violation]:
     kind = item.get("type", "message" if "role" in item else "item_reference")
     if kind == "message":
         return list(_check_message(item, path))
-    kept = {k: v for k, v in item.items() if k not in ANY_ITEM_FIELDS or kind == "item_reference"}
-    return check({**kept, "type": kind}, ResponseInputItemParam, path)
+    fields = {k: v for k, v in item.items() if k not in ANY_ITEM_FIELDS or kind == "item_reference"}
+    return check({**fields, "type": kind}, ResponseInputItemParam, path)
 
 
 def _check_message(item: Json, path: str) -> Iterator[Violation]:
@@ -107,10 +111,10 @@ def check_input(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     if all(body.get(name) is None for name in sources):
         yield Violation("One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' "
                         "must be provided.", "input", "missing_required_parameter")  # fmt: skip
-    before = body.get("previous_response_id")
-    if before is not None and before not in turns:
+    previous_id = body.get("previous_response_id")
+    if previous_id is not None and previous_id not in turns:
         yield Violation(
-            f"Previous response with id '{before}' not found.",
+            f"Previous response with id '{previous_id}' not found.",
             "previous_response_id",
             "previous_response_not_found",
         )
@@ -139,12 +143,12 @@ def check_tool_choice(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violati
     requested = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
     for tool in requested:
         kind = str(tool.get("type"))  # the SDK has no type for allowed tools
-        same = [known for known in offered if known["type"] == kind]
-        yield from check_choice(tool.get("name"), _list_names(same), kind)
+        candidates = [tool_offer for tool_offer in offered if tool_offer["type"] == kind]
+        yield from check_choice(tool.get("name"), _list_names(candidates), kind)
 
 
-def _list_names(same: Sequence[Json]) -> list[Any]:
-    return [tool.get("name") for tool in same]
+def _list_names(tools: Sequence[Json]) -> list[Any]:
+    return [tool.get("name") for tool in tools]
 
 
 def _all_tools(body: Json) -> Iterator[tuple[str, Json]]:
@@ -163,10 +167,10 @@ def _walk_tools(tools: Sequence[Json], path: str) -> Iterator[tuple[str, Json]]:
 
 def check_text_format(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Check the format of structured output."""
-    requested = (body.get("text") or {}).get("format") or {}
-    if requested.get("type") == "json_schema":
-        yield from check_format(requested, "text.format")
-    if requested.get("type") == "json_object" and "json" not in str(body.get("input")).lower():
+    text_format = (body.get("text") or {}).get("format") or {}
+    if text_format.get("type") == "json_schema":
+        yield from check_format(text_format, "text.format")
+    if text_format.get("type") == "json_object" and "json" not in str(body.get("input")).lower():
         text = "Response input messages must contain the word 'json' in some form to use"
         yield Violation(f"{text} 'text.format' of type 'json_object'.", "input")
 

@@ -43,42 +43,45 @@ def check_function(function: Json, path: str) -> Iterator[Violation]:
     schema = function.get("parameters")
     if schema is None:
         return
-    where, about = f"{path}.parameters", f"Invalid schema for function '{function['name']}': "
+    path_of_schema, about = (
+        f"{path}.parameters",
+        f"Invalid schema for function '{function['name']}': ",
+    )
     kind = schema.get("type") if isinstance(schema, dict) else schema
     if kind != "object":
-        got = f"""schema must be a JSON Schema of 'type: "object"', got {kind!r}."""
-        yield Violation(about + got, where, "invalid_function_parameters")
+        problem_text = f"""schema must be a JSON Schema of 'type: "object"', got {kind!r}."""
+        yield Violation(about + problem_text, path_of_schema, "invalid_function_parameters")
     elif function.get("strict"):
         for problem in find_strict_problems(schema):
-            yield Violation(about + problem, where, "invalid_function_parameters")
+            yield Violation(about + problem, path_of_schema, "invalid_function_parameters")
 
 
-def check_format(asked: Json, path: str) -> Iterator[Violation]:
+def check_format(json_schema: Json, path: str) -> Iterator[Violation]:
     """Check the structured output format at ``path``."""
-    yield from check_name(asked["name"], f"{path}.name")
-    if asked.get("strict"):
-        for problem in find_strict_problems(asked.get("schema") or {}):
-            about = f"Invalid schema for response_format '{asked['name']}': "
+    yield from check_name(json_schema["name"], f"{path}.name")
+    if json_schema.get("strict"):
+        for problem in find_strict_problems(json_schema.get("schema") or {}):
+            about = f"Invalid schema for response_format '{json_schema['name']}': "
             yield Violation(about + problem, path, "invalid_json_schema")
 
 
 def find_strict_problems(schema: Json) -> Iterator[str]:
     """Yield the open objects and optional properties, which strict mode refuses."""
-    for where, node in _list_schemas(schema, ()):
+    for context_path, node in _list_schemas(schema, ()):
         if not isinstance(node.get("required", []), list) or not isinstance(
             node.get("properties", {}), dict
         ):
-            yield f"In context=({', '.join(map(repr, where))}), this is no JSON Schema."
+            yield f"In context=({', '.join(map(repr, context_path))}), this is no JSON Schema."
             return
         if node.get("type") != "object" and "properties" not in node:
             continue
-        context = f"In context=({', '.join(repr(step) for step in where)}), "
+        context = f"In context=({', '.join(repr(step) for step in context_path)}), "
         if node.get("additionalProperties") is not False:
             yield f"{context}'additionalProperties' is required to be supplied and to be false."
-        left = [n for n in node.get("properties", {}) if n not in node.get("required", ())]
-        if left:
-            every = "'required' is required to be supplied and to be an array including every key"
-            yield f"{context}{every} in properties. Missing '{sorted(left)[0]}'."
+        missing = [n for n in node.get("properties", {}) if n not in node.get("required", ())]
+        if missing:
+            rule = "'required' is required to be supplied and to be an array including every key"
+            yield f"{context}{rule} in properties. Missing '{sorted(missing)[0]}'."
 
 
 def check_choice(name: str | None, offered: Iterable[str], kind: str) -> Iterator[Violation]:
@@ -88,15 +91,17 @@ def check_choice(name: str | None, offered: Iterable[str], kind: str) -> Iterato
         yield Violation(message, "tool_choice", "invalid_value")
 
 
-def _list_schemas(schema: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
+def _list_schemas(
+    schema: Any, context_path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Json]]:
     if not isinstance(schema, dict):
         return
-    yield where, schema
+    yield context_path, schema
     for key in ("properties", "$defs", "definitions"):
-        named = schema.get(key)
-        for name, inner in named.items() if isinstance(named, dict) else ():
-            yield from _list_schemas(inner, (*where, key, name))
-    yield from _list_schemas(schema.get("items"), (*where, "items"))
+        schemas = schema.get(key)
+        for name, inner in schemas.items() if isinstance(schemas, dict) else ():
+            yield from _list_schemas(inner, (*context_path, key, name))
+    yield from _list_schemas(schema.get("items"), (*context_path, "items"))
     options = schema.get("anyOf")
     for number, inner in enumerate(options if isinstance(options, list) else ()):
-        yield from _list_schemas(inner, (*where, "anyOf", str(number)))
+        yield from _list_schemas(inner, (*context_path, "anyOf", str(number)))

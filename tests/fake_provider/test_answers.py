@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.fake_provider.answers import (
     SEALED,
     Answer,
-    Ask,
     Call,
+    ModelRequest,
     Usage,
     make_error,
     make_obfuscation,
@@ -18,11 +18,11 @@ from tests.helpers.check_cases import check_each
 @check_each("pieces", [1, 2, 3, 5, 100])
 def test_a_text_is_cut_into_no_more_than_its_pieces(pieces: int) -> None:
     """The pieces add up to the text, and none is empty."""
-    cut = Answer(pieces=pieces).cut_text("héllo 🏔!")
+    parts = Answer(pieces=pieces).cut_text("héllo 🏔!")
 
-    assert "".join(cut) == "héllo 🏔!"
-    assert 1 <= len(cut) <= pieces
-    assert all(cut)
+    assert "".join(parts) == "héllo 🏔!"
+    assert 1 <= len(parts) <= pieces
+    assert all(parts)
     assert Answer().cut_text("") == []
 
 
@@ -33,7 +33,7 @@ def test_a_call_is_streamed_as_text() -> None:
     assert Call("f", kind="custom", input="free").text == "free"
 
 
-def test_both_protocols_tell_of_the_same_usage() -> None:
+def test_both_protocols_report_the_same_usage() -> None:
     usage = Usage(input=10, output=4, cached=2, reasoning=1)
 
     assert usage.chat()["total_tokens"] == usage.responses()["total_tokens"] == 14
@@ -41,15 +41,15 @@ def test_both_protocols_tell_of_the_same_usage() -> None:
     assert usage.responses()["output_tokens_details"]["reasoning_tokens"] == 1
 
 
-def test_ids_are_of_their_request() -> None:
-    one, two = Ask("chat", {}, 1), Ask("chat", {}, 2)
+def test_ids_differ_between_requests() -> None:
+    one, two = ModelRequest("chat", {}, 1), ModelRequest("chat", {}, 2)
 
     assert one.id("msg_") != two.id("msg_")
     assert one.call_id(Call("f"), 0) != two.call_id(Call("f"), 0)
     assert one.call_id(Call("f", id="mine"), 0) == "mine"
 
 
-def test_small_things_have_their_shape() -> None:
+def test_error_seal_and_padding_formats() -> None:
     assert make_error("no", param="x")["error"] == {
         "message": "no",
         "type": "invalid_request_error",

@@ -34,35 +34,35 @@ BODIES: dict[Protocol, tuple[str, Json]] = {
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
-Ask = Callable[..., httpx2.Response]
-Read = Callable[[Protocol, Scripted], list[Json]]
+PostRequest = Callable[..., httpx2.Response]
+ReadAnswer = Callable[[Protocol, Scripted], list[Json]]
 
 
 @pytest.fixture
-def ask(up: ScriptedUpstream, http: httpx2.Client) -> Ask:
+def post_request(upstream: ScriptedUpstream, http: httpx2.Client) -> PostRequest:
     """Request a stream once, for the scripted answer."""
 
-    def ask(protocol: Protocol, *scripted: Scripted) -> httpx2.Response:
-        up.script(*scripted)
+    def post_request(protocol: Protocol, *scripted: Scripted) -> httpx2.Response:
+        upstream.script(*scripted)
         path, body = BODIES[protocol]
-        return http.post(up.url + path, json=body)
+        return http.post(upstream.url + path, json=body)
 
-    return ask
+    return post_request
 
 
 @pytest.fixture
-def read_answer(ask: Ask) -> Read:
+def read_answer(post_request: PostRequest) -> ReadAnswer:
     """Read one answer."""
-    return lambda protocol, scripted: read_events(lambda: ask(protocol, scripted))
+    return lambda protocol, scripted: read_events(lambda: post_request(protocol, scripted))
 
 
-def read_events(ask: Callable[[], httpx2.Response]) -> list[Json]:
+def read_events(post_request: Callable[[], httpx2.Response]) -> list[Json]:
     """Return the events of an answer, read liberally; none if it is not a stream."""
     try:
-        answered = ask()
+        response = post_request()
     except httpx2.TransportError:
         return []
-    lines = answered.content.decode().replace("\r\n", "\n").split("\n")
+    lines = response.content.decode().replace("\r\n", "\n").split("\n")
     data = [line[5:].strip() for line in lines if line.startswith("data:")]
     return [json.loads(text) for text in data if text != "[DONE]"]
 
@@ -71,8 +71,8 @@ def extract_answer(protocol: Protocol, events: list[Json]) -> list[Any] | None:
     """Return text and calls of a complete answer with content; None otherwise."""
     if any("error" in event for event in events):
         return None
-    meant = _extract_chat_answer(events) if protocol == "chat" else _extract_response(events)
-    return meant if meant and any(meant) else None
+    parts = _extract_chat_answer(events) if protocol == "chat" else _extract_response(events)
+    return parts if parts and any(parts) else None
 
 
 def _extract_chat_answer(chunks: list[Json]) -> list[Any] | None:
@@ -84,17 +84,17 @@ def _extract_chat_answer(chunks: list[Json]) -> list[Any] | None:
     for delta in (choice.get("delta") or choice.get("message") or {} for choice in choices):
         text += delta.get("content") or ""
         for call in delta.get("tool_calls") or ():
-            _grow(calls, call)
+            _add_call_delta(calls, call)
     return [text, *((call["name"], json.loads(call["arguments"])) for call in calls)]
 
 
-def _grow(calls: list[Json], delta: Json) -> None:
-    known = {call["id"] for call in calls}
-    if delta.get("id") and delta["id"] not in known:
+def _add_call_delta(calls: list[Json], delta: Json) -> None:
+    call_ids = {call["id"] for call in calls}
+    if delta.get("id") and delta["id"] not in call_ids:
         calls.append({"id": delta["id"], "name": delta["function"]["name"], "arguments": ""})
-    at = next((i for i, c in enumerate(calls) if c["id"] == delta.get("id")), len(calls) - 1)
+    index = next((i for i, c in enumerate(calls) if c["id"] == delta.get("id")), len(calls) - 1)
     arguments = delta["function"]["arguments"]
-    calls[at]["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+    calls[index]["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 def _extract_response(events: list[Json]) -> list[Any] | None:
@@ -118,19 +118,21 @@ CASES = [
 
 @check_each(("protocol", "answer", "name"), CASES)
 def test_harmless_faults_keep_the_answer(
-    protocol: Protocol, answer: Answer, name: str, read_answer: Read
+    protocol: Protocol, answer: Answer, name: str, read_answer: ReadAnswer
 ) -> None:
     events = read_answer(protocol, faults.list_harmless(answer, protocol)[name])
 
-    wanted = [answer.text or "", *((call.name, call.arguments) for call in answer.calls)]
-    assert extract_answer(protocol, events) == wanted
+    expected = [answer.text or "", *((call.name, call.arguments) for call in answer.calls)]
+    assert extract_answer(protocol, events) == expected
 
 
 @check_each(
     ("protocol", "name"),
     [(protocol, name) for protocol in BODIES for name in faults.list_fatal(TEXT, protocol)],
 )
-def test_fatal_faults_have_no_answer(protocol: Protocol, name: str, read_answer: Read) -> None:
+def test_fatal_faults_have_no_answer(
+    protocol: Protocol, name: str, read_answer: ReadAnswer
+) -> None:
     events = read_answer(protocol, faults.list_fatal(TEXT, protocol)[name])
 
     assert extract_answer(protocol, events) is None
@@ -143,7 +145,7 @@ def test_the_tables_are_not_empty() -> None:
     assert len(faults.list_fatal(TEXT, "responses")) > len(faults.list_fatal(TEXT, "chat")) > 10
 
 
-def test_an_error_event_has_the_shape_of_its_protocol(read_answer: Read) -> None:
+def test_an_error_event_has_the_shape_of_its_protocol(read_answer: ReadAnswer) -> None:
     """Chat has an object with ``error``; Responses has a nested or flat error, then ``response.failed``."""
     chat = read_answer("chat", faults.error_event(TEXT))
     nested = read_answer("responses", faults.error_event(TEXT))
@@ -156,7 +158,7 @@ def test_an_error_event_has_the_shape_of_its_protocol(read_answer: Read) -> None
     assert [event["sequence_number"] for event in nested] == list(range(len(nested)))
 
 
-def test_a_stream_can_end_without_its_terminal_event(read_answer: Read) -> None:
+def test_a_stream_can_end_without_its_terminal_event(read_answer: ReadAnswer) -> None:
     chat = read_answer("chat", faults.without_terminal(TEXT))
     responses = read_answer("responses", faults.without_terminal(TEXT))
 
@@ -164,33 +166,33 @@ def test_a_stream_can_end_without_its_terminal_event(read_answer: Read) -> None:
     assert not any(event["type"] in TERMINAL for event in responses)
 
 
-def test_usage_can_come_after_done(ask: Ask) -> None:
-    events = ask("chat", faults.usage_after_done(TEXT)).text
+def test_usage_can_come_after_done(post_request: PostRequest) -> None:
+    events = post_request("chat", faults.usage_after_done(TEXT)).text
 
     assert events.index("[DONE]") < events.index('"prompt_tokens"')
 
 
 @pytest.mark.parametrize("protocol", BODIES)
-def test_a_whole_object_can_come_in_place_of_a_stream(protocol: Protocol, ask: Ask) -> None:
-    answered = ask(protocol, faults.WholeInstead(TEXT))
+def test_whole_object_can_replace_a_stream(protocol: Protocol, post_request: PostRequest) -> None:
+    response = post_request(protocol, faults.WholeInstead(TEXT))
 
-    assert answered.headers["content-type"] == "application/json"
-    assert "Zürich" in answered.text
-    assert answered.json()["object"] in ("chat.completion", "response")
+    assert response.headers["content-type"] == "application/json"
+    assert "Zürich" in response.text
+    assert response.json()["object"] in ("chat.completion", "response")
 
 
-def test_a_slow_stream_takes_its_time(ask: Ask) -> None:
-    answered = ask("responses", faults.slow_down(TEXT, 0.02))
+def test_slow_stream_is_delayed(post_request: PostRequest) -> None:
+    response = post_request("responses", faults.slow_down(TEXT, 0.02))
 
-    assert answered.elapsed.total_seconds() > 0.12
+    assert response.elapsed.total_seconds() > 0.12
 
 
 @pytest.mark.parametrize("code", faults.STATUSES)
-def test_a_status_has_an_error_in_openai_s_shape(code: int, ask: Ask) -> None:
-    refused = ask("chat", faults.refuse_with_status(code, retry_after=3))
-    page = ask("chat", faults.answer_with_html(code))
+def test_a_status_has_an_error_in_openai_s_shape(code: int, post_request: PostRequest) -> None:
+    refusal = post_request("chat", faults.refuse_with_status(code, retry_after=3))
+    page = post_request("chat", faults.answer_with_html(code))
 
-    assert refused.status_code == page.status_code == code
-    assert refused.json()["error"].keys() == {"message", "type", "param", "code"}
-    assert refused.headers["retry-after"] == "3"
+    assert refusal.status_code == page.status_code == code
+    assert refusal.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert refusal.headers["retry-after"] == "3"
     assert page.headers["content-type"] == "text/html"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.answers import Json, ModelRequest
 from tests.fake_provider.history import Step, Turn, as_items, list_steps, text_of
 from tests.helpers.check_cases import check_each
 
@@ -44,18 +44,18 @@ STEPS = [
 
 
 @check_each(
-    "ask",
-    [Ask("chat", {"messages": MESSAGES}), Ask("responses", {"input": ITEMS})],
+    "request",
+    [ModelRequest("chat", {"messages": MESSAGES}), ModelRequest("responses", {"input": ITEMS})],
     ids=["chat", "responses"],
 )
-def test_both_protocols_have_the_same_steps(ask: Ask) -> None:
-    assert [step for step in list_steps(ask) if step.kind != "other"] == STEPS
+def test_both_protocols_have_the_same_steps(request: ModelRequest) -> None:
+    assert [step for step in list_steps(request) if step.kind != "other"] == STEPS
 
 
 def test_stored_turns_precede_the_input() -> None:
     turn = Turn.after(Turn.after(None, "hi", ITEMS[2:3]), ITEMS[4:5], [])
 
-    steps = list_steps(Ask("responses", {"input": "and now?"}), turn)
+    steps = list_steps(ModelRequest("responses", {"input": "and now?"}), turn)
 
     assert [step.text for step in steps] == ["hi", "f", "1", "and now?"]
 

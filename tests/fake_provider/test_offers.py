@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.answers import Json, ModelRequest
 from tests.fake_provider.offers import Tool, list_offered_tools, make_sample
 from tests.helpers.check_cases import check_each
 
@@ -27,8 +27,8 @@ def test_tools_are_found_in_both_protocols() -> None:
     """They are flat or nested, and in Responses also within namespaces."""
     f, c = Tool("f", schema=SCHEMA), Tool("c", "custom")
 
-    assert list_offered_tools(Ask("chat", {"tools": NESTED})) == [f, c]
-    assert list_offered_tools(Ask("responses", {"tools": FLAT})) == [
+    assert list_offered_tools(ModelRequest("chat", {"tools": NESTED})) == [f, c]
+    assert list_offered_tools(ModelRequest("responses", {"tools": FLAT})) == [
         f,
         c,
         Tool("inner", namespace="ns"),
@@ -38,7 +38,9 @@ def test_tools_are_found_in_both_protocols() -> None:
 def test_tools_are_found_among_the_items() -> None:
     items = [{"type": "additional_tools", "role": "developer", "tools": FLAT[:1]}]
 
-    assert [tool.name for tool in list_offered_tools(Ask("responses", {"input": items}))] == ["f"]
+    assert [
+        tool.name for tool in list_offered_tools(ModelRequest("responses", {"input": items}))
+    ] == ["f"]
 
 
 def test_a_call_has_samples_for_missing_arguments() -> None:

@@ -10,7 +10,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
 
 from tests.fake_provider import SEALED, Answer, Call, ScriptedUpstream
-from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.answers import Json, ModelRequest
 from tests.fake_provider.responses import make_events, make_output, make_response
 from tests.fake_provider.samples import ANSWERS, CUSTOM
 from tests.helpers.check_cases import check_each
@@ -24,9 +24,9 @@ MODELS: dict[str, type[BaseModel]] = {
 kinds = check_each("answer", ALL.values(), ids=ALL)
 
 
-def ask(**body: Any) -> Ask:
+def make_request(**body: Any) -> ModelRequest:
     """A request on the Responses API."""
-    return Ask("responses", {"model": "m", "input": "hello", **body})
+    return ModelRequest("responses", {"model": "m", "input": "hello", **body})
 
 
 def select_events(events: list[Json], kind: str) -> list[Json]:
@@ -35,25 +35,27 @@ def select_events(events: list[Json], kind: str) -> list[Json]:
 
 
 @kinds
-def test_every_event_is_of_the_sdk_s_type(answer: Answer) -> None:
-    for event in make_events(answer, ask(stream=True, include=["reasoning.encrypted_content"])):
+def test_every_event_matches_the_sdk_s_type(answer: Answer) -> None:
+    for event in make_events(
+        answer, make_request(stream=True, include=["reasoning.encrypted_content"])
+    ):
         MODELS[event["type"]].model_validate(event, strict=True)
 
 
 @kinds
 def test_the_terminal_event_has_the_whole_response(answer: Answer) -> None:
-    whole = make_response(answer, ask(stream=True))
-    last = make_events(answer, ask(stream=True))[-1]
+    response = make_response(answer, make_request(stream=True))
+    last_event = make_events(answer, make_request(stream=True))[-1]
 
-    Response.model_validate(whole, strict=True)
-    assert last["response"] == whole
-    assert last["type"] == f"response.{whole['status']}"
+    Response.model_validate(response, strict=True)
+    assert last_event["response"] == response
+    assert last_event["type"] == f"response.{response['status']}"
 
 
 @kinds
-def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
+def test_every_item_has_added_and_done_events_with_its_index(answer: Answer) -> None:
     """No event of an item precedes ``added`` or follows ``done``; indexes and numbers have no gaps."""
-    events = make_events(answer, ask(stream=True))
+    events = make_events(answer, make_request(stream=True))
     added = [e["output_index"] for e in select_events(events, "response.output_item.added")]
     done = [e["item"] for e in select_events(events, "response.output_item.done")]
     indexes = [event["output_index"] for event in events if "output_index" in event]
@@ -66,22 +68,24 @@ def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
 
 @kinds
 def test_deltas_add_up_to_the_done_event(answer: Answer) -> None:
-    events = make_events(answer, ask(stream=True))
+    events = make_events(answer, make_request(stream=True))
     for done in (e for e in events if e["type"].endswith((".done",)) and "item" not in e):
         kind = done["type"].removesuffix(".done")
         field = next((f for f in ("text", "refusal", "arguments", "input") if f in done), None)
         if field:
-            same = [
+            deltas_of_item = [
                 e
                 for e in select_events(events, f"{kind}.delta")
                 if e["output_index"] == done["output_index"]
             ]
-            here = [e for e in same if e.get("summary_index") == done.get("summary_index")]
-            assert "".join(e["delta"] for e in here) == done[field]
+            deltas_of_part = [
+                e for e in deltas_of_item if e.get("summary_index") == done.get("summary_index")
+            ]
+            assert "".join(e["delta"] for e in deltas_of_part) == done[field]
 
 
-def test_the_order_of_a_text_is_the_protocol_s() -> None:
-    events = make_events(Answer(text="ab", pieces=2), ask(stream=True))
+def test_events_of_a_text_are_in_the_protocol_s_order() -> None:
+    events = make_events(Answer(text="ab", pieces=2), make_request(stream=True))
 
     assert [event["type"].removeprefix("response.") for event in events] == [
         "created",
@@ -97,56 +101,58 @@ def test_the_order_of_a_text_is_the_protocol_s() -> None:
     ]
 
 
-def test_reasoning_is_in_front_and_has_a_part_for_each_paragraph() -> None:
-    items = make_output(ANSWERS["reasoning_content"], ask())
+def test_reasoning_is_first_and_has_a_part_for_each_paragraph() -> None:
+    items = make_output(ANSWERS["reasoning_content"], make_request())
 
     assert [item["type"] for item in items] == ["reasoning", "message"]
     assert [part["text"] for part in items[0]["summary"]] == ["I think.", "I am."]
 
 
-def test_encrypted_content_is_there_when_it_is_asked_for() -> None:
+def test_encrypted_content_is_sent_on_request() -> None:
     """It has this upstream's prefix, and only the finished item has it."""
-    included = ask(stream=True, include=["reasoning.encrypted_content"])
-    events = make_events(ANSWERS["reasoning_text"], included)
+    request = make_request(stream=True, include=["reasoning.encrypted_content"])
+    events = make_events(ANSWERS["reasoning_text"], request)
 
     assert "encrypted_content" not in select_events(events, "response.output_item.added")[0]["item"]
-    sealed = select_events(events, "response.output_item.done")[0]["item"]["encrypted_content"]
-    assert sealed.startswith(SEALED)
-    assert "encrypted_content" not in make_output(ANSWERS["reasoning_text"], ask())[0]
+    encrypted_content = select_events(events, "response.output_item.done")[0]["item"][
+        "encrypted_content"
+    ]
+    assert encrypted_content.startswith(SEALED)
+    assert "encrypted_content" not in make_output(ANSWERS["reasoning_text"], make_request())[0]
 
 
 @check_each(
     ("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
 )
-def test_an_incomplete_answer_says_why(finish: str, reason: str) -> None:
+def test_incomplete_answer_has_its_reason(finish: str, reason: str) -> None:
     """Its last item is incomplete too."""
-    whole = make_response(Answer(text="cut", finish=finish), ask())
+    response = make_response(Answer(text="cut", finish=finish), make_request())
 
-    assert whole["status"] == "incomplete"
-    assert whole["incomplete_details"] == {"reason": reason}
-    assert whole["output"][-1]["status"] == "incomplete"
+    assert response["status"] == "incomplete"
+    assert response["incomplete_details"] == {"reason": reason}
+    assert response["output"][-1]["status"] == "incomplete"
 
 
 def test_a_call_keeps_its_namespace() -> None:
-    item = make_output(Answer(calls=[Call("find", namespace="mcp")]), ask())[0]
+    item = make_output(Answer(calls=[Call("find", namespace="mcp")]), make_request())[0]
 
     assert (item["name"], item["namespace"]) == ("find", "mcp")
 
 
 def test_the_response_repeats_the_parameters_of_the_request() -> None:
     """Parameters that the request lacks have their defaults."""
-    whole = make_response(Answer(text="a"), ask(temperature=0.5, metadata={"a": "b"}))
+    response = make_response(Answer(text="a"), make_request(temperature=0.5, metadata={"a": "b"}))
 
-    assert (whole["temperature"], whole["metadata"]) == (0.5, {"a": "b"})
-    assert whole["truncation"] == "disabled"
+    assert (response["temperature"], response["metadata"]) == (0.5, {"a": "b"})
+    assert response["truncation"] == "disabled"
 
 
-def test_obfuscation_is_there_unless_it_is_declined() -> None:
-    declined = ask(stream=True, stream_options={"include_obfuscation": False})
-    events = make_events(Answer(text="abc"), ask(stream=True))
+def test_obfuscation_is_sent_unless_disabled() -> None:
+    request = make_request(stream=True, stream_options={"include_obfuscation": False})
+    events = make_events(Answer(text="abc"), make_request(stream=True))
 
     assert {e["type"] for e in events if "obfuscation" in e} == {"response.output_text.delta"}
-    assert not any("obfuscation" in event for event in make_events(Answer(text="abc"), declined))
+    assert not any("obfuscation" in event for event in make_events(Answer(text="abc"), request))
 
 
 @pytest.mark.parametrize(
@@ -154,14 +160,14 @@ def test_obfuscation_is_there_unless_it_is_declined() -> None:
     [answer for answer in ALL.values() if answer.finish is None],
     ids=[name for name, answer in ALL.items() if answer.finish is None],
 )
-def test_the_sdk_s_stream_helper_comes_to_the_same_response(
-    answer: Answer, up: ScriptedUpstream, sdk: OpenAI
+def test_sdk_s_stream_helper_accumulates_the_same_response(
+    answer: Answer, upstream: ScriptedUpstream, sdk: OpenAI
 ) -> None:
-    up.script(answer, answer)
+    upstream.script(answer, answer)
 
     with sdk.responses.stream(model="m", input="hello") as stream:
         final = stream.get_final_response()
-    whole = sdk.responses.create(model="m", input="hello")
+    response = sdk.responses.create(model="m", input="hello")
 
-    assert final.output_text == whole.output_text
-    assert [item.type for item in final.output] == [item.type for item in whole.output]
+    assert final.output_text == response.output_text
+    assert [item.type for item in final.output] == [item.type for item in response.output]

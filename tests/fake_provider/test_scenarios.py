@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import Answer
-from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.answers import Json, ModelRequest
 from tests.fake_provider.scenarios import HELLO, SCENARIOS, UNICODE, answer
 from tests.helpers.check_cases import check_each
 
@@ -21,10 +21,10 @@ CITY: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
 COMMAND: Json = {"type": "object", "properties": {"cmd": {"type": "string"}}}
 INPUT: Json = {"type": "object", "properties": {"input": {"type": "string"}}}
 
-Make = Callable[..., Ask]
+Make = Callable[..., ModelRequest]
 
 
-def chat(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()) -> Ask:
+def chat(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()) -> ModelRequest:
     """A chat request after calls of ``f`` with these results."""
     messages: list[Json] = [{"role": "user", "content": f"please do {prompt} [[tag:t1]]"}]
     for result in results:
@@ -32,19 +32,19 @@ def chat(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = (
         messages.append({"role": "assistant", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": "a", "content": result})
     tools = [{"type": "function", "function": {"name": n, "parameters": s}} for n, s in functions]
-    return Ask("chat", {"messages": messages, "tools": tools})
+    return ModelRequest("chat", {"messages": messages, "tools": tools})
 
 
 def make_responses_request(
     prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()
-) -> Ask:
+) -> ModelRequest:
     """The same as a Responses request."""
     items: list[Json] = [{"role": "user", "content": f"please do {prompt} [[tag:t1]]"}]
     for result in results:
         items.append({"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"})
         items.append({"type": "function_call_output", "call_id": "a", "output": result})
     tools = [{"type": "function", "name": name, "parameters": s} for name, s in functions]
-    return Ask("responses", {"input": items, "tools": tools})
+    return ModelRequest("responses", {"input": items, "tools": tools})
 
 
 protocols = check_each("make", [chat, make_responses_request])
@@ -55,7 +55,7 @@ def test_a_prompt_without_a_marker_is_greeted(make: Make) -> None:
     assert answer(make("hi")).text == answer(make("[[scenario:text]]")).text == HELLO
 
 
-def test_an_unknown_scenario_is_a_mistake_of_the_test() -> None:
+def test_unknown_scenario_raises_an_error() -> None:
     with pytest.raises(KeyError):
         answer(chat("[[scenario:nonsense]]"))
 
@@ -84,13 +84,13 @@ def test_tool_results_are_repeated_in_the_text(
     make: Make, name: str, count: int, text: str | None
 ) -> None:
     prompt, tool = f"[[scenario:{name}]]", ("get_weather", CITY)
-    called = answer(make(prompt, tool))
-    ended = answer(make(prompt, tool, results=("sunny", "rainy")))
+    first_answer = answer(make(prompt, tool))
+    final_answer = answer(make(prompt, tool, results=("sunny", "rainy")))
 
-    assert [call.text for call in called.calls] == ['{"city": "Zürich 🏔"}'] * count
-    assert called.text == text
-    assert ended.text == "Done: sunny | rainy"
-    assert not ended.calls
+    assert [call.text for call in first_answer.calls] == ['{"city": "Zürich 🏔"}'] * count
+    assert first_answer.text == text
+    assert final_answer.text == "Done: sunny | rainy"
+    assert not final_answer.calls
 
 
 @protocols
@@ -146,16 +146,16 @@ def test_a_patch_adds_a_file_through_a_custom_tool_or_a_function() -> None:
     prompt = "[[scenario:apply_patch_loop file=p.txt]]"
     custom = {"input": f"go {prompt}", "tools": [{"type": "custom", "name": "apply_patch"}]}
 
-    free = answer(Ask("responses", custom)).calls[0]
-    emulated = answer(chat(prompt, ("apply_patch", INPUT))).calls[0]
+    custom_call = answer(ModelRequest("responses", custom)).calls[0]
+    function_call = answer(chat(prompt, ("apply_patch", INPUT))).calls[0]
 
-    assert free.kind == "custom"
-    assert "*** Add File: p.txt\n" in free.text
-    assert json.loads(emulated.text) == {"input": free.text}
+    assert custom_call.kind == "custom"
+    assert "*** Add File: p.txt\n" in custom_call.text
+    assert json.loads(function_call.text) == {"input": custom_call.text}
 
 
 @protocols
-def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
+def test_patch_follows_the_shell_command(make: Make) -> None:
     tools = (("exec_command", COMMAND), ("apply_patch", INPUT))
     turns = [
         answer(make("[[scenario:shell_then_patch]]", *tools, results=("ok",) * count))
@@ -171,16 +171,16 @@ def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
 
 
 @check_each(
-    "ask",
+    "request",
     [
-        Ask(
+        ModelRequest(
             "chat",
             {
                 "messages": [{"role": "user", "content": "[[scenario:json_schema]]"}],
                 "response_format": {"type": "json_schema", "json_schema": {"schema": PERSON}},
             },
         ),
-        Ask(
+        ModelRequest(
             "responses",
             {
                 "input": "[[scenario:json_schema]]",
@@ -190,8 +190,8 @@ def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
     ],
     ids=["chat", "responses"],
 )
-def test_structured_output_follows_its_schema(ask: Ask) -> None:
-    assert json.loads(answer(ask).text or "") == {"name": "Ada", "age": 36}
+def test_structured_output_follows_its_schema(request: ModelRequest) -> None:
+    assert json.loads(answer(request).text or "") == {"name": "Ada", "age": 36}
 
 
 @protocols
@@ -214,8 +214,8 @@ def test_simple_scenarios_match_their_names(make: Make) -> None:
 @protocols
 def test_the_last_marker_counts_if_other_messages_follow(make: Make) -> None:
     """Images of a tool's result may follow it in a user message, for example."""
-    ask = make("[[scenario:one_tool]]", ("f", CITY), results=("sunny",))
-    turns = ask.body["messages" if ask.protocol == "chat" else "input"]
+    request = make("[[scenario:one_tool]]", ("f", CITY), results=("sunny",))
+    turns = request.body["messages" if request.protocol == "chat" else "input"]
     turns.append({"role": "user", "content": "(the image above)"})
 
-    assert answer(ask).text == "Done: sunny"
+    assert answer(request).text == "Done: sunny"

@@ -23,66 +23,70 @@ Post = Callable[..., httpx2.Response]
 def post(http: httpx2.Client) -> Post:
     """A plain POST below the base URL."""
 
-    def post(up: ScriptedUpstream, path: str, body: Any, **headers: str) -> httpx2.Response:
-        return http.post(f"{up.url}{path}", json=body, headers=headers)
+    def post(upstream: ScriptedUpstream, path: str, body: Any, **headers: str) -> httpx2.Response:
+        return http.post(f"{upstream.url}{path}", json=body, headers=headers)
 
     return post
 
 
-def test_answers_are_used_in_order_on_either_protocol(up: ScriptedUpstream, post: Post) -> None:
+def test_answers_are_used_in_order_on_either_protocol(
+    upstream: ScriptedUpstream, post: Post
+) -> None:
     """When no answer is left, the prompt decides."""
-    up.script(Answer(text="one"), Answer(text="two"))
+    upstream.script(Answer(text="one"), Answer(text="two"))
 
-    assert "one" in post(up, "/chat/completions", CHAT).text
-    assert up.unused_count == 1
-    assert "two" in post(up, "/responses", RESPONSES).text
-    assert "scripted upstream" in post(up, "/responses", RESPONSES).text
+    assert "one" in post(upstream, "/chat/completions", CHAT).text
+    assert upstream.unused_count == 1
+    assert "two" in post(upstream, "/responses", RESPONSES).text
+    assert "scripted upstream" in post(upstream, "/responses", RESPONSES).text
 
 
-def test_a_request_is_recorded_as_it_came(up: ScriptedUpstream, post: Post) -> None:
-    post(up, "/chat/completions?api-version=1", CHAT, **{"X-Mine": "yes"})
+def test_request_is_recorded_unchanged(upstream: ScriptedUpstream, post: Post) -> None:
+    post(upstream, "/chat/completions?api-version=1", CHAT, **{"X-Mine": "yes"})
 
-    recorded = up.requests[0]
-    assert (recorded.method, recorded.path) == ("POST", "/v1/chat/completions")
-    assert recorded.query == {"api-version": "1"}
-    assert recorded.headers["x-mine"] == "yes"
-    assert recorded.body == CHAT
-    assert recorded.status == 200
-    assert recorded.finished.wait(1)
+    request = upstream.requests[0]
+    assert (request.method, request.path) == ("POST", "/v1/chat/completions")
+    assert request.query == {"api-version": "1"}
+    assert request.headers["x-mine"] == "yes"
+    assert request.body == CHAT
+    assert request.status == 200
+    assert request.finished.wait(1)
 
 
 def test_a_wrong_request_is_refused_and_leaves_the_script_alone(
-    up: ScriptedUpstream, sdk: OpenAI
+    upstream: ScriptedUpstream, sdk: OpenAI
 ) -> None:
     """The error has OpenAI's format and names the parameter."""
-    up.script(Answer(text="one"))
+    upstream.script(Answer(text="one"))
 
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as excinfo:
         sdk.responses.create(model="m", input="hi", extra_body={"stop": ["x"]})
 
-    assert refused.value.param == "stop"
-    assert refused.value.code == "unknown_parameter"
-    assert [str(v) for v in up.requests[0].violations] == ["Unknown parameter: 'stop'."]
-    assert up.unused_count == 1
+    assert excinfo.value.param == "stop"
+    assert excinfo.value.code == "unknown_parameter"
+    assert [str(v) for v in upstream.requests[0].violations] == ["Unknown parameter: 'stop'."]
+    assert upstream.unused_count == 1
 
 
 def test_strictness_can_be_switched_off(post: Post) -> None:
-    with ScriptedUpstream(strict=False) as up:
-        assert post(up, "/responses", {**RESPONSES, "stop": "x"}).status_code == 200
+    with ScriptedUpstream(strict=False) as upstream:
+        assert post(upstream, "/responses", {**RESPONSES, "stop": "x"}).status_code == 200
 
 
-def test_further_parameters_can_be_known(post: Post) -> None:
-    with ScriptedUpstream(extra_params={"enable_thinking"}) as up:
+def test_additional_parameters_can_be_accepted(post: Post) -> None:
+    with ScriptedUpstream(extra_params={"enable_thinking"}) as upstream:
         body = {**CHAT, "enable_thinking": True}
-        assert post(up, "/chat/completions", body).status_code == 200
-        assert post(up, "/chat/completions", {**body, "other": 1}).status_code == 400
+        assert post(upstream, "/chat/completions", body).status_code == 200
+        assert post(upstream, "/chat/completions", {**body, "other": 1}).status_code == 400
 
 
 def test_refuse_option_rejects_parameters(post: Post) -> None:
-    with ScriptedUpstream(refuse={"stream_options"}) as up:
+    with ScriptedUpstream(refuse={"stream_options"}) as upstream:
         body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
-        assert post(up, "/chat/completions", body).json()["error"]["param"] == "stream_options"
-        assert post(up, "/chat/completions", CHAT).status_code == 200
+        assert (
+            post(upstream, "/chat/completions", body).json()["error"]["param"] == "stream_options"
+        )
+        assert post(upstream, "/chat/completions", CHAT).status_code == 200
     with pytest.raises(ValueError, match="no such rules"):
         ScriptedUpstream(refuse={"nonsense"})
 
@@ -96,12 +100,14 @@ def test_refuse_option_rejects_parameters(post: Post) -> None:
         ({"api-key": "sk-x"}, 200),
     ],
 )
-def test_only_known_keys_are_let_in(headers: dict[str, str], status: int, post: Post) -> None:
-    with ScriptedUpstream(keys={"sk-x"}) as up:
-        assert post(up, "/chat/completions", CHAT, **headers).status_code == status
+def test_requests_with_unknown_keys_are_refused(
+    headers: dict[str, str], status: int, post: Post
+) -> None:
+    with ScriptedUpstream(keys={"sk-x"}) as upstream:
+        assert post(upstream, "/chat/completions", CHAT, **headers).status_code == status
 
 
-def test_models_are_listed(up: ScriptedUpstream, sdk: OpenAI) -> None:
+def test_models_are_listed(upstream: ScriptedUpstream, sdk: OpenAI) -> None:
     assert "scripted" in [model.id for model in sdk.models.list()]
     assert sdk.models.retrieve("scripted").object == "model"
     with pytest.raises(openai.NotFoundError):
@@ -120,66 +126,70 @@ def test_models_are_listed(up: ScriptedUpstream, sdk: OpenAI) -> None:
         ("POST", "/openai/v1/chat/completions", 200),
     ],
 )
-def test_only_true_paths_are_served(
-    up: ScriptedUpstream, method: str, path: str, status: int, http: httpx2.Client
+def test_unknown_paths_and_methods_are_refused(
+    upstream: ScriptedUpstream, method: str, path: str, status: int, http: httpx2.Client
 ) -> None:
-    url = up.url.removesuffix("/v1") + path
+    url = upstream.url.removesuffix("/v1") + path
 
     assert http.request(method, url, json=CHAT).status_code == status
 
 
-def test_a_body_that_is_not_json_is_refused(up: ScriptedUpstream, http: httpx2.Client) -> None:
+def test_a_body_that_is_not_json_is_refused(
+    upstream: ScriptedUpstream, http: httpx2.Client
+) -> None:
     """It is recorded as None."""
-    answered = http.post(f"{up.url}/responses", content=b"{")
+    response = http.post(f"{upstream.url}/responses", content=b"{")
 
-    assert answered.status_code == 400
-    assert up.requests[0].body is None
+    assert response.status_code == 400
+    assert upstream.requests[0].body is None
 
 
-def test_a_stored_response_can_be_built_upon(up: ScriptedUpstream, sdk: OpenAI) -> None:
+def test_stored_response_can_be_continued(upstream: ScriptedUpstream, sdk: OpenAI) -> None:
     """Its calls can be answered. A response that is not stored is unknown."""
-    up.script(Answer(reasoning="hm", calls=[Call("f", id="call_a")]))
+    upstream.script(Answer(reasoning="hm", calls=[Call("f", id="call_a")]))
     first = sdk.responses.create(model="m", input="hi")
     result: Any = [{"type": "function_call_output", "call_id": "call_a", "output": "1"}]
 
     sdk.responses.create(model="m", input=result, previous_response_id=first.id)
 
-    unstored = sdk.responses.create(model="m", input="hi", store=False)
+    unstored_response = sdk.responses.create(model="m", input="hi", store=False)
     with pytest.raises(openai.BadRequestError, match="Previous response"):
-        sdk.responses.create(model="m", input="hi", previous_response_id=unstored.id)
+        sdk.responses.create(model="m", input="hi", previous_response_id=unstored_response.id)
 
 
-def test_raw_answers_are_written_as_they_are(up: ScriptedUpstream, post: Post) -> None:
-    up.script(Raw(events=[{"type": "x", "a": 1}]), Raw(body=b"plain", status=418))
+def test_raw_answers_are_sent_unchanged(upstream: ScriptedUpstream, post: Post) -> None:
+    upstream.script(Raw(events=[{"type": "x", "a": 1}]), Raw(body=b"plain", status=418))
 
-    assert post(up, "/responses", RESPONSES).text == 'event: x\ndata: {"type": "x", "a": 1}\n\n'
-    answered = post(up, "/responses", RESPONSES)
-    assert (answered.status_code, answered.text) == (418, "plain")
+    assert (
+        post(upstream, "/responses", RESPONSES).text == 'event: x\ndata: {"type": "x", "a": 1}\n\n'
+    )
+    response = post(upstream, "/responses", RESPONSES)
+    assert (response.status_code, response.text) == (418, "plain")
 
 
-def test_the_upstream_can_be_used_by_the_prompt_alone(sdk: OpenAI) -> None:
+def test_upstream_without_a_script_follows_the_prompt(sdk: OpenAI) -> None:
     content = "please do [[scenario:refusal]] [[tag:t1]]"
 
-    answered = sdk.chat.completions.create(
+    completion = sdk.chat.completions.create(
         model="m", messages=[{"role": "user", "content": content}]
     )
 
-    assert answered.choices[0].message.refusal
+    assert completion.choices[0].message.refusal
 
 
-def test_the_sdk_raises_the_error_of_the_status(up: ScriptedUpstream, sdk: OpenAI) -> None:
-    up.script(faults.refuse_with_status(429, retry_after=7))
+def test_the_sdk_raises_the_error_of_the_status(upstream: ScriptedUpstream, sdk: OpenAI) -> None:
+    upstream.script(faults.refuse_with_status(429, retry_after=7))
 
-    with pytest.raises(openai.RateLimitError) as refused:
+    with pytest.raises(openai.RateLimitError) as excinfo:
         sdk.responses.create(model="m", input="hi", stream=True)
 
-    assert refused.value.response.headers["retry-after"] == "7"
-    assert refused.value.code == "rate_limit_exceeded"
+    assert excinfo.value.response.headers["retry-after"] == "7"
+    assert excinfo.value.code == "rate_limit_exceeded"
 
 
-def test_texts_are_embedded_by_their_length(up: ScriptedUpstream, post: Post) -> None:
-    answer = post(up, "/embeddings", {"model": "m", "input": ["four", "seventy"]}).json()
+def test_texts_are_embedded_by_their_length(upstream: ScriptedUpstream, post: Post) -> None:
+    answer = post(upstream, "/embeddings", {"model": "m", "input": ["four", "seventy"]}).json()
 
     assert [entry["embedding"] for entry in answer["data"]] == [[3.0, 4.0], [3.0, 7.0]]
-    assert post(up, "/embeddings", {"model": "m", "input": [1]}).status_code == 400
-    assert post(up, "/embeddings", ["m"]).status_code == 400
+    assert post(upstream, "/embeddings", {"model": "m", "input": [1]}).status_code == 400
+    assert post(upstream, "/embeddings", ["m"]).status_code == 400

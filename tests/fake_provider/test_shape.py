@@ -83,14 +83,14 @@ def test_matching_value_has_no_violation(value: Any, kind: Any) -> None:
 def test_mismatching_value_is_a_violation_with_its_path(
     value: Any, kind: Any, message: str, param: str
 ) -> None:
-    found = check(value, kind, "x")
+    violations = check(value, kind, "x")
 
-    assert [(str(violation), violation.param) for violation in found] == [(message, param)]
+    assert [(str(violation), violation.param) for violation in violations] == [(message, param)]
 
 
 def test_names_can_be_accepted_in_places() -> None:
-    found = check({"type": "cat", "age": 1}, Cat, "x")
+    violations = check({"type": "cat", "age": 1}, Cat, "x")
 
-    assert len(found) == 2
-    assert [v.param for v in drop_accepted(found, {"age", "lives"})] == ["x.lives"]
-    assert drop_accepted(found, {"age"}, under="y") == found
+    assert len(violations) == 2
+    assert [v.param for v in drop_accepted(violations, {"age", "lives"})] == ["x.lives"]
+    assert drop_accepted(violations, {"age"}, under="y") == violations

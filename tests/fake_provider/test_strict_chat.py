@@ -14,7 +14,7 @@ CUSTOM: Json = {"type": "custom", "custom": {"name": "c", "format": {"type": "te
 IMAGE: Json = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
 
 
-def calling(*ids: str) -> Json:
+def make_call_message(*ids: str) -> Json:
     """An assistant message with calls of these ids."""
     function = {"name": "f", "arguments": "{}"}
     calls = [{"id": id_, "type": "function", "function": function} for id_ in ids]
@@ -31,9 +31,9 @@ def make_message(role: str, content: Any, **more: Any) -> Json:
     return {"role": role, "content": content, **more}
 
 
-def make_request(*given: Json) -> Json:
+def make_request(*messages: Json) -> Json:
     """A request with these messages."""
-    return {"model": "m", "messages": list(given)}
+    return {"model": "m", "messages": list(messages)}
 
 
 def hello(**parameters: Any) -> Json:
@@ -63,14 +63,18 @@ def hello(**parameters: Any) -> Json:
         make_request(make_message("user", [{"type": "text", "text": "a"}, IMAGE], name="Ada")),
         make_request(make_message("assistant", [{"type": "refusal", "refusal": "no"}]), USER),
         make_request(make_message("assistant", None, refusal="no"), USER),
-        make_request(USER, calling("a", "b"), make_tool_message("b"), make_tool_message("a"), USER),
-        make_request(USER, {**calling("a"), "reasoning_content": "hm"}, make_tool_message("a")),
+        make_request(
+            USER, make_call_message("a", "b"), make_tool_message("b"), make_tool_message("a"), USER
+        ),
+        make_request(
+            USER, {**make_call_message("a"), "reasoning_content": "hm"}, make_tool_message("a")
+        ),
         make_request(
             make_message("assistant", "a", refusal=None, annotations=[], parsed=None), USER
         ),
         make_request(
             USER,
-            calling("a"),
+            make_call_message("a"),
             make_message("tool", [{"type": "text", "text": "1"}], tool_call_id="a"),
         ),
     ],
@@ -104,10 +108,10 @@ def test_right_requests_pass(body: Json) -> None:
     ],
 )
 def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> None:
-    found = check_chat(body)
+    violations = check_chat(body)
 
-    assert [violation.param for violation in found] == [param]
-    assert message in found[0]
+    assert [violation.param for violation in violations] == [param]
+    assert message in violations[0]
 
 
 @check_each(
@@ -139,39 +143,44 @@ def test_wrong_messages_are_named(message: Json, param: str) -> None:
 
 
 @check_each(
-    "given",
+    "messages",
     [
-        (USER, calling("a")),
-        (USER, calling("a"), USER, make_tool_message("a")),
-        (USER, calling("a", "b"), make_tool_message("a"), USER),
+        (USER, make_call_message("a")),
+        (USER, make_call_message("a"), USER, make_tool_message("a")),
+        (USER, make_call_message("a", "b"), make_tool_message("a"), USER),
         (
             USER,
-            calling("a", "b"),
+            make_call_message("a", "b"),
             make_tool_message("a"),
-            calling("c"),
+            make_call_message("c"),
             make_tool_message("b"),
             make_tool_message("c"),
         ),
-        (USER, calling("a"), make_tool_message("a"), make_tool_message("a")),
-        (USER, calling("a"), make_tool_message("b")),
+        (USER, make_call_message("a"), make_tool_message("a"), make_tool_message("a")),
+        (USER, make_call_message("a"), make_tool_message("b")),
         (USER, make_tool_message("a")),
-        (USER, calling("a"), make_tool_message("a"), USER, make_tool_message("a")),
+        (USER, make_call_message("a"), make_tool_message("a"), USER, make_tool_message("a")),
     ],
-    ids=lambda given: "-".join(message["role"] for message in given),
+    ids=lambda messages: "-".join(message["role"] for message in messages),
 )
-def test_tool_messages_answer_the_calls_right_before_them(given: tuple[Json, ...]) -> None:
-    found = check_chat(make_request(*given))
+def test_tool_messages_answer_the_calls_right_before_them(messages: tuple[Json, ...]) -> None:
+    violations = check_chat(make_request(*messages))
 
-    assert found
-    assert all("tool" in violation for violation in found)
+    assert violations
+    assert all("tool" in violation for violation in violations)
 
 
 def test_ids_and_names_of_calls_have_limits() -> None:
-    long = "a" * 41
-    dotted = calling("a")
+    long_name = "a" * 41
+    dotted = make_call_message("a")
     dotted["tool_calls"][0]["function"]["name"] = "mcp.find"
 
-    assert "too long" in check_chat(make_request(USER, calling(long), make_tool_message(long)))[0]
+    assert (
+        "too long"
+        in check_chat(
+            make_request(USER, make_call_message(long_name), make_tool_message(long_name))
+        )[0]
+    )
     assert "pattern" in check_chat(make_request(USER, dotted, make_tool_message("a")))[0]
 
 
@@ -215,12 +224,12 @@ def test_wrong_tools_are_named(tools: list[Json], param: str) -> None:
     ids=str,
 )
 def test_a_choice_must_be_one_of_the_tools(choice: Any) -> None:
-    found = check_chat(hello(tools=[TOOL], tool_choice=choice))
+    violations = check_chat(hello(tools=[TOOL], tool_choice=choice))
 
-    assert str(found[0].param).startswith("tool_choice")
+    assert str(violations[0].param).startswith("tool_choice")
 
 
-def test_vendors_may_know_more() -> None:
+def test_additional_vendor_parameters_are_accepted() -> None:
     body = {**make_request(make_message("user", "hi", partial=True)), "enable_thinking": True}
 
     assert len(check_chat(body)) == 2

@@ -105,9 +105,11 @@ def test_wrong_items_are_named(item: Json, param: str) -> None:
 
 def test_an_output_needs_a_call_id() -> None:
     """The SDK's types do not require it."""
-    found = check_responses(make_request(call(), {"type": "function_call_output", "output": "1"}))
+    violations = check_responses(
+        make_request(call(), {"type": "function_call_output", "output": "1"})
+    )
 
-    assert "input[2].call_id" in [violation.param for violation in found]
+    assert "input[2].call_id" in [violation.param for violation in violations]
 
 
 def test_stored_calls_and_items_can_be_referenced() -> None:

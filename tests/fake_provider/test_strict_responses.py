@@ -105,10 +105,10 @@ def test_right_requests_pass(body: Json) -> None:
     ],
 )
 def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> None:
-    found = check_responses(body)
+    violations = check_responses(body)
 
-    assert [violation.param for violation in found] == [param]
-    assert message in found[0]
+    assert [violation.param for violation in violations] == [param]
+    assert message in violations[0]
 
 
 @check_each(
@@ -170,12 +170,12 @@ def test_wrong_tools_are_named(tool: Json, param: str) -> None:
     ids=str,
 )
 def test_a_choice_must_be_one_of_the_tools(choice: Json) -> None:
-    found = check_responses(hello(tools=[TOOL], tool_choice=choice))
+    violations = check_responses(hello(tools=[TOOL], tool_choice=choice))
 
-    assert str(found[0].param).startswith("tool_choice")
+    assert str(violations[0].param).startswith("tool_choice")
 
 
-def test_vendors_may_know_more() -> None:
+def test_additional_vendor_parameters_are_accepted() -> None:
     body = hello(client_metadata={}, tools=[{"type": "web_search", "search_content_types": []}])
 
     assert len(check_responses(body)) == 2

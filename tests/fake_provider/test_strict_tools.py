@@ -33,12 +33,12 @@ def test_other_names_are_refused(name: str) -> None:
 
 def test_a_strict_function_needs_a_closed_schema() -> None:
     """A function that is not strict needs none."""
-    loose = {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}
+    open_function = {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}
 
-    assert not list(check_function(loose, "x"))
-    assert not list(check_function({**loose, "strict": True, "parameters": CLOSED}, "x"))
-    found = list(check_function({**loose, "strict": True}, "x"))
-    assert {violation.code for violation in found} == {"invalid_function_parameters"}
+    assert not list(check_function(open_function, "x"))
+    assert not list(check_function({**open_function, "strict": True, "parameters": CLOSED}, "x"))
+    violations = list(check_function({**open_function, "strict": True}, "x"))
+    assert {violation.code for violation in violations} == {"invalid_function_parameters"}
 
 
 def test_strict_format_needs_a_closed_schema() -> None:
@@ -69,7 +69,7 @@ def test_lists_of_tools_have_limits() -> None:
     assert list(check_tool_list([{}] * 129))
 
 
-def test_a_choice_is_on_offer_or_refused() -> None:
+def test_tool_choice_must_be_an_offered_tool() -> None:
     assert not list(check_choice("f", ["f"], "function"))
     assert list(check_choice("g", ["f"], "function"))
 
@@ -83,7 +83,7 @@ def test_a_choice_is_on_offer_or_refused() -> None:
         {"type": "object", "anyOf": 1, "items": [], "$defs": []},
     ],
 )
-def test_no_schema_is_a_violation_like_any_other(parameters: object) -> None:
+def test_invalid_schema_of_a_strict_function_is_a_violation(parameters: object) -> None:
     function = {"name": "f", "parameters": parameters, "strict": True}
 
     assert [v.code for v in check_function(function, "f")] == ["invalid_function_parameters"]

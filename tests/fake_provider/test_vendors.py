@@ -82,7 +82,7 @@ def test_every_refusal_option_has_a_case() -> None:
     assert CASES.keys() == REFUSAL_RULES.keys()
 
 
-def test_fields_of_answers_are_extra_too() -> None:
+def test_fields_of_answers_are_refused_in_requests() -> None:
     """Some vendors refuse these fields of OpenAI's answers in a history."""
     body = chat({"role": "assistant", "content": "a", "annotations": []})
 
@@ -91,11 +91,11 @@ def test_fields_of_answers_are_extra_too() -> None:
 
 @check_each("name", CASES)
 def test_refusal_option_rejects_its_parameter(name: str) -> None:
-    wrong, right = CASES[name]
+    refused_body, accepted_body = CASES[name]
 
-    assert len(list_refusals("chat", wrong, {name})) == 1
-    assert list_refusals("chat", right, {name}) == []
-    assert list_refusals("chat", wrong, ()) == []
+    assert len(list_refusals("chat", refused_body, {name})) == 1
+    assert list_refusals("chat", accepted_body, {name}) == []
+    assert list_refusals("chat", refused_body, ()) == []
 
 
 @check_each(

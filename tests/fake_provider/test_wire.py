@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from tests.fake_provider import Answer, Cut, Framing, Pause, Raw, Stream
-from tests.fake_provider.answers import Ask
+from tests.fake_provider.answers import ModelRequest
 from tests.helpers.check_cases import check_each
 
-CHAT = Ask("chat", {"stream": True})
-RESPONSES = Ask("responses", {"stream": True})
+CHAT = ModelRequest("chat", {"stream": True})
+RESPONSES = ModelRequest("responses", {"stream": True})
 
 
 def test_chat_ends_with_done_and_responses_without() -> None:
@@ -22,13 +22,13 @@ def test_chat_ends_with_done_and_responses_without() -> None:
     assert len(Framing(done=True).frames([event], "responses")) == 2
 
 
-def test_lines_can_end_and_begin_otherwise() -> None:
+def test_line_endings_and_field_prefixes_are_configurable() -> None:
     framing = Framing(newline="\r\n", space="")
 
     assert framing.frame({"a": 1}, "chat") == b'data:{"a": 1}\r\n\r\n'
 
 
-def test_letters_are_sent_as_they_are() -> None:
+def test_non_ascii_text_is_sent_unescaped() -> None:
     """This includes Unicode line separators, which some readers take for the end of a line."""
     assert "é\u2028🏔".encode() in Framing().frame({"a": "é\u2028🏔"}, "chat")
 
@@ -46,25 +46,27 @@ def test_frames_can_be_slow_commented_or_all_at_once() -> None:
 
 
 def test_an_answer_is_one_object_if_no_stream_is_requested() -> None:
-    reply = Stream(Answer(text="a")).reply(Ask("chat", {}))
+    reply = Stream(Answer(text="a")).reply(ModelRequest("chat", {}))
 
     assert reply.steps is None
     assert json.loads(reply.body)["object"] == "chat.completion"
     assert reply.headers["content-type"] == "application/json"
 
 
-@check_each("ask", [CHAT, RESPONSES], ids=["chat", "responses"])
-def test_changes_come_before_the_ending(ask: Ask) -> None:
+@check_each("request", [CHAT, RESPONSES], ids=["chat", "responses"])
+def test_changes_come_before_the_ending(request: ModelRequest) -> None:
     """``changes`` work on events, ``ending`` on frames."""
     stream = Stream(
-        Answer(text="a"), [lambda events, ask: events[:1]], ending=lambda frames: [*frames, Cut()]
+        Answer(text="a"),
+        [lambda events, request: events[:1]],
+        ending=lambda frames: [*frames, Cut()],
     )
 
-    steps = stream.reply(ask).steps
+    steps = stream.reply(request).steps
 
     assert steps is not None
     assert steps[-1] == Cut()
-    assert len(stream.events(ask)) == 1
+    assert len(stream.events(request)) == 1
 
 
 def test_raw_is_not_rendered() -> None:

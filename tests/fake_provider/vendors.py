@@ -52,7 +52,7 @@ def later_system(protocol: Protocol, body: Json) -> Violation | None:
 def same_role_twice(protocol: Protocol, body: Json) -> Violation | None:
     """Templates that require user and assistant to alternate."""
     roles = [message["role"] for message in _list_messages(protocol, body)]
-    if any(one == two in ("user", "assistant") for one, two in pairwise(roles)):
+    if any(role == next_role in ("user", "assistant") for role, next_role in pairwise(roles)):
         return Violation("Conversation roles must alternate user/assistant/user/assistant/...")
     return None
 
@@ -81,18 +81,18 @@ def whole_answers(protocol: Protocol, body: Json) -> Violation | None:
 
 def json_schema(protocol: Protocol, body: Json) -> Violation | None:
     """DeepSeek."""
-    asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
-    if asked.get("type") == "json_schema":
+    response_format = body.get("response_format") or (body.get("text") or {}).get("format") or {}
+    if response_format.get("type") == "json_schema":
         return Violation("This response_format type is unavailable now")
     return None
 
 
 def message_extra_fields(protocol: Protocol, body: Json) -> Violation | None:
     """Groq and others: messages have only OpenAI's fields."""
-    known = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio",
+    message_fields = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio",
              "function_call", "type", "id", "status", "phase"}  # fmt: skip
     for number, message in enumerate(_list_messages(protocol, body)):
-        for name in message.keys() - known:
+        for name in message.keys() - message_fields:
             return Violation(
                 f"property '{name}' is unsupported", f"messages[{number}].{name}", "unsupported"
             )
@@ -112,8 +112,8 @@ def content_parts(protocol: Protocol, body: Json) -> Violation | None:
     """Old servers: the content of a message is a string."""
     for number, message in enumerate(_list_messages(protocol, body)):
         if isinstance(message.get("content"), list):
-            where = f"messages[{number}].content"
-            return Violation(f"Input should be a valid string: '{where}'", where)
+            path = f"messages[{number}].content"
+            return Violation(f"Input should be a valid string: '{path}'", path)
     return None
 
 
@@ -121,8 +121,8 @@ def content_null(protocol: Protocol, body: Json) -> Violation | None:
     """Servers that require content even in messages with calls."""
     for number, message in enumerate(_list_messages(protocol, body)):
         if message.get("content") is None:
-            where = f"messages[{number}].content"
-            return Violation(f"Input should be a valid string: '{where}'", where)
+            path = f"messages[{number}].content"
+            return Violation(f"Input should be a valid string: '{path}'", path)
     return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import chat, responses
-from .answers import Answer, Ask, Json, Protocol
+from .answers import Answer, Json, ModelRequest, Protocol
 
 JSON_TYPE = "application/json"
 SSE_TYPE = "text/event-stream; charset=utf-8"
@@ -109,7 +109,7 @@ class Framing:
         return "".join(line + self.newline for line in (*lines, "")).encode()
 
 
-Change = Callable[[list[Json], Ask], list[Json]]
+Change = Callable[[list[Json], ModelRequest], list[Json]]
 """Changes OpenAI's events to those of a vendor."""
 
 Ending = Callable[[list[bytes]], Sequence[Step]]
@@ -127,40 +127,42 @@ class Stream:
 
     answer: Answer = field(default_factory=Answer)
     changes: Sequence[Change] = ()
-    change_whole: Callable[[Json, Ask], Json] | None = None
+    change_whole: Callable[[Json, ModelRequest], Json] | None = None
     framing: Framing = Framing()
     ending: Ending = list
     headers: Mapping[str, str | None] = field(default_factory=dict)
     before: Pause | Stall | Cut | None = None
 
-    def reply(self, ask: Ask) -> Reply:
-        """What is written in answer to ``ask``."""
-        frames = self.framing.frames(self.events(ask), ask.protocol)
-        if not ask.stream:
-            return self._make_whole(ask, len(frames))
+    def reply(self, request: ModelRequest) -> Reply:
+        """The bytes and pauses with which ``request`` is answered."""
+        frames = self.framing.frames(self.events(request), request.protocol)
+        if not request.stream:
+            return self._make_whole(request, len(frames))
         steps = list(self.framing.pace_steps(self.ending(frames)))
         headers = {"content-type": self.framing.content_type, **self.headers}
         return Reply(headers=headers, steps=steps, before=self.before)
 
-    def _make_whole(self, ask: Ask, count: int) -> Reply:
-        answer = RENDER[ask.protocol][1](self.answer, ask)
-        reply = make_whole_reply(self.change_whole(answer, ask) if self.change_whole else answer)
+    def _make_whole(self, request: ModelRequest, count: int) -> Reply:
+        answer = RENDER[request.protocol][1](self.answer, request)
+        reply = make_whole_reply(
+            self.change_whole(answer, request) if self.change_whole else answer
+        )
         size = -(-len(reply.body) // count)
         pieces = [reply.body[i : i + size] for i in range(0, len(reply.body), size)]
         steps = self.ending(pieces)
-        late = Pause(self.framing.delay * count) if self.framing.delay else None
+        pause = Pause(self.framing.delay * count) if self.framing.delay else None
         return replace(
             reply,
             headers={**reply.headers, **self.headers},
             steps=None if steps == pieces else steps,
-            before=self.before or late,
+            before=self.before or pause,
         )
 
-    def events(self, ask: Ask) -> list[Json]:
+    def events(self, request: ModelRequest) -> list[Json]:
         """Return the events as this vendor sends them."""
-        events = RENDER[ask.protocol][0](self.answer, ask)
+        events = RENDER[request.protocol][0](self.answer, request)
         for change in self.changes:
-            events = change(events, ask)
+            events = change(events, request)
         return events
 
 
@@ -174,11 +176,11 @@ class Raw:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     framing: Framing = Framing()
 
-    def reply(self, ask: Ask) -> Reply:
-        """What is written in answer to ``ask``."""
+    def reply(self, request: ModelRequest) -> Reply:
+        """The bytes and pauses with which ``request`` is answered."""
         if self.events is None:
             return Reply(self.status, self.headers, self.body)
-        frames = self.framing.frames(self.events, ask.protocol)
+        frames = self.framing.frames(self.events, request.protocol)
         headers = {"content-type": self.framing.content_type, **self.headers}
         return Reply(self.status, headers, steps=list(self.framing.pace_steps(frames)))
 
@@ -191,7 +193,10 @@ def make_whole_reply(
     return Reply(status, {"content-type": JSON_TYPE, **(headers or {})}, body)
 
 
-RENDER: dict[Protocol, tuple[Callable[[Answer, Ask], list[Json]], Callable[[Answer, Ask], Json]]]
+RENDER: dict[
+    Protocol,
+    tuple[Callable[[Answer, ModelRequest], list[Json]], Callable[[Answer, ModelRequest], Json]],
+]
 RENDER = {
     "chat": (chat.make_chunks, chat.make_completion),
     "responses": (responses.make_events, responses.make_response),

@@ -17,7 +17,7 @@ from openai.types.responses.response_create_params import ResponseCreateParamsBa
 from typing_extensions import is_typeddict
 
 from tests.fake_provider import Answer, Stream
-from tests.fake_provider.answers import Ask, Protocol
+from tests.fake_provider.answers import ModelRequest, Protocol
 from tests.fake_provider.shape import UNIONS, list_fields, list_members, strip_qualifiers
 from tests.helpers.cases import list_cases
 from tests.helpers.mutations import WRONG
@@ -45,16 +45,16 @@ NUMBERS = (0, 1, 2, -1, 16, 0.5)
 
 def generate_request(random: Random, protocol: str, model: str) -> Json:
     """Generate a request of the SDK's types, or extend one of the cases with more parameters."""
-    known = {n: f for n, f in list_fields(BASES[protocol]).items() if n not in ("model", "stream")}
+    fields = {n: f for n, f in list_fields(BASES[protocol]).items() if n not in ("model", "stream")}
     body: Json = {"model": model, **random.choice(_load_requests(protocol))}
-    for name in random.sample(sorted(known), random.choice((0, 1, 1, 2, 4))):
+    for name in random.sample(sorted(fields), random.choice((0, 1, 1, 2, 4))):
         if name not in body or (
             name == CONVERSATION_PARAMETERS[protocol] and random.random() < 0.5
         ):
-            body[name] = generate_value(random, known[name].type)
+            body[name] = generate_value(random, fields[name].type)
     if random.random() < 0.3:
         body[CONVERSATION_PARAMETERS[protocol]] = generate_value(
-            random, known[CONVERSATION_PARAMETERS[protocol]].type
+            random, fields[CONVERSATION_PARAMETERS[protocol]].type
         )
     return {**body, "stream": random.choice((True, False))}
 
@@ -62,10 +62,10 @@ def generate_request(random: Random, protocol: str, model: str) -> Json:
 @functools.cache
 def _load_requests(protocol: str) -> list[Json]:
     """Return requests to extend: half of them plain, half of them the cases."""
-    plain = {"input": "hi"} if protocol == "responses" else {"messages": [_user("hi")]}
-    found = [case.values[0].read("request.json") for case in list_cases(None)
+    simple_body = {"input": "hi"} if protocol == "responses" else {"messages": [_user("hi")]}
+    bodies = [case.values[0].read("request.json") for case in list_cases(None)
              if case.values[0].client == protocol]  # fmt: skip
-    return [plain] * len(found) + [_drop_address(body) for body in found]
+    return [simple_body] * len(bodies) + [_drop_address(body) for body in bodies]
 
 
 def _user(text: str) -> Json:
@@ -102,11 +102,11 @@ def generate_value(random: Random, kind: Any, depth: int = 5) -> Any:
 
 
 def _generate_object(random: Random, kind: Any, depth: int) -> Json:
-    known = list_fields(kind)
-    optional = sorted(name for name, field in known.items() if not field.required)
+    fields = list_fields(kind)
+    optional = sorted(name for name, field in fields.items() if not field.required)
     some = random.sample(optional, min(len(optional), random.choice((0, 0, 1, 2, 3))))
-    chosen = [n for n, field in known.items() if field.required or (n in some and depth > 0)]
-    return {name: generate_value(random, known[name].type, depth - 1) for name in chosen}
+    names = [n for n, field in fields.items() if field.required or (n in some and depth > 0)]
+    return {name: generate_value(random, fields[name].type, depth - 1) for name in names}
 
 
 def _choose_names(random: Random, depth: int) -> list[str]:
@@ -205,14 +205,14 @@ def generate_events(random: Random, protocol: Protocol, answer: Answer) -> list[
     """Return the events of an answer, or of one of the cases."""
     streams = _load_streams(protocol)
     if random.random() < 0.5:
-        return Stream(answer).events(Ask(protocol, {"model": "m", "stream": True}))
+        return Stream(answer).events(ModelRequest(protocol, {"model": "m", "stream": True}))
     return random.choice(streams)
 
 
 @functools.cache
 def _load_streams(protocol: str) -> list[list[Json]]:
-    found = (c.values[0] for c in list_cases(streams=True))
-    return [case.read("upstream.jsonl") for case in found if case.upstream == protocol]
+    cases = (c.values[0] for c in list_cases(streams=True))
+    return [case.read("upstream.jsonl") for case in cases if case.upstream == protocol]
 
 
 def frame_events(random: Random, events: list[Any]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.fake_provider import Answer
 from tests.fake_provider import Call as ScriptedCall
-from tests.fake_provider.answers import Ask
+from tests.fake_provider.answers import ModelRequest
 from tests.fake_provider.wire import RENDER
 from tests.helpers.check_cases import check_each
 from tests.helpers.recordings import (
@@ -34,11 +34,11 @@ ANSWER = Answer(
 )
 
 
-def render_answer(protocol: Any, form: int) -> Any:
+def render_answer(protocol: Any, renderer_index: int) -> Any:
     """The answer as a provider streams it (0) or sends it whole (1)."""
-    asked = {"model": "m", "messages": [], "input": "hi", "stream": not form,
+    body = {"model": "m", "messages": [], "input": "hi", "stream": not renderer_index,
              "stream_options": {"include_usage": True}}  # fmt: skip
-    return RENDER[protocol][form](ANSWER, Ask(protocol, asked, 1))
+    return RENDER[protocol][renderer_index](ANSWER, ModelRequest(protocol, body, 1))
 
 
 def test_streams_and_whole_answers_are_read_alike() -> None:
@@ -46,10 +46,10 @@ def test_streams_and_whole_answers_are_read_alike() -> None:
     response = outcome_of_events(render_answer("responses", 0))
     assert outcome_of_completion(render_answer("chat", 1)) == chat
     assert outcome_of_response(render_answer("responses", 1)) == response
-    for said in (chat, response):
-        assert (said.text, said.reasoning) == ("Hello there.", "I think.")
-        assert [(c.name, c.arguments) for c in said.calls] == [("look", '{"city": "Bern"}')]
-        assert said.usage is not None
+    for outcome in (chat, response):
+        assert (outcome.text, outcome.reasoning) == ("Hello there.", "I think.")
+        assert [(c.name, c.arguments) for c in outcome.calls] == [("look", '{"city": "Bern"}')]
+        assert outcome.usage is not None
     assert (chat.finish, response.finish) == ("tool_calls", "completed")
     assert (convert_to_response(chat).finish, convert_to_completion(response).finish) == (
         "completed",
@@ -57,7 +57,7 @@ def test_streams_and_whole_answers_are_read_alike() -> None:
     )
 
 
-SAID = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0))
+OUTCOME = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0))
 
 
 @check_each(
@@ -68,19 +68,23 @@ SAID = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0
     ],
 )  # fmt: skip
 def test_every_difference_is_found(change: Json) -> None:
-    assert compare_outcomes(SAID, SAID) == []
-    assert len(compare_outcomes(SAID, replace(SAID, **change))) == 1
+    assert compare_outcomes(OUTCOME, OUTCOME) == []
+    assert len(compare_outcomes(OUTCOME, replace(OUTCOME, **change))) == 1
 
 
-def test_ids_that_tell_no_calls_apart_are_not_compared() -> None:
-    source = replace(SAID, calls=[Call("f", "{}", "c"), Call("g", "{}", "c")])
-    said = replace(source, calls=[Call("f", "{}", "c"), Call("g", "{}", "made")])
-    assert compare_outcomes(source, said) == []
+def test_ids_are_not_compared_if_they_are_not_unique() -> None:
+    source = replace(OUTCOME, calls=[Call("f", "{}", "c"), Call("g", "{}", "c")])
+    outcome = replace(source, calls=[Call("f", "{}", "c"), Call("g", "{}", "made")])
+    assert compare_outcomes(source, outcome) == []
 
 
 def test_a_thinking_block_at_the_head_is_reasoning_in_a_response() -> None:
-    said = convert_to_response(Outcome(text="<think>Hm.</think>\n\nHello.", finish="length"))
-    assert (said.reasoning, said.text, said.finish) == ("Hm.", "Hello.", "max_output_tokens")
+    outcome = convert_to_response(Outcome(text="<think>Hm.</think>\n\nHello.", finish="length"))
+    assert (outcome.reasoning, outcome.text, outcome.finish) == (
+        "Hm.",
+        "Hello.",
+        "max_output_tokens",
+    )
     assert convert_to_response(Outcome(text="<think>\n</think>Hello.")).reasoning == ""
 
 

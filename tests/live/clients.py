@@ -75,7 +75,7 @@ def needs_node_package(name: str) -> pytest.MarkDecorator:
 
 
 def needs_program(path: Path, install_command: str) -> pytest.MarkDecorator:
-    """Skip unless a program is installed; ``how`` is the command that installs it."""
+    """Skip unless a program is installed; ``install_command`` is the command that installs it."""
     return skip_unless(path.is_file(), f"{path.name} is not installed: {install_command}")
 
 

@@ -18,7 +18,7 @@ KINDS = ("responses", "open", "chat", "compatible", "messages")
 
 
 def run(script: str, provider: str, forwarder: Server, prompt: str, base: str = "") -> Any:
-    """The output of a script for ``kind`` of client, below a base path."""
+    """The output of a script for a provider of the AI SDK, below a base path."""
     command = ["node", script, provider, f"{forwarder.url}{base}/v1", "probe-x", prompt]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr + forwarder.log[-2000:]

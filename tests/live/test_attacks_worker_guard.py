@@ -323,7 +323,7 @@ def test_a_request_that_has_waited_too_long_is_refused(
 
 
 def post_without_reading(sock: socket.socket, upstream: ScriptedUpstream) -> None:
-    """Ask for more than the connection can hold, and read nothing of it."""
+    """Request more than the connection can hold, and read nothing of it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     request_count = len(upstream.requests)
     upstream.script(Answer(text="word " * 4_000_000, pieces=2000))

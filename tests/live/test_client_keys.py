@@ -19,7 +19,7 @@ from simple_websocket import Client
 
 from forwarder.client_keys.budgets import REFRESH_SECONDS
 from tests.fake_provider import Answer, ScriptedUpstream
-from tests.fake_provider.answers import Ask, Json, Protocol, Usage
+from tests.fake_provider.answers import Json, ModelRequest, Protocol, Usage
 from tests.fake_provider.wire import Reply, Stream
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY, make_settings
@@ -41,7 +41,7 @@ class CountedUpstream(ScriptedUpstream):
     def _make_answer(self, protocol: Protocol, body: Json) -> Reply:
         with self._lock:
             self._serial += 1
-            request = Ask(protocol, body, self._serial)
+            request = ModelRequest(protocol, body, self._serial)
         return Stream(Answer(text="one two", usage=Usage(TOKENS - 2, 2))).reply(request)
 
 

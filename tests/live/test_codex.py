@@ -64,7 +64,7 @@ def run_codex_exec(
     websockets: str = "false",
     resume: bool = False,
 ) -> str:
-    """Run ``codex exec`` on a prompt, with ``more`` in its settings; return its output."""
+    """Run ``codex exec`` on a prompt, with ``extra_config`` in its settings; return its output."""
     config = (
         CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets)
         + extra_config

@@ -438,7 +438,7 @@ def open_request(
 def disconnect_after(
     server: Server, client: str, body: Json, marker: bytes, name: str = "req_x"
 ) -> None:
-    """Ask, read until ``after`` has come, and close."""
+    """Send a request, read until ``marker`` has arrived, and close the connection."""
     with open_request(server, client, body, name) as sock:
         received = b""
         while marker not in received:

@@ -177,7 +177,7 @@ class ClientResult:
 def send_request(
     forwarder: FlaskClient, recording: Recording, client: str, streamed: bool
 ) -> ClientResult:
-    """Ask for a recording."""
+    """Request the answer of a recording."""
     model = f"{upstream_of(recording)}/{recording.id}"
     body: Json = {"model": model, "stream": streamed, "input": "hi", "store": False}
     path, headers = "/v1/responses", {}

@@ -318,7 +318,7 @@ def test_documentation_is_served_complete(serve: Serve, tmp_path: Path) -> None:
         assert revalidation.status_code == 304
 
 
-def test_the_demo_says_that_it_is_one(demo: Server) -> None:
+def test_demo_warns_at_its_start(demo: Server) -> None:
     assert any("built-in demo" in str(line.get("message")) for line in read_log(demo))
     ready = http.get(f"{demo.url}/ready")
     assert ready.status_code == 200

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.fake_provider.answers import Ask
+from tests.fake_provider.answers import ModelRequest
 from tests.fake_provider.wire import Stream
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
@@ -32,7 +32,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
 
 
 def make_signed_chunks(
-    provider: Provider, turn: int, chunks: list[Json], request: Ask
+    provider: Provider, turn: int, chunks: list[Json], request: ModelRequest
 ) -> list[Json]:
     """The provider's chunks of a turn, in place of the scripted ones."""
     return provider.chunks(turn)

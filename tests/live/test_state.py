@@ -30,7 +30,7 @@ from tests.live.server import Server, list_workers, run_forwarder
 from tests.live.writes import Writes
 
 each_upstream_api = pytest.mark.parametrize("upstream_api", ["chat", "responses"])
-Ask = Callable[..., OpenAI]
+OpenClient = Callable[..., OpenAI]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def servers(
 
 
 @pytest.fixture(scope="module")
-def open_client(servers: list[Server]) -> Iterator[Ask]:
+def open_client(servers: list[Server]) -> Iterator[OpenClient]:
     """A client of one server after the other, with a new connection each time."""
     turns = itertools.cycle(servers)
     with ExitStack() as stack:
@@ -84,7 +84,9 @@ def _join_text(content: Any) -> str:
 
 
 @each_upstream_api
-def test_a_response_can_be_read_again_and_deleted(upstream_api: str, open_client: Ask) -> None:
+def test_a_response_can_be_read_again_and_deleted(
+    upstream_api: str, open_client: OpenClient
+) -> None:
     response = open_client().responses.create(
         model=f"{upstream_api}/m", input="hi", metadata={"a": "b"}
     )
@@ -100,7 +102,7 @@ def test_a_response_can_be_read_again_and_deleted(upstream_api: str, open_client
 
 
 @each_upstream_api
-def test_data_of_another_client_is_not_found(upstream_api: str, open_client: Ask) -> None:
+def test_data_of_another_client_is_not_found(upstream_api: str, open_client: OpenClient) -> None:
     response = open_client().responses.create(model=f"{upstream_api}/m", input="hi")
     conversation = open_client().conversations.create()
     other_client = open_client("another")
@@ -125,7 +127,7 @@ def test_data_of_another_client_is_not_found(upstream_api: str, open_client: Ask
 
 @each_upstream_api
 def test_a_conversation_continues_at_any_worker(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     previous, expected = None, [("user", "0")]
     for turn in range(1, 5):
@@ -151,7 +153,9 @@ def test_a_conversation_continues_at_any_worker(
 
 
 @each_upstream_api
-def test_events_of_a_stored_stream_can_be_read_again(upstream_api: str, open_client: Ask) -> None:
+def test_events_of_a_stored_stream_can_be_read_again(
+    upstream_api: str, open_client: OpenClient
+) -> None:
     events = list(
         open_client().responses.create(model=f"{upstream_api}/m", input="hi", stream=True)
     )
@@ -165,7 +169,7 @@ def test_events_of_a_stored_stream_can_be_read_again(upstream_api: str, open_cli
 
 @each_upstream_api
 def test_include_shows_optional_fields(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(reasoning="thinking", text="Hi."))
     encrypted_content: Any = ["reasoning.encrypted_content"]
@@ -204,7 +208,7 @@ def test_include_shows_optional_fields(
     assert excinfo.value.param == "include[0]"
 
 
-def test_whole_answer_has_stored_events(open_client: Ask) -> None:
+def test_whole_answer_has_stored_events(open_client: OpenClient) -> None:
     response = open_client().responses.create(model="chat/m", input="hi")
 
     with open_client().responses.stream(response_id=response.id) as stream:
@@ -212,7 +216,7 @@ def test_whole_answer_has_stored_events(open_client: Ask) -> None:
 
 
 @each_upstream_api
-def test_store_false_prevents_storing(upstream_api: str, open_client: Ask) -> None:
+def test_store_false_prevents_storing(upstream_api: str, open_client: OpenClient) -> None:
     response = open_client().responses.create(model=f"{upstream_api}/m", input="hi", store=False)
 
     with pytest.raises(openai.NotFoundError):
@@ -224,7 +228,7 @@ def test_store_false_prevents_storing(upstream_api: str, open_client: Ask) -> No
 
 
 def test_later_turn_survives_the_deletion_of_an_earlier_one(
-    open_client: Ask, upstream: ScriptedUpstream
+    open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     first = open_client().responses.create(model="chat/m", input="one")
     second = open_client().responses.create(
@@ -244,7 +248,7 @@ def test_later_turn_survives_the_deletion_of_an_earlier_one(
 
 @each_upstream_api
 def test_items_are_found_by_reference(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     response = open_client().responses.create(model=f"{upstream_api}/m", input="hi")
     item: Any = {"type": "item_reference", "id": response.output[0].id}
@@ -254,7 +258,7 @@ def test_items_are_found_by_reference(
     assert read_sent_messages(upstream) == [("assistant", response.output_text), ("user", "go on")]
 
 
-def test_error_names_the_parameter_that_the_client_sent(open_client: Ask) -> None:
+def test_error_names_the_parameter_that_the_client_sent(open_client: OpenClient) -> None:
     first = open_client().responses.create(model="chat/m", input="hi")
     items: Any = [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "no"}]}]
 
@@ -263,7 +267,7 @@ def test_error_names_the_parameter_that_the_client_sent(open_client: Ask) -> Non
     assert str(excinfo.value.param).startswith("input[1].content")
 
 
-def test_tokens_are_estimated(open_client: Ask) -> None:
+def test_tokens_are_estimated(open_client: OpenClient) -> None:
     first = open_client().responses.create(model="chat/m", input="hello " * 400)
     count = open_client().responses.input_tokens.count(model="m", input="hello")
     count_with_history = open_client().responses.input_tokens.count(
@@ -279,7 +283,7 @@ def test_tokens_are_estimated(open_client: Ask) -> None:
 # -- conversations --------------------------------------------------------------------------------
 
 
-def test_conversations_and_their_items(open_client: Ask) -> None:
+def test_conversations_and_their_items(open_client: OpenClient) -> None:
     first: Any = {"type": "message", "role": "user", "content": "one"}
     call: Any = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     result: Any = {"type": "function_call_output", "call_id": "c", "output": "done"}
@@ -310,7 +314,7 @@ def test_conversations_and_their_items(open_client: Ask) -> None:
 @each_upstream_api
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_conversation_contains_input_and_output(
-    upstream_api: str, stream: bool, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, stream: bool, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     conversation = open_client().conversations.create(
         items=[{"role": "user", "content": "It is blue."}]
@@ -341,7 +345,7 @@ def list_conversation_messages(client: OpenAI, name: str) -> list[tuple[str, str
 
 @each_upstream_api
 def test_second_of_two_concurrent_turns_is_refused(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     conversation = open_client().conversations.create()
     upstream.script(faults.slow_down(Answer(text="first", pieces=4), delay=0.2))
@@ -377,7 +381,7 @@ def test_second_of_two_concurrent_turns_is_refused(
 
 
 def test_concurrent_turns_of_a_conversation_run_one_by_one(
-    open_client: Ask, servers: list[Server], upstream: ScriptedUpstream
+    open_client: OpenClient, servers: list[Server], upstream: ScriptedUpstream
 ) -> None:
     conversation = open_client().conversations.create()
     upstream.requests.clear()
@@ -409,7 +413,7 @@ def test_concurrent_turns_of_a_conversation_run_one_by_one(
 
 @each_upstream_api
 def test_conversation_is_unlocked_after_a_failure_or_disconnect(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     conversation = open_client().conversations.create()
     upstream.script(faults.refuse_with_status(400), faults.slow_down(SLOW, delay=0.3))
@@ -442,7 +446,7 @@ def test_conversation_is_unlocked_after_a_failure_or_disconnect(
     ] == ["stays"]
 
 
-def test_a_conversation_and_an_earlier_response_exclude_each_other(open_client: Ask) -> None:
+def test_a_conversation_and_an_earlier_response_exclude_each_other(open_client: OpenClient) -> None:
     conversation = open_client().conversations.create()
     with pytest.raises(openai.BadRequestError, match="Mutually exclusive"):
         open_client().responses.create(
@@ -464,7 +468,7 @@ def wait_until_ended(client: OpenAI, name: str) -> Any:
 
 @each_upstream_api
 def test_background_work_is_queued_completed_and_read(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Made in the background."))
     response = open_client().responses.create(
@@ -485,7 +489,7 @@ def test_background_work_is_queued_completed_and_read(
 
 @each_upstream_api
 def test_background_work_with_an_empty_answer_is_completed(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer())
     response = open_client().responses.create(
@@ -501,7 +505,7 @@ SLOW = Answer(text="word " * 12, pieces=12)
 
 @each_upstream_api
 def test_the_stream_of_background_work_resumes_from_any_event(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.slow_down(SLOW, delay=0.1))
     stream = open_client().responses.create(
@@ -532,7 +536,7 @@ def test_the_stream_of_background_work_resumes_from_any_event(
 
 @each_upstream_api
 def test_background_work_is_cancelled_by_any_worker(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):  # some reach another process than the one that works
         upstream.script(faults.slow_down(SLOW, delay=1))
@@ -551,7 +555,7 @@ def test_background_work_is_cancelled_by_any_worker(
         assert events[-1].response.status == "cancelled"  # type: ignore[union-attr]
 
 
-def test_only_background_work_can_be_cancelled(open_client: Ask) -> None:
+def test_only_background_work_can_be_cancelled(open_client: OpenClient) -> None:
     response = open_client().responses.create(model="chat/m", input="hi")
     with pytest.raises(openai.BadRequestError):
         open_client().responses.cancel(response.id)
@@ -561,7 +565,7 @@ def test_only_background_work_can_be_cancelled(open_client: Ask) -> None:
 
 @each_upstream_api
 def test_failed_background_work_has_an_error(
-    upstream_api: str, open_client: Ask, upstream: ScriptedUpstream
+    upstream_api: str, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.refuse_with_status(500))
     response = open_client().responses.create(
@@ -575,7 +579,9 @@ def test_failed_background_work_has_an_error(
         list(open_client().responses.retrieve(response.id, stream=True))
 
 
-def test_a_request_that_cannot_be_served_is_refused_before_it_is_queued(open_client: Ask) -> None:
+def test_a_request_that_cannot_be_served_is_refused_before_it_is_queued(
+    open_client: OpenClient,
+) -> None:
     with pytest.raises(openai.BadRequestError) as excinfo:
         open_client().responses.create(model="chat/m", input=[{"type": "no"}], background=True)  # type: ignore[list-item]
     assert str(excinfo.value.param).startswith("input[0]")
@@ -587,7 +593,7 @@ def test_a_request_that_cannot_be_served_is_refused_before_it_is_queued(open_cli
 @each_upstream_api
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_chat_completions_are_stored_on_request(
-    upstream_api: str, stream: bool, open_client: Ask
+    upstream_api: str, stream: bool, open_client: OpenClient
 ) -> None:
     mark = {"mark": f"{upstream_api}{stream}{time.time_ns()}"}
     question: Any = [{"role": "user", "content": "hi"}]
@@ -644,7 +650,7 @@ def make_client(server: Server) -> OpenAI:
 
 
 def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
-    doomed_server: Server, open_client: Ask, upstream: ScriptedUpstream
+    doomed_server: Server, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     conversation = open_client().conversations.create()
     upstream.script(faults.slow_down(SLOW, delay=3))
@@ -683,7 +689,7 @@ def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
 
 
 def test_completed_responses_survive_a_killed_worker(
-    doomed_server: Server, open_client: Ask, upstream: ScriptedUpstream
+    doomed_server: Server, open_client: OpenClient, upstream: ScriptedUpstream
 ) -> None:
     """Streams that are killed at any moment: each is either whole, or not there."""
     upstream.script(*[faults.slow_down(SLOW, delay=0.5)] * 3)  # of these at least one is hit
@@ -730,7 +736,11 @@ def test_completed_responses_survive_a_killed_worker(
 
 @pytest.mark.parametrize("kind", ["whole", "stream", "conversation", "background"])
 def test_a_write_is_rolled_back_if_its_worker_dies(
-    kind: str, database: str, doomed_server: Server, open_client: Ask, upstream: ScriptedUpstream
+    kind: str,
+    database: str,
+    doomed_server: Server,
+    open_client: OpenClient,
+    upstream: ScriptedUpstream,
 ) -> None:
     conversation = open_client().conversations.create(items=[{"role": "user", "content": "before"}])
     with make_client(doomed_server) as client:
@@ -778,7 +788,7 @@ def test_a_write_is_rolled_back_if_its_worker_dies(
     assert open_client().responses.retrieve(later.id).output_text == later.output_text
 
 
-def test_fifty_stored_streams_at_once(servers: list[Server], open_client: Ask) -> None:
+def test_fifty_stored_streams_at_once(servers: list[Server], open_client: OpenClient) -> None:
     client = open_client()
 
     def create_response(number: int) -> str:
@@ -794,7 +804,7 @@ def test_fifty_stored_streams_at_once(servers: list[Server], open_client: Ask) -
 
 
 def test_work_of_a_server_that_is_stopped_is_done_by_another(
-    database: str, open_client: Ask, upstream: ScriptedUpstream, tmp_path: Path
+    database: str, open_client: OpenClient, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     upstream.script(faults.slow_down(SLOW, delay=3))
     settings = make_settings(

@@ -21,7 +21,7 @@ from forwarder.storage.db.open import open_database
 from forwarder.storage.db.usage import UsageQuery
 from forwarder.storage.repositories.usage import UsageRepository
 from tests.fake_provider import Answer, ScriptedUpstream, faults
-from tests.fake_provider.answers import Ask, Call, Json, Protocol, Usage
+from tests.fake_provider.answers import Call, Json, ModelRequest, Protocol, Usage
 from tests.fake_provider.faults import Scripted
 from tests.fake_provider.wire import Reply, Stream
 from tests.helpers.loopback import Peer, run_server
@@ -98,7 +98,7 @@ class CountingUpstream(ScriptedUpstream):
         }
         with self._lock:
             self._serial += 1
-            request = Ask(protocol, body, self._serial)
+            request = ModelRequest(protocol, body, self._serial)
             counts = self.counts[client]
             counts["requests"] += is_first
             counts["cancelled"] += kind == "stalled"

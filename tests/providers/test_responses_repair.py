@@ -12,7 +12,7 @@ import pytest
 from forwarder.core.ids import IdSource
 from forwarder.providers.responses_repair import repair_stream
 from tests.fake_provider import Answer, Call
-from tests.fake_provider.answers import Ask
+from tests.fake_provider.answers import ModelRequest
 from tests.fake_provider.responses import make_events
 from tests.helpers import sdk
 from tests.helpers.check_cases import check_each
@@ -34,7 +34,7 @@ def repair(stream: list[Json], done: bool = True) -> list[Json]:
 
 @pytest.fixture
 def proper_events() -> list[Json]:
-    ask = Ask("responses", {"model": "m", "input": "hi", "stream": True}, 1)
+    ask = ModelRequest("responses", {"model": "m", "input": "hi", "stream": True}, 1)
     return drop_keys(list(make_events(FULL, ask)), "obfuscation")
 
 
