@@ -85,8 +85,10 @@ class SharedRoutes:
         if count <= len(self._calls):  # the first rule that differs
             self._counts[app] = len(self._calls) + 1
             app.url_map = Map()
-            for earlier, name, given in self._calls[:count]:
-                self._add_rule(app, earlier, name, app.view_functions[str(name)], **given)
+            for rule_endpoint, name, rule_options in self._calls[:count]:
+                self._add_rule(
+                    app, rule_endpoint, name, app.view_functions[str(name)], **rule_options
+                )
         self._add_rule(app, rule, endpoint, view_func, **options)
 
 
@@ -96,7 +98,7 @@ def _share_routes() -> Iterator[None]:
     routes.record()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            Application, "add_url_rule", lambda app, *a, **named: routes.add(app, *a, **named)
+            Application, "add_url_rule", lambda app, *a, **options: routes.add(app, *a, **options)
         )
         yield
 
@@ -193,16 +195,16 @@ def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """
     open.BASE_PATH = tmp_path_factory.mktemp("store")
     shared = open.BASE_PATH / "forwarder.db"
-    first = SqliteDatabase(shared)
-    first.start()
+    first_database = SqliteDatabase(shared)
+    first_database.start()
     start, make_engine = SqliteDatabase.start, database.make_engine
     find_engine = functools.cache(make_engine)
 
-    def start_or_share(opened: SqliteDatabase) -> None:
-        if opened.path == shared:
-            opened._is_prepared = True
+    def start_or_share(other_database: SqliteDatabase) -> None:
+        if other_database.path == shared:
+            other_database._is_prepared = True
         else:
-            start(opened)
+            start(other_database)
 
     def make_or_share_engine(path: Path, timeout: float) -> sa.Engine:
         return (find_engine if path == shared else make_engine)(path, timeout)
@@ -212,22 +214,22 @@ def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         patch.setattr(SqliteDatabase, "start", start_or_share)
         patch.setattr(database, "make_engine", make_or_share_engine)
         yield
-    first.close()
+    first_database.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _record_services() -> Iterator[list[Services]]:
     """Record the services that a test builds."""
-    built: list[Services] = []
+    services: list[Services] = []
     build = Services.build
 
-    def build_and_record(*given: Any, **named: Any) -> Services:
-        built.append(build(*given, **named))
-        return built[-1]
+    def build_and_record(*arguments: Any, **options: Any) -> Services:
+        services.append(build(*arguments, **options))
+        return services[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Services, "build", build_and_record)
-        yield built
+        yield services
 
 
 @pytest.fixture(autouse=True)

@@ -58,12 +58,12 @@ def _read_text(name: str, direction: str, file: str) -> str | None:
 
 def list_cases(direction: str | None = None, streams: bool = False) -> list[Any]:
     """Return the cases as pytest parameters; with ``streams``, only those with a stream."""
-    found = [
+    cases = [
         Case(folder.name, name)
         for folder in sorted(ROOT.iterdir())
         for name in ([direction] if direction else DIRECTIONS)
         if (folder / name).is_dir()
     ]
     return [
-        pytest.param(c, id=f"{c.name}-{c.direction}") for c in found if c.streams or not streams
+        pytest.param(c, id=f"{c.name}-{c.direction}") for c in cases if c.streams or not streams
     ]

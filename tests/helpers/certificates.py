@@ -40,8 +40,8 @@ class Authority:
             .add_extension(_MAY_SIGN, critical=True)
         )
         self.file = folder / "authority.pem"
-        signed = certificate.sign(self._key, hashes.SHA256())
-        self.file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        signed_certificate = certificate.sign(self._key, hashes.SHA256())
+        self.file.write_bytes(signed_certificate.public_bytes(serialization.Encoding.PEM))
 
     def server(
         self,
@@ -56,10 +56,10 @@ class Authority:
         certificate = self._builder(
             _make_name(host), key.public_key(), expires, key_identifiers, self_signed
         ).add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        signed = certificate.sign(key if self_signed else self._key, hashes.SHA256())
+        signed_certificate = certificate.sign(key if self_signed else self._key, hashes.SHA256())
         file = self._folder / f"{host}.pem"
         file.write_bytes(
-            signed.public_bytes(serialization.Encoding.PEM)
+            signed_certificate.public_bytes(serialization.Encoding.PEM)
             + key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,

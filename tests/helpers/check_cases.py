@@ -93,9 +93,13 @@ def run_checks(checks: Iterable[tuple[str, Callable[[], object]]]) -> None:
         except (Exception, pytest.fail.Exception) as error:
             failures[name] = error
     if failures:
-        listed = "\n\n".join(f"{name}: {_describe(error)}" for name, error in failures.items())
+        failure_texts = "\n\n".join(
+            f"{name}: {_describe(error)}" for name, error in failures.items()
+        )
         first = next(iter(failures.values()))
-        raise AssertionError(f"{len(failures)} of {count} cases failed:\n\n{listed}") from first
+        raise AssertionError(
+            f"{len(failures)} of {count} cases failed:\n\n{failure_texts}"
+        ) from first
     if not count:
         raise skipped or pytest.skip.Exception("No case was selected.")
 

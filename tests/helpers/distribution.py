@@ -44,9 +44,9 @@ def rank_module(module: Module) -> tuple[bool, int]:
 
 
 def mix_modules(live: list[Module], others: list[Module]) -> list[pytest.Item]:
-    placed = [
+    positions = [
         (share * index / len(modules), module)
         for modules, share in ((live, LIVE_SHARE), (others, 1.0))
         for index, module in enumerate(modules)
     ]
-    return [item for _, module in sorted(placed, key=lambda each: each[0]) for item in module]
+    return [item for _, module in sorted(positions, key=lambda each: each[0]) for item in module]

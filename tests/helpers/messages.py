@@ -42,9 +42,9 @@ def rebuild_message(events: list[Json]) -> Json:
     snapshot: Any = None
     json_bufs: dict[int, bytes] = {}
     for event in events:
-        built = _event_models()[event["type"]].model_validate(event)
+        typed_event = _event_models()[event["type"]].model_validate(event)
         snapshot = streaming.accumulate_event(
-            event=built, current_snapshot=snapshot, json_bufs=json_bufs
+            event=typed_event, current_snapshot=snapshot, json_bufs=json_bufs
         )
     message: Json = snapshot.to_dict(mode="json")
     return message
@@ -65,10 +65,10 @@ def _make_adapter(model: Any) -> TypeAdapter[Any]:
 
 def _list_mistakes(model: Any, value: Json) -> list[str]:
     try:
-        made = _make_adapter(model).validate_python(value, strict=True)
+        model_value = _make_adapter(model).validate_python(value, strict=True)
     except ValidationError as error:
         return [f"{each['loc']}: {each['msg']}" for each in error.errors()]
-    return [f"{path}: unknown field" for path in _list_extras(made, "")]
+    return [f"{path}: unknown field" for path in _list_extras(model_value, "")]
 
 
 def _list_extras(value: Any, path: str) -> Iterator[str]:
@@ -84,16 +84,16 @@ def _list_extras(value: Any, path: str) -> Iterator[str]:
 def read_message_content(message: Json) -> AnswerContent:
     """Return the content of a message, as `read_response_content` does for a response."""
     blocks = message["content"]
-    refused = message["stop_reason"] == "refusal" and (message.get("stop_details") or {}).get(
+    refusal = message["stop_reason"] == "refusal" and (message.get("stop_details") or {}).get(
         "explanation"
     )
     text = "".join(block["text"] for block in blocks if block["type"] == "text")
-    ending = {"max_tokens": "max_output_tokens", "model_context_window_exceeded": "max_output_tokens",
+    endings = {"max_tokens": "max_output_tokens", "model_context_window_exceeded": "max_output_tokens",
               "refusal": "content_filter"}  # fmt: skip
     return AnswerContent(
-        text=text.removesuffix(refused or ""),
-        refusal=refused or "",
+        text=text.removesuffix(refusal or ""),
+        refusal=refusal or "",
         reasoning=join_paragraphs(*(b["thinking"] for b in blocks if b["type"] == "thinking")),
         calls=[(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use"],
-        ending="completed" if refused else ending.get(message["stop_reason"], "completed"),
+        ending="completed" if refusal else endings.get(message["stop_reason"], "completed"),
     )

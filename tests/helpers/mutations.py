@@ -15,8 +15,8 @@ def list_wrong_copies(document: Any, values: Iterable[Any] = WRONG) -> Iterator[
     for key, inner in entries:
         for value in values:
             yield _replace_entry(document, key, value)
-        for changed in list_wrong_copies(inner, values):
-            yield _replace_entry(document, key, changed)
+        for copy in list_wrong_copies(inner, values):
+            yield _replace_entry(document, key, copy)
         yield _remove_entry(document, key)
 
 
@@ -27,15 +27,15 @@ def _list_entries(document: Any) -> list[tuple[Any, Any]]:
 
 
 def _replace_entry(document: Any, key: Any, value: Any) -> Any:
-    changed = document.copy()
-    changed[key] = value
-    return changed
+    copy = document.copy()
+    copy[key] = value
+    return copy
 
 
 def _remove_entry(document: Any, key: Any) -> Any:
-    changed = document.copy()
-    del changed[key]
-    return changed
+    copy = document.copy()
+    del copy[key]
+    return copy
 
 
 def list_null_copies(document: Any) -> Iterator[Any]:
@@ -44,5 +44,5 @@ def list_null_copies(document: Any) -> Iterator[Any]:
         if isinstance(document, dict):
             yield _replace_entry(document, key, None)
             yield _remove_entry(document, key)
-        for changed in list_null_copies(inner):
-            yield _replace_entry(document, key, changed)
+        for copy in list_null_copies(inner):
+            yield _replace_entry(document, key, copy)

@@ -15,7 +15,7 @@ from tests.helpers.translating import collect_events, make_translator_context
 Json = dict[str, Any]
 
 USER: Json = {"role": "user", "content": "Hi."}
-ASKED: Json = {"model": "m", "messages": [USER], "stream": True}
+CHAT_REQUEST: Json = {"model": "m", "messages": [USER], "stream": True}
 
 
 def translate_ollama_request(
@@ -24,7 +24,9 @@ def translate_ollama_request(
     **request: Any,
 ) -> TranslatedOllamaRequest:
     """Translate a request, by default one that says hello."""
-    body = ASKED if form is CHAT_ENDPOINT else {"model": "m", "prompt": "Hi.", "stream": True}
+    body = (
+        CHAT_REQUEST if form is CHAT_ENDPOINT else {"model": "m", "prompt": "Hi.", "stream": True}
+    )
     return ollama_over_chat.translate_request(
         {**body, **request}, translator_context or make_translator_context(), form
     )
@@ -56,5 +58,5 @@ def list_mistakes(line: Json) -> list[str]:
     ollama = import_client("ollama")
     kind = ollama.ChatResponse if "message" in line else ollama.GenerateResponse
     read = kind.model_validate(line, strict=True).model_dump(exclude_none=True)
-    lost = line.keys() - read.keys()
-    return sorted(lost)
+    missing = line.keys() - read.keys()
+    return sorted(missing)

@@ -55,22 +55,26 @@ class Conformance:
         schema = self._find_operation(key)["requestBody"]["content"]["application/json"]["schema"]
         return self._find_mistakes(schema, body)
 
-    def find_answer_mistakes(self, key: str, status: int, kind: str, data: bytes) -> list[str]:
+    def find_answer_mistakes(
+        self, key: str, status: int, media_type: str, data: bytes
+    ) -> list[str]:
         """Return the mistakes of an answer of this media type."""
         responses = self._find_operation(key)["responses"]
         names = (str(status), f"{status // 100}XX")
-        found = next((responses[name] for name in names if name in responses), None)
-        if found is None:
+        response = next((responses[name] for name in names if name in responses), None)
+        if response is None:
             return [f"{key}: the status {status} is not documented"]
-        content = self._resolve(found).get("content", {})
+        content = self._resolve(response).get("content", {})
         if not data and not content:
             return []
-        if kind not in content:
+        if media_type not in content:
             return (
-                [] if "*/*" in content else [f"{key}: {status} of type {kind!r} is not documented"]
+                []
+                if "*/*" in content
+                else [f"{key}: {status} of type {media_type!r} is not documented"]
             )
-        schema = content[kind].get("x-itemSchema", content[kind]["schema"])
-        values = READERS.get(kind, lambda data: [data.decode()])(data)
+        schema = content[media_type].get("x-itemSchema", content[media_type]["schema"])
+        values = READERS.get(media_type, lambda data: [data.decode()])(data)
         return [mistake for value in values for mistake in self._find_mistakes(schema, value)]
 
     def _find_operation(self, key: str) -> Json:
@@ -80,8 +84,8 @@ class Conformance:
 
     def _resolve(self, value: Json) -> Json:
         name = value.get("$ref", "").rpartition("/")[2]
-        found: Json = self.document["components"]["responses"][name] if name else value
-        return found
+        resolved: Json = self.document["components"]["responses"][name] if name else value
+        return resolved
 
     def _find_mistakes(self, schema: Json, value: Any) -> list[str]:
         validator = self._validator(json.dumps(schema))

@@ -14,6 +14,8 @@ def import_client(name: str) -> ModuleType:
     if os.environ.get("REQUIRE_CLIENTS") == "1":
         return importlib.import_module(name)
     package = name.partition(".")[0]
-    how = "pip install -r tests/live/requirements.txt"
-    module: ModuleType = pytest.importorskip(name, reason=f"{package} is not installed: {how}")
+    install_command = "pip install -r tests/live/requirements.txt"
+    module: ModuleType = pytest.importorskip(
+        name, reason=f"{package} is not installed: {install_command}"
+    )
     return module

@@ -178,19 +178,19 @@ def _append(message: Json, key: str, text: str) -> None:
 
 
 def _text_of(part: Any) -> str:
-    found = part if isinstance(part, str) else next(
+    text = part if isinstance(part, str) else next(
         (part[k] for k in ("text", "thinking", "summary") if part.get(k)), ""
     )  # fmt: skip
-    return found if isinstance(found, str) else "".join(map(_text_of, found))
+    return text if isinstance(text, str) else "".join(map(_text_of, text))
 
 
 def _add_call(calls: list[Json], delta: Json) -> None:
     index, call_id = delta.get("index"), delta.get("id") or ""
-    alike = calls[-1:] if index is None else [c for c in calls if c["index"] == index][-1:]
-    if not alike or (call_id and alike[0]["id"] not in ("", call_id)):
+    matching_calls = calls[-1:] if index is None else [c for c in calls if c["index"] == index][-1:]
+    if not matching_calls or (call_id and matching_calls[0]["id"] not in ("", call_id)):
         calls.append({"index": index, "id": "", "name": "", "arguments": ""})
-        alike = calls[-1:]
-    [call] = alike
+        matching_calls = calls[-1:]
+    [call] = matching_calls
     body = delta.get("function") or delta.get("custom") or {}
     call["id"] = call["id"] or call_id
     call["name"] = call["name"] or body.get("name") or ""
@@ -201,13 +201,16 @@ def _add_call(calls: list[Json], delta: Json) -> None:
 def _chat_usage(usage: Any) -> Usage | None:
     if not usage:
         return None
-    given, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    input_tokens, output_tokens = (
+        usage.get("prompt_tokens") or 0,
+        usage.get("completion_tokens") or 0,
+    )
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return Usage(
-        given,
-        made,
-        usage.get("total_tokens") or given + made,
+        input_tokens,
+        output_tokens,
+        usage.get("total_tokens") or input_tokens + output_tokens,
         prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0,
         completion.get("reasoning_tokens") or 0,
     )
@@ -218,16 +221,16 @@ def _chat_usage(usage: Any) -> Usage | None:
 
 def outcome_of_events(events: list[Json]) -> Outcome:
     """Return the content of a Responses stream, by its finished items or its last event."""
-    last = events[-1]
-    if last["type"] not in ("response.completed", "response.incomplete"):
+    last_event = events[-1]
+    if last_event["type"] not in ("response.completed", "response.incomplete"):
         return Outcome(error=True)
     items = [e["item"] for e in events if e["type"] == "response.output_item.done"]
-    response = last["response"]
-    said = outcome_of_response({**response, "output": items or response.get("output") or []})
+    response = last_event["response"]
+    outcome = outcome_of_response({**response, "output": items or response.get("output") or []})
     text = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
     thoughts = ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
     reasoning = "".join(e["delta"] for e in events if e["type"] in thoughts)
-    return replace(said, text=said.text or text, reasoning=said.reasoning or reasoning)
+    return replace(outcome, text=outcome.text or text, reasoning=outcome.reasoning or reasoning)
 
 
 def outcome_of_response(response: Json) -> Outcome:
@@ -260,11 +263,11 @@ def _item_call(item: Json) -> Call:
 def _responses_usage(usage: Any) -> Usage | None:
     if not usage:
         return None
-    given, made = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
+    input_tokens, output_tokens = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
     return Usage(
-        given,
-        made,
-        usage.get("total_tokens") or given + made,
+        input_tokens,
+        output_tokens,
+        usage.get("total_tokens") or input_tokens + output_tokens,
         (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0,
         (usage.get("output_tokens_details") or {}).get("reasoning_tokens") or 0,
     )
@@ -273,45 +276,45 @@ def _responses_usage(usage: Any) -> Usage | None:
 # -- from one protocol to the other -------------------------------------------------------------
 
 
-def convert_to_response(said: Outcome) -> Outcome:
+def convert_to_response(outcome: Outcome) -> Outcome:
     """Return a chat outcome as a Responses client must get it."""
-    reasoning, text = said.reasoning, said.text
+    reasoning, text = outcome.reasoning, outcome.text
     if block := _THINK.match(text):
         reasoning, text = reasoning + block[1], text[block.end() :]
     finish = {"length": "max_output_tokens", "content_filter": "content_filter"}
-    calls = [call._replace(arguments=call.arguments or "{}") for call in said.calls]
-    if calls and said.finish in finish:  # the last was cut off
-        calls[-1] = said.calls[-1]
+    calls = [call._replace(arguments=call.arguments or "{}") for call in outcome.calls]
+    if calls and outcome.finish in finish:  # the last was cut off
+        calls[-1] = outcome.calls[-1]
     return replace(
-        said,
+        outcome,
         text=text,
         reasoning=reasoning if reasoning.strip() else "",
         calls=calls,
-        finish=finish.get(said.finish or "", "completed"),
+        finish=finish.get(outcome.finish or "", "completed"),
     )
 
 
 _THINK = re.compile(r"\s*<think>(.*?)(?:</think>\n*|\Z)", re.DOTALL)
 
 
-def convert_to_completion(said: Outcome) -> Outcome:
+def convert_to_completion(outcome: Outcome) -> Outcome:
     """Return a Responses outcome as a chat client must get it."""
     finish = {"max_output_tokens": "length", "content_filter": "content_filter"}
-    ended = finish.get(said.finish or "", "tool_calls" if said.calls else "stop")
-    return replace(said, finish=ended)
+    finish_reason = finish.get(outcome.finish or "", "tool_calls" if outcome.calls else "stop")
+    return replace(outcome, finish=finish_reason)
 
 
-def compare_outcomes(expected: Outcome, said: Outcome) -> list[str]:
+def compare_outcomes(expected: Outcome, actual: Outcome) -> list[str]:
     """Return the fields that differ, ignoring blank lines in the reasoning."""
-    if expected.error or said.error:
-        return [] if expected.error == said.error else [f"error: {said.error}"]
-    pairs = {name: (getattr(expected, name), getattr(said, name)) for name in
+    if expected.error or actual.error:
+        return [] if expected.error == actual.error else [f"error: {actual.error}"]
+    pairs = {name: (getattr(expected, name), getattr(actual, name)) for name in
              ("text", "refusal", "finish", "usage")}  # fmt: skip
-    pairs["reasoning"] = (_join_paragraphs(expected.reasoning), _join_paragraphs(said.reasoning))
+    pairs["reasoning"] = (_join_paragraphs(expected.reasoning), _join_paragraphs(actual.reasoning))
     pairs["calls"] = (_with_known_ids(expected.calls, expected.calls),
-                      _with_known_ids(said.calls, expected.calls))  # fmt: skip
-    return [f"{name}: {there!r} became {here!r}" for name, (there, here) in pairs.items()
-            if there != here]  # fmt: skip
+                      _with_known_ids(actual.calls, expected.calls))  # fmt: skip
+    return [f"{name}: {expected_value!r} became {actual_value!r}" for name, (expected_value, actual_value) in pairs.items()
+            if expected_value != actual_value]  # fmt: skip
 
 
 def _join_paragraphs(paragraphs: str) -> str:

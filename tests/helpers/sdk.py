@@ -68,13 +68,13 @@ def completion_mistakes(completion: Json) -> list[str]:
     return _list_mistakes(ChatCompletion, completion)
 
 
-def compaction_mistakes(compacted: Json) -> list[str]:
+def compaction_mistakes(compaction: Json) -> list[str]:
     """Return the mistakes of a compacted conversation, except those of user messages.
 
     User messages are documented, but the SDK has no type for them.
     """
-    output = [item for item in compacted["output"] if item.get("role") != "user"]
-    return _list_mistakes(CompactedResponse, {**compacted, "output": output})
+    output = [item for item in compaction["output"] if item.get("role") != "user"]
+    return _list_mistakes(CompactedResponse, {**compaction, "output": output})
 
 
 def rebuild_response(events: list[Json]) -> Json:
@@ -108,20 +108,24 @@ def _adapter(model: type[BaseModel]) -> TypeAdapter[Any]:
 
 def _list_mistakes(model: type[BaseModel], value: Json) -> list[str]:
     try:
-        made = _adapter(model).validate_python(value, strict=True)
+        model_value = _adapter(model).validate_python(value, strict=True)
     except ValidationError as error:
         return _format_errors(error)
-    return [f"{path}: unknown field" for path in _list_extras(made, "")]
+    return [f"{path}: unknown field" for path in _list_extras(model_value, "")]
 
 
 def _format_errors(error: ValidationError) -> list[str]:
     """Format the errors, without those that only report a mismatch with other union members."""
     errors = error.errors()
-    other = {
+    other_members = {
         e["loc"][:-1] for e in errors if e["loc"][-1] == "type" and e["type"] == "literal_error"
     }
-    own = [e for e in errors if not any(e["loc"][:n] in other for n in range(1, len(e["loc"]) + 1))]
-    return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in own or errors]
+    relevant_errors = [
+        e
+        for e in errors
+        if not any(e["loc"][:n] in other_members for n in range(1, len(e["loc"]) + 1))
+    ]
+    return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in relevant_errors or errors]
 
 
 def _list_extras(value: Any, path: str) -> Iterator[str]:

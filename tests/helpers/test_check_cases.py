@@ -10,7 +10,7 @@ from tests.helpers import check_cases
 from tests.helpers.check_cases import check_each, run_checks
 
 
-def test_every_case_of_the_product_runs_with_its_fixtures() -> None:
+def test_every_combination_of_cases_runs_with_its_fixtures() -> None:
     calls: list[tuple[int, str, str]] = []
 
     @check_each("number", [1, 2])
@@ -24,19 +24,19 @@ def test_every_case_of_the_product_runs_with_its_fixtures() -> None:
 
 
 def test_failure_names_every_failed_case_and_its_reason() -> None:
-    @check_each(("given", "expected"), [(1, 1), (2, 3), (4, 5)])
+    @check_each(("value", "expected"), [(1, 1), (2, 3), (4, 5)])
     @check_each("sign", [1, -1], ids=["plus", "minus"])
-    def check(given: int, expected: int, sign: int) -> None:
-        assert given * sign == expected * sign
+    def check(value: int, expected: int, sign: int) -> None:
+        assert value * sign == expected * sign
 
-    with pytest.raises(AssertionError) as raised:
+    with pytest.raises(AssertionError) as excinfo:
         check()
-    text = str(raised.value)
+    text = str(excinfo.value)
     assert text.startswith("4 of 6 cases failed:")
     assert "minus-2-3: AssertionError: assert (2 * -1) == (3 * -1)" in text
     assert "plus-4-5" in text
     assert "1-1" not in text
-    assert isinstance(raised.value.__cause__, AssertionError)
+    assert isinstance(excinfo.value.__cause__, AssertionError)
 
 
 def test_missing_exception_is_a_failure() -> None:

@@ -48,7 +48,7 @@ def test_slow_modules_begin_each_part() -> None:
     assert starts == ["live/slow/c", "live/a", "live/slow/d", "live/b"]
 
 
-def test_no_test_is_lost_and_modules_stay_together() -> None:
+def test_distribution_keeps_all_tests_and_modules_together() -> None:
     modules = [make_items(f"{'live' if n % 3 else 'core'}/{n}", n) for n in range(1, 20)]
     items = [*chain(*modules)]
 

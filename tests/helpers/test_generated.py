@@ -22,39 +22,41 @@ PROTOCOLS = ("chat", "responses")
 @check_each("seed", range(20))
 def test_every_parameter_is_of_its_type(protocol: str, seed: int) -> None:
     for name, field in list_fields(generated.BASES[protocol]).items():
-        made = generated.generate_value(Random(seed), field.type)
+        value = generated.generate_value(Random(seed), field.type)
 
-        assert check(made, field.type, name) == []
+        assert check(value, field.type, name) == []
 
 
 @check_each("kind", [ChatCompletionMessageParam, ResponseInputItemParam])
-def test_every_member_of_a_union_is_made_at_some_time(kind: object) -> None:
-    made = [generated.generate_value(Random(seed), kind) for seed in range(4000)]
+def test_every_member_of_a_union_is_generated(kind: object) -> None:
+    values = [generated.generate_value(Random(seed), kind) for seed in range(4000)]
 
     for member in get_args(kind):
-        assert any(check(value, member, "") == [] for value in made), member
+        assert any(check(value, member, "") == [] for value in values), member
 
 
 @check_each("protocol", PROTOCOLS)
 def test_requests_are_of_all_kinds(protocol: str) -> None:
-    made = [generated.generate_request(Random(seed), protocol, "m") for seed in range(3000)]
+    bodies = [generated.generate_request(Random(seed), protocol, "m") for seed in range(3000)]
 
-    assert all(body["model"] == "m" for body in made)
-    assert {body["stream"] for body in made} == {True, False}
-    assert list_fields(generated.BASES[protocol]).keys() <= {name for body in made for name in body}
+    assert all(body["model"] == "m" for body in bodies)
+    assert {body["stream"] for body in bodies} == {True, False}
+    assert list_fields(generated.BASES[protocol]).keys() <= {
+        name for body in bodies for name in body
+    }
 
 
 def test_broken_value_is_a_changed_copy() -> None:
-    given = {"a": [{"b": 1, "type": "x"}, "c"], "d": None}
-    before = copy.deepcopy(given)
+    document = {"a": [{"b": 1, "type": "x"}, "c"], "d": None}
+    document_before = copy.deepcopy(document)
 
-    made = [generated.break_document(Random(seed), given) for seed in range(200)]
+    broken_documents = [generated.break_document(Random(seed), document) for seed in range(200)]
 
-    assert given == before
-    assert sum(json.dumps(each) != json.dumps(given) for each in made) > 150
+    assert document == document_before
+    assert sum(json.dumps(each) != json.dumps(document) for each in broken_documents) > 150
     assert all(
         json.loads(generated.encode_json(each)) is not None
-        for each in made
+        for each in broken_documents
         if "deep" not in str(each)
     )
 

@@ -51,9 +51,9 @@ class Worker:
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
     run = uuid.uuid4().hex
-    made = [Worker(run) for _ in range(3)]
-    yield made
-    for worker in made:
+    new_workers = [Worker(run) for _ in range(3)]
+    yield new_workers
+    for worker in new_workers:
         worker.plugin.pytest_unconfigure()
 
 
@@ -78,7 +78,7 @@ def test_plain_tests_run_together(workers: list[Worker]) -> None:
         worker.end()
 
 
-def test_serial_tests_in_a_row_let_no_other_in_between(workers: list[Worker]) -> None:
+def test_consecutive_serial_tests_run_without_interruption(workers: list[Worker]) -> None:
     first, second, _ = workers
     assert first.start(SERIAL, following=SERIAL).runs(5)
     assert not second.start(PLAIN).runs()

@@ -10,6 +10,6 @@ import pytest
 def need_opentelemetry() -> None:
     """Skip the test module if a package is missing, unless ``REQUIRE_CLIENTS=1`` is set."""
     if os.environ.get("REQUIRE_CLIENTS") != "1":
-        how = "pip install -r requirements-otel.txt"
+        install_command = "pip install -r requirements-otel.txt"
         for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
-            pytest.importorskip(name, reason=f"OpenTelemetry is not installed: {how}")
+            pytest.importorskip(name, reason=f"OpenTelemetry is not installed: {install_command}")

@@ -56,8 +56,12 @@ def _seal(value: Any) -> str:
     return SEAL + json.dumps(value, sort_keys=True)
 
 
-def _unseal(sealed: str) -> Any:
-    return json.loads(sealed.removeprefix(SEAL)) if sealed.startswith(SEAL) else None
+def _unseal(encrypted_content: str) -> Any:
+    return (
+        json.loads(encrypted_content.removeprefix(SEAL))
+        if encrypted_content.startswith(SEAL)
+        else None
+    )
 
 
 TRANSLATIONS: dict[str, Any] = {
@@ -102,10 +106,10 @@ def translate_answer(case: Case, batches: list[Batch]) -> list[Event]:
     return collect_events(translate_case(case).answer(iter(batches)))
 
 
-def catch_error(act: Callable[[], object]) -> ForwarderError | None:
-    """Return the ForwarderError that ``act`` raises, or None. Other errors fail the test."""
+def catch_error(action: Callable[[], object]) -> ForwarderError | None:
+    """Return the ForwarderError that ``action`` raises, or None. Other errors fail the test."""
     try:
-        act()
+        action()
     except ForwarderError as error:
         return error
     return None
@@ -203,9 +207,9 @@ def _cut_call(call: Json) -> tuple[Json, Json]:
     for shape, key in (("function", "arguments"), ("custom", "input")):
         text = (call.get(shape) or {}).get(key)
         if isinstance(text, str) and len(text) > 1:
-            place = {"index": call["index"]} if "index" in call else {}
-            first = {**call, shape: {**call[shape], key: text[0]}}
-            return first, {**place, shape: {key: text[1:]}}
+            index_field = {"index": call["index"]} if "index" in call else {}
+            head = {**call, shape: {**call[shape], key: text[0]}}
+            return head, {**index_field, shape: {key: text[1:]}}
     return call, {}
 
 
