@@ -13,12 +13,12 @@ from forwarder.core.errors import UpstreamRefused
 from tests.helpers.check_cases import check_each
 
 
-def app_of(**environment: str) -> Flask:
+def make_app(**environment: str) -> Flask:
     return create_app(Settings.from_env(environment))
 
 
 def test_every_api_route_is_there() -> None:
-    paths = {rule.rule for rule in app_of().url_map.iter_rules()}
+    paths = {rule.rule for rule in make_app().url_map.iter_rules()}
 
     api = {
         "/chat/completions",
@@ -81,10 +81,10 @@ def test_every_api_route_is_there() -> None:
 def test_other_requests_are_refused_in_openai_s_shape(
     method: str, path: str, status: int, code: str
 ) -> None:
-    got = app_of().test_client().open(path, method=method)
+    response = make_app().test_client().open(path, method=method)
 
-    assert got.status_code == status
-    error = got.get_json()["error"]
+    assert response.status_code == status
+    error = response.get_json()["error"]
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, None)
 
 
@@ -99,69 +99,69 @@ def test_other_requests_are_refused_in_openai_s_shape(
         ("GET", f"/{'x' * 999}", f"GET /{'x' * 95}", 404),
     ],
 )
-def test_every_answer_has_an_id_and_every_request_a_line(
+def test_every_answer_has_an_id_and_every_request_is_logged(
     method: str, path: str, route: str, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = app_of().test_client()
-    got = client.open(path, method=method, headers={"X-Request-Id": "mine"})
+    client = make_app().test_client()
+    response = client.open(path, method=method, headers={"X-Request-Id": "mine"})
 
-    assert (got.status_code, got.headers["X-Request-Id"]) == (status, "mine")
+    assert (response.status_code, response.headers["X-Request-Id"]) == (status, "mine")
     line = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert (line["id"], line["route"], line["status"]) == ("mine", route, status)
     assert line["level"] == "info"
 
 
 def test_forwarder_error_has_its_status_and_headers() -> None:
-    app = app_of()
+    app = make_app()
 
     @app.get("/fails")
     def raise_refusal() -> str:
         raise UpstreamRefused(429, {"message": "full", "extra": 1}, {"retry-after": "3"})
 
-    got = app.test_client().get("/fails")
+    response = app.test_client().get("/fails")
 
-    assert (got.status_code, got.headers["Retry-After"]) == (429, "3")
-    assert got.get_json()["error"]["extra"] == 1
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "3")
+    assert response.get_json()["error"]["extra"] == 1
 
 
 def test_unexpected_error_is_a_500_with_details_only_in_the_log(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    app = app_of()
+    app = make_app()
 
     @app.get("/breaks")
     def raise_key_error() -> str:
         raise KeyError("inner matter")
 
-    got = app.test_client().get("/breaks")
+    response = app.test_client().get("/breaks")
 
-    assert (got.status_code, got.get_json()["error"]["code"]) == (500, "internal_error")
-    assert "inner matter" not in got.text
-    *_, told, line = map(json.loads, capsys.readouterr().err.splitlines())
-    assert "inner matter" in told["trace"]
-    assert (line["id"], line["error"]) == (got.headers["X-Request-Id"], "internal_error")
+    assert (response.status_code, response.get_json()["error"]["code"]) == (500, "internal_error")
+    assert "inner matter" not in response.text
+    *_, trace_record, line = map(json.loads, capsys.readouterr().err.splitlines())
+    assert "inner matter" in trace_record["trace"]
+    assert (line["id"], line["error"]) == (response.headers["X-Request-Id"], "internal_error")
 
 
-def test_the_demo_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    app_of()
+def test_demo_warns_at_its_start(capsys: pytest.CaptureFixture[str]) -> None:
+    make_app()
 
     lines = map(json.loads, capsys.readouterr().err.splitlines())
-    [told] = [line for line in lines if "demo" in line["message"]]
-    assert told["level"] == "warning"
+    [demo_record] = [line for line in lines if "demo" in line["message"]]
+    assert demo_record["level"] == "warning"
 
 
 @pytest.mark.parametrize(
     ("secrets", "warns"),
     [("", False), ("short", True), (f"{'x' * 24},short", True), ("x" * 24, False)],
 )
-def test_the_start_warns_of_short_secrets(
+def test_short_secrets_are_warned_of_at_the_start(
     secrets: str, warns: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app_of(FORWARDER_SECRET_KEY=secrets)
+    make_app(FORWARDER_SECRET_KEY=secrets)
 
-    told = capsys.readouterr().err
-    assert ("fewer than 24 characters" in told) is warns
-    assert "short" not in told
+    log = capsys.readouterr().err
+    assert ("fewer than 24 characters" in log) is warns
+    assert "short" not in log
 
 
 def test_without_settings_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

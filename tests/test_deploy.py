@@ -70,7 +70,7 @@ def read_unit() -> dict[str, str]:
     return dict(parser["Service"])
 
 
-def test_the_search_for_variables_finds_unknown_ones() -> None:
+def test_variable_search_finds_unknown_variables() -> None:
     assert find_variables("A: FORWARDER_NO_SUCH $GUNICORN_BIND") == {
         "FORWARDER_NO_SUCH",
         "GUNICORN_BIND",
@@ -79,10 +79,10 @@ def test_the_search_for_variables_finds_unknown_ones() -> None:
 
 @check_each("name", FILES)
 def test_every_variable_is_a_setting(name: str) -> None:
-    found = find_variables((ROOT / name).read_text(encoding="utf-8"))
+    variables = find_variables((ROOT / name).read_text(encoding="utf-8"))
 
-    assert found
-    assert found <= VARIABLES
+    assert variables
+    assert variables <= VARIABLES
 
 
 # -- the image -------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
     *_, ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").partition("\n*\n")
-    kept = [line[1:] for line in ignored.splitlines() if line.startswith("!")]
+    patterns = [line[1:] for line in ignored.splitlines() if line.startswith("!")]
 
     sources = [
         source
@@ -100,7 +100,7 @@ def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
     assert len(sources) == 17
     for source in sources:
         assert (ROOT / source).exists()
-        assert any(fnmatch(source, pattern) for pattern in kept), source
+        assert any(fnmatch(source, pattern) for pattern in patterns), source
     pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
     included = {
         name for page in pages for name in re.findall(r'^--8<-- "(.+)"', page, re.MULTILINE)
@@ -118,7 +118,7 @@ def test_the_image_installs_the_lock_and_runs_as_an_ordinary_user() -> None:
     )
 
 
-def test_every_probe_asks_for_a_page_that_is_there() -> None:
+def test_every_probe_requests_an_existing_route() -> None:
     routes = {rule.rule for rule in create_app(Settings.from_env({})).url_map.iter_rules()}
     probes = [CONTAINER[name]["httpGet"] for name in ("startupProbe", "livenessProbe")]
     ready = CONTAINER["readinessProbe"]["httpGet"]
@@ -189,7 +189,7 @@ def test_nginx_repeats_no_request_that_was_sent_and_buffers_no_stream() -> None:
 # -- systemd ---------------------------------------------------------------------------------------
 
 
-def test_systemd_waits_for_longer_than_running_answers_have() -> None:
+def test_systemd_stop_time_exceeds_the_grace_of_answers() -> None:
     unit = read_unit()
 
     assert int(unit["TimeoutStopSec"]) >= int(read_gunicorn_settings({})["graceful_timeout"]) + 10
@@ -212,7 +212,7 @@ def test_the_settings_on_kubernetes_are_valid() -> None:
     assert POD["terminationGracePeriodSeconds"] >= int(pause) + int(grace) + 5
 
 
-def test_files_of_forms_have_room_on_kubernetes() -> None:
+def test_kubernetes_has_disk_space_for_uploaded_files() -> None:
     settings = Settings.from_env({**MANIFESTS["ConfigMap"]["data"], **SECRETS})
     (volume,) = POD["volumes"]
     workers = int(MANIFESTS["ConfigMap"]["data"]["WEB_CONCURRENCY"])
@@ -222,7 +222,7 @@ def test_files_of_forms_have_room_on_kubernetes() -> None:
     assert workers * max(settings.max_form_files, settings.max_body) < room
 
 
-def test_the_parts_of_the_manifest_fit_together() -> None:
+def test_kubernetes_resources_reference_each_other() -> None:
     labels = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
 
     assert MANIFESTS["Service"]["spec"]["selector"] == labels
@@ -327,7 +327,7 @@ def test_expressions_name_metrics_and_labels_that_exist(expression: str) -> None
 
 
 @check_each("expression", list_expressions())
-def test_quantiles_are_those_of_buckets_by_le(expression: str) -> None:
+def test_quantiles_are_computed_from_buckets_by_le(expression: str) -> None:
     for selector in read_selectors(expression):
         is_bucket = selector.metric.endswith("_bucket")
         assert is_bucket == ("histogram_quantile" in expression)
@@ -335,14 +335,14 @@ def test_quantiles_are_those_of_buckets_by_le(expression: str) -> None:
 
 
 def test_every_metric_is_used_or_has_a_reason() -> None:
-    used = {
+    used_metrics = {
         name_metric(selector.metric)
         for expression in list_expressions()
         for selector in read_selectors(expression)
     }
     metrics = {name_metric(name) for name in SERIES} - {"up"}
 
-    assert metrics - used == set(UNUSED_METRICS)
+    assert metrics - used_metrics == set(UNUSED_METRICS)
 
 
 def test_the_dashboard_is_valid_for_grafana() -> None:
@@ -364,37 +364,41 @@ def test_the_dashboard_is_valid_for_grafana() -> None:
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
-    taken: set[tuple[int, int]] = set()
+    occupied_cells: set[tuple[int, int]] = set()
     for panel in list_panels():
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
-            (place["x"] + column, place["y"] + row)
-            for column in range(place["w"])
-            for row in range(place["h"])
+            (position["x"] + column, position["y"] + row)
+            for column in range(position["w"])
+            for row in range(position["h"])
         }
-        assert not cells & taken, panel["title"]
-        taken |= cells
+        assert not cells & occupied_cells, panel["title"]
+        occupied_cells |= cells
 
 
 def test_the_legends_of_the_dashboard_name_labels_of_their_series() -> None:
     for panel in list_panels():
         for target in panel.get("targets", ()):
-            named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            labels = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             for selector in read_selectors(target["expr"]):
-                assert named <= (selector.grouping or set()), panel["title"]
+                assert labels <= (selector.grouping or set()), panel["title"]
 
 
 def test_the_variables_of_the_dashboard_exist() -> None:
     variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
-    used = set(re.findall(r"\$\{?(\w+)", DASHBOARD_TEXT)) - {"__rate_interval", "__range", "__all"}
+    used_variables = set(re.findall(r"\$\{?(\w+)", DASHBOARD_TEXT)) - {
+        "__rate_interval",
+        "__range",
+        "__all",
+    }
 
-    assert used == set(variables) == {"datasource", "upstream", "model"}
+    assert used_variables == set(variables) == {"datasource", "upstream", "model"}
     assert variables["datasource"]["query"] == "prometheus"
     for name in ("upstream", "model"):
-        found = re.fullmatch(r"label_values\((.+), (\w+)\)", variables[name]["query"]["query"])
-        assert found is not None
-        (selector,) = read_selectors(found[1])
-        assert found[2] == name in SERIES[selector.metric]
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", variables[name]["query"]["query"])
+        assert match is not None
+        (selector,) = read_selectors(match[1])
+        assert match[2] == name in SERIES[selector.metric]
         assert find_mistakes(selector) == set()
 
 
@@ -406,10 +410,10 @@ def test_the_alerts_are_valid_for_prometheus() -> None:
         assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
         assert rule["labels"]["severity"] in ("critical", "warning")
-        named = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+        labels = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
         for selector in read_selectors(rule["expr"]):
             if selector.metric != "up":
-                assert named <= (selector.grouping or set()), rule["alert"]
+                assert labels <= (selector.grouping or set()), rule["alert"]
 
 
 @check_each("text", [DASHBOARD_TEXT, ALERTS_TEXT], ids=["dashboard", "alerts"])

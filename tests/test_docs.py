@@ -39,16 +39,18 @@ def read_text(name: str) -> str:
 def find_unknown_settings(text: str) -> set[str]:
     """Names that look like settings but are not; ``FORWARDER_BREAKER_…`` is a beginning."""
     suffixes = {row.suffix for row in UPSTREAM_SETTINGS}
-    known = {DOTENV_VARIABLE} | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
-    known |= {row.variable for row in gunicorn_conf.SETTINGS}
-    known |= {f"{name}_{suffix}" for name in ("CHAT", "RESPONSES", "<NAME>") for suffix in suffixes}
-    known |= {"GUNICORN_CMD_ARGS"}  # gunicorn's own
-    found = re.findall(r"<NAME>_[A-Z_]+|\b(?:FORWARDER|GUNICORN|CHAT|RESPONSES)_[A-Z_]+", text)
+    settings = {DOTENV_VARIABLE} | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
+    settings |= {row.variable for row in gunicorn_conf.SETTINGS}
+    settings |= {
+        f"{name}_{suffix}" for name in ("CHAT", "RESPONSES", "<NAME>") for suffix in suffixes
+    }
+    settings |= {"GUNICORN_CMD_ARGS"}  # gunicorn's own
+    names = re.findall(r"<NAME>_[A-Z_]+|\b(?:FORWARDER|GUNICORN|CHAT|RESPONSES)_[A-Z_]+", text)
     return {
         name
-        for name in found
-        if name not in known
-        and not (name.endswith("_") and any(each.startswith(name) for each in known))
+        for name in names
+        if name not in settings
+        and not (name.endswith("_") and any(each.startswith(name) for each in settings))
     }
 
 
@@ -71,10 +73,10 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
 
 
 @every_page
-def test_pages_name_no_file_of_the_code_that_is_not_there(path: Path) -> None:
-    named = re.findall(r"`((?:forwarder|tests|tools|bench)/[\w/.]+)`", path.read_text("utf-8"))
+def test_files_of_the_code_named_on_pages_exist(path: Path) -> None:
+    paths = re.findall(r"`((?:forwarder|tests|tools|bench)/[\w/.]+)`", path.read_text("utf-8"))
 
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [name for name in paths if not (ROOT / name).exists()] == []
 
 
 def test_readme_is_short() -> None:
@@ -90,9 +92,9 @@ def test_every_page_begins_with_a_sentence(path: Path) -> None:
         flags=re.MULTILINE,
     )
 
-    title, first, *_ = [line for line in text.splitlines() if line.strip()]
+    title, first_line, *_ = [line for line in text.splitlines() if line.strip()]
     assert title.startswith("# ")
-    assert re.match(r"[A-Z`*][^`].{40}", first), first
+    assert re.match(r"[A-Z`*][^`].{40}", first_line), first_line
 
 
 def test_navigation_has_every_page_once() -> None:
@@ -164,13 +166,13 @@ def test_errors_page_has_every_error_with_its_status() -> None:
         (status, code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)
     }
 
-    raised = {
+    errors_in_code = {
         (str(each.status), each.code)
         for each in find_error_classes(errors.ForwarderError)
         if each.code is not None and each.__module__ == "forwarder.core.errors"
     }
-    assert len(raised) > 20
-    assert raised <= documented
+    assert len(errors_in_code) > 20
+    assert errors_in_code <= documented
 
 
 def test_errors_page_has_every_code_that_is_raised() -> None:
@@ -184,9 +186,9 @@ def test_errors_page_has_every_code_that_is_raised() -> None:
 def test_headers_page_has_every_header_of_the_forwarder() -> None:
     page = read_text("docs/reference/headers.md").lower()
 
-    used = {name for text in CODE for name in re.findall(r"\bX-Forwarder-\w+", text)}
-    assert len(used) >= 5
-    assert {name for name in used if f"`{name.lower()}" not in page} == set()
+    headers = {name for text in CODE for name in re.findall(r"\bX-Forwarder-\w+", text)}
+    assert len(headers) >= 5
+    assert {name for name in headers if f"`{name.lower()}" not in page} == set()
 
 
 def test_logs_page_has_every_event() -> None:

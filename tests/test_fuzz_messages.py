@@ -40,15 +40,15 @@ ANSWERS = (
     Answer(refusal="No."),
     Answer(text="This is cut", finish="length"),
 )
-BEGUN = [
+BODIES_WITH_HISTORY = [
     case.values[0].read("request.json")
-    for over in ("chat", "responses")
-    for case in list_cases(f"messages_over_{over}")
+    for upstream_api in ("chat", "responses")
+    for case in list_cases(f"messages_over_{upstream_api}")
 ]
 PLAIN: Json = {"max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
 
 randoms = st.randoms(use_true_random=False)
-overs = st.sampled_from(["chat", "responses"])
+upstream_apis = st.sampled_from(["chat", "responses"])
 broadly = settings(
     max_examples=150,
     deadline=None,
@@ -87,13 +87,13 @@ def client(upstream: Upstream) -> FlaskClient:
     }
     with pytest.MonkeyPatch.context() as patch:
         transport = httpx2.MockTransport(upstream)
-        patch.setattr(services, "select_transport", lambda *given: transport)
+        patch.setattr(services, "select_transport", lambda *arguments: transport)
         patch.setenv("FORWARDER_LOG_LEVEL", "error")
         app = create_app(Settings.from_env({**environment, "FORWARDER_DATABASE_URL": "none"}))
     return app.test_client()
 
 
-def ask(client: FlaskClient, body: Any) -> TestResponse:
+def send_request(client: FlaskClient, body: Any) -> TestResponse:
     headers = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
     data = generated.encode_json(body)
     return client.post("/v1/messages", data=data, headers=headers, buffered=True)
@@ -113,39 +113,67 @@ def assert_answered_or_refused(answer: TestResponse) -> None:
     else:
         data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
         kinds = [json.loads(each)["type"] for each in data]
-        ends = [kind in ("message_stop", "error") for kind in kinds if kind != "ping"]
-        assert ends == [False] * (len(ends) - 1) + [True]
+        terminal_flags = [kind in ("message_stop", "error") for kind in kinds if kind != "ping"]
+        assert terminal_flags == [False] * (len(terminal_flags) - 1) + [True]
 
 
 @broadly
-@given(random=randoms, over=overs, breaks=st.integers(0, 3), answer=st.sampled_from(ANSWERS))
+@given(
+    random=randoms,
+    upstream_api=upstream_apis,
+    breaks=st.integers(0, 3),
+    answer=st.sampled_from(ANSWERS),
+)
 def test_requests_are_answered_or_refused(
-    random: Random, over: Any, breaks: int, answer: Answer, client: FlaskClient, upstream: Upstream
+    random: Random,
+    upstream_api: Any,
+    breaks: int,
+    answer: Answer,
+    client: FlaskClient,
+    upstream: Upstream,
 ) -> None:
-    begun = random.choice([PLAIN, *BEGUN])
-    body: Json = {**begun, "model": f"{over}/m", "stream": random.choice((True, False))}
+    generated_body = random.choice([PLAIN, *BODIES_WITH_HISTORY])
+    body: Json = {
+        **generated_body,
+        "model": f"{upstream_api}/m",
+        "stream": random.choice((True, False)),
+    }
     for _ in range(breaks):
         body = generated.break_document(random, body) if body else body
-    upstream.body = generated.frame_events(random, generated.generate_events(random, over, answer))
+    upstream.body = generated.frame_events(
+        random, generated.generate_events(random, upstream_api, answer)
+    )
 
-    assert_answered_or_refused(ask(client, body))
+    assert_answered_or_refused(send_request(client, body))
 
 
 @broadly
-@given(random=randoms, over=overs, breaks=st.integers(0, 3), answer=st.sampled_from(ANSWERS))
+@given(
+    random=randoms,
+    upstream_api=upstream_apis,
+    breaks=st.integers(0, 3),
+    answer=st.sampled_from(ANSWERS),
+)
 def test_answers_of_upstreams_are_translated_or_reported(
-    random: Random, over: Any, breaks: int, answer: Answer, client: FlaskClient, upstream: Upstream
+    random: Random,
+    upstream_api: Any,
+    breaks: int,
+    answer: Answer,
+    client: FlaskClient,
+    upstream: Upstream,
 ) -> None:
-    events: Any = generated.generate_events(random, over, answer)
+    events: Any = generated.generate_events(random, upstream_api, answer)
     for _ in range(breaks):
         events = generated.break_document(random, events) if events else events
     upstream.body = generated.frame_events(random, events)
-    shown = random.choice(({}, {"thinking": {"type": "adaptive"}}, {"stop_sequences": ["e"]}))
+    parameters = random.choice(({}, {"thinking": {"type": "adaptive"}}, {"stop_sequences": ["e"]}))
 
-    answered = ask(client, {**PLAIN, **shown, "model": f"{over}/m", "stream": True})
+    response = send_request(
+        client, {**PLAIN, **parameters, "model": f"{upstream_api}/m", "stream": True}
+    )
 
-    assert_answered_or_refused(answered)
-    if answered.status_code == 200 and not breaks:
-        text = answered.get_data(as_text=True)
+    assert_answered_or_refused(response)
+    if response.status_code == 200 and not breaks:
+        text = response.get_data(as_text=True)
         sent = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
         assert [mistake for event in sent for mistake in event_mistakes(event)] == []

@@ -147,25 +147,25 @@ class Uses(NamedTuple):
 
 @functools.cache
 def read_uses(path: Path) -> Uses:
-    found: dict[str, set[str]] = {
+    uses: dict[str, set[str]] = {
         kind: set() for kind in ("imports", "calls", "attributes", "classes")
     }
     has_functions = False
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found["imports"].update(alias.name for alias in node.names)
+            uses["imports"].update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
-            found["imports"].update(_list_imported(node))
+            uses["imports"].update(_list_imported(node))
         elif isinstance(node, ast.Call):
-            found["calls"].add(read_dotted_name(node.func))
+            uses["calls"].add(read_dotted_name(node.func))
         elif isinstance(node, ast.Attribute):
-            found["attributes"].add(read_dotted_name(node))
+            uses["attributes"].add(read_dotted_name(node))
         elif isinstance(node, ast.ClassDef):
-            found["classes"].add(node.name)
+            uses["classes"].add(node.name)
         elif isinstance(node, ast.FunctionDef):
             has_functions = True
-    return Uses(*map(frozenset, found.values()), has_functions)
+    return Uses(*map(frozenset, uses.values()), has_functions)
 
 
 def read_dotted_name(node: ast.expr) -> str:
@@ -196,10 +196,10 @@ def is_within(module: str, packages: tuple[str, ...]) -> bool:
 
 @every_module
 def test_libraries_are_imported_only_by_their_owners(path: Path) -> None:
-    place = str(path.relative_to(PACKAGE))
+    module_path = str(path.relative_to(PACKAGE))
     for module in imports(path):
         owners = OWNERS.get(module.partition(".")[0])
-        assert owners is None or place.startswith(owners), f"{place} imports {module}"
+        assert owners is None or module_path.startswith(owners), f"{module_path} imports {module}"
 
 
 QUERIES = (
@@ -214,8 +214,8 @@ QUERIES = (
 def test_only_repositories_query_the_database(path: Path) -> None:
     """Other modules call the named operations of `storage.repositories`."""
     queries = [name for name in read_uses(path).attributes if name.endswith(QUERIES)]
-    place = str(path.relative_to(PACKAGE))
-    assert place.startswith(OWNERS["sqlalchemy"]) or not queries, f"{place}: {queries}"
+    module_path = str(path.relative_to(PACKAGE))
+    assert module_path.startswith(OWNERS["sqlalchemy"]) or not queries, f"{module_path}: {queries}"
 
 
 @check_each(
@@ -289,8 +289,8 @@ LAYERS = (
 
 
 def test_packages_import_only_lower_layers() -> None:
-    found = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
-    assert found | {"services"} == set(LAYERS)
+    packages = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
+    assert packages | {"services"} == set(LAYERS)
     for path in MODULES:
         package = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for module in imports(path) & NAMES:
@@ -326,20 +326,20 @@ def has_logic(path: Path) -> bool:
     return read_uses(path).has_functions
 
 
-def homes_of(path: Path) -> list[Path]:
+def list_test_files(path: Path) -> list[Path]:
     """Where the tests of a module may be; those of a package under its name, in it or beside it."""
-    place = TESTS / path.relative_to(PACKAGE).parent
+    folder = TESTS / path.relative_to(PACKAGE).parent
     if path.name != "__init__.py":
-        return [place / f"test_{path.name}"]
-    return [place / f"test_{place.name}.py", place.parent / f"test_{place.name}.py"]
+        return [folder / f"test_{path.name}"]
+    return [folder / f"test_{folder.name}.py", folder.parent / f"test_{folder.name}.py"]
 
 
 @every_module
 def test_every_module_with_logic_has_its_tests(path: Path) -> None:
-    place = str(path.relative_to(PACKAGE))
-    own = any(test.exists() for test in homes_of(path))
-    if place in ELSEWHERE:
-        assert not own, f"{place} has tests of its own now"
-        assert (TESTS / ELSEWHERE[place]).exists()
+    module_path = str(path.relative_to(PACKAGE))
+    has_tests = any(test.exists() for test in list_test_files(path))
+    if module_path in ELSEWHERE:
+        assert not has_tests, f"{module_path} has tests of its own now"
+        assert (TESTS / ELSEWHERE[module_path]).exists()
     else:
-        assert own or not has_logic(path), f"{place} has no tests"
+        assert has_tests or not has_logic(path), f"{module_path} has no tests"

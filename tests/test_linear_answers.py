@@ -62,8 +62,8 @@ CHUNKS: dict[str, Callable[[int], Json]] = {
 
 @pytest.fixture(params=CHUNKS.values(), ids=CHUNKS)
 def make_delta(request: pytest.FixtureRequest) -> Callable[[int], Json]:
-    made: Callable[[int], Json] = request.param
-    return made
+    factory: Callable[[int], Json] = request.param
+    return factory
 
 
 def chunks_of(make: Callable[[int], Json], size: int) -> list[Batch]:
@@ -80,10 +80,10 @@ def test_costs_of_an_answer_over_chat_grow_linearly(
     make_delta: Callable[[int], Json], include: list[str]
 ) -> None:
     def make_work(size: int) -> Callable[[], Any]:
-        asked = {"model": "m", "input": "Hi.", "include": include}
+        body = {"model": "m", "input": "Hi.", "include": include}
 
         def work() -> Any:
-            answer = translate("responses_over_chat", dict(asked), make_translator_context()).answer
+            answer = translate("responses_over_chat", dict(body), make_translator_context()).answer
             return collect_events(answer(iter(chunks_of(make_delta, size))))
 
         return work
@@ -104,13 +104,13 @@ def test_costs_of_ollama_lines_grow_linearly(make_delta: Callable[[int], Json]) 
     assert_linear(make_work)
 
 
-def assert_message_is_linear(over: str, make_batches: Callable[[int], list[Batch]]) -> None:
+def assert_message_is_linear(upstream_api: str, make_batches: Callable[[int], list[Batch]]) -> None:
     """Of a stream as it is sent to a client of the Messages API, and of its fold."""
 
     def make_work(size: int) -> Callable[[], Any]:
         def work() -> Any:
             answer = translate(
-                f"messages_over_{over}", dict(REQUEST), make_translator_context()
+                f"messages_over_{upstream_api}", dict(REQUEST), make_translator_context()
             ).answer
             return fold_messages(answer(iter(make_batches(size))))
 
@@ -141,8 +141,8 @@ def test_costs_of_remembering_signatures_grow_linearly(make_delta: Callable[[int
     def make_work(size: int) -> Callable[[], Any]:
         def work() -> Any:
             reader = ChoiceReader()
-            for [each] in chunks_of(make_delta, size):
-                reader.add_choice(each["choices"][0])
+            for [chunk] in chunks_of(make_delta, size):
+                reader.add_choice(chunk["choices"][0])
             return reader.has_signatures, reader.make_entries(b"")
 
         return work
@@ -179,8 +179,8 @@ def test_costs_of_an_answer_over_responses_grow_linearly(make: Callable[[int], J
         done = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
 
         def work() -> Any:
-            asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-            answer = translate("chat_over_responses", asked, make_translator_context()).answer
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+            answer = translate("chat_over_responses", body, make_translator_context()).answer
             return collect_events(
                 answer(iter([[thought], *([make(i)] for i in range(size)), [done]]))
             )

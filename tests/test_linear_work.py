@@ -101,13 +101,13 @@ def services_of(**environment: str) -> Services:
 
 
 def assert_path_is_linear(
-    client: str, over: str, make: Callable[[int], Json], **environment: str
+    client: str, upstream_api: str, make: Callable[[int], Json], **environment: str
 ) -> None:
     """The same for the path of a request from its body to its upstream's request."""
     gateway = Gateway(services_of(**environment))
 
     def make_work(size: int) -> Callable[[], Any]:
-        body = orjson.dumps({"model": f"{over}/m", **make(size)})
+        body = orjson.dumps({"model": f"{upstream_api}/m", **make(size)})
 
         def work() -> Json:
             request = read_body(body, 10**6, lambda text: None)
@@ -250,9 +250,9 @@ CHATS: dict[str, Callable[[int], Json]] = {
 
 
 @pytest.mark.parametrize("make", CHATS.values(), ids=CHATS)
-@pytest.mark.parametrize("over", ["chat", "responses"])
-def test_chat_request_costs_grow_linearly(make: Callable[[int], Json], over: str) -> None:
-    assert_path_is_linear("chat", over, make, FORWARDER_CHAT_REASONING="thinking", **PICKY)
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
+def test_chat_request_costs_grow_linearly(make: Callable[[int], Json], upstream_api: str) -> None:
+    assert_path_is_linear("chat", upstream_api, make, FORWARDER_CHAT_REASONING="thinking", **PICKY)
 
 
 def make_conversation(*content: Json, **more: Any) -> Json:
@@ -324,9 +324,11 @@ MESSAGES: dict[str, Callable[[int], Json]] = {
 
 
 @pytest.mark.parametrize("make", MESSAGES.values(), ids=MESSAGES)
-@pytest.mark.parametrize("over", ["chat", "responses"])
-def test_messages_request_costs_grow_linearly(make: Callable[[int], Json], over: str) -> None:
-    assert_path_is_linear("messages", over, make, **PICKY)
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
+def test_messages_request_costs_grow_linearly(
+    make: Callable[[int], Json], upstream_api: str
+) -> None:
+    assert_path_is_linear("messages", upstream_api, make, **PICKY)
 
 
 USER: Json = {"role": "user", "content": TEXT}
@@ -354,9 +356,9 @@ OLLAMA: dict[str, Callable[[int], Json]] = {
 
 
 @pytest.mark.parametrize("make", OLLAMA.values(), ids=OLLAMA)
-@pytest.mark.parametrize("over", ["chat", "responses"])
-def test_ollama_request_costs_grow_linearly(make: Callable[[int], Json], over: str) -> None:
-    assert_path_is_linear("ollama", over, make, **PICKY)
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
+def test_ollama_request_costs_grow_linearly(make: Callable[[int], Json], upstream_api: str) -> None:
+    assert_path_is_linear("ollama", upstream_api, make, **PICKY)
 
 
 def make_items(*item: Json, size: int, **more: Any) -> Json:
@@ -437,9 +439,11 @@ RESPONSES: dict[str, Callable[[int], Json]] = {
 
 
 @pytest.mark.parametrize("make", RESPONSES.values(), ids=RESPONSES)
-@pytest.mark.parametrize("over", ["chat", "responses"])
-def test_responses_request_costs_grow_linearly(make: Callable[[int], Json], over: str) -> None:
-    assert_path_is_linear("responses", over, make, **PICKY)
+@pytest.mark.parametrize("upstream_api", ["chat", "responses"])
+def test_responses_request_costs_grow_linearly(
+    make: Callable[[int], Json], upstream_api: str
+) -> None:
+    assert_path_is_linear("responses", upstream_api, make, **PICKY)
 
 
 @pytest.mark.parametrize("level", ["json_object", "none"])
@@ -450,20 +454,20 @@ def test_costs_of_a_format_that_is_emulated_grow_linearly(level: str) -> None:
 
 
 def test_costs_of_references_grow_linearly() -> None:
-    """To all items of a stored response, by the ids that they were given here."""
+    """References to all items of a stored response, by their ids."""
     services, owner = services_of(), ANONYMOUS
     gateway, store = Gateway(services), services.require_store()
 
     def make_work(size: int) -> Callable[[], Any]:
         name = f"resp_{size}"
-        asked = [{"role": "user", "content": TEXT} for _ in range(size)]
-        kept = StoredResponse(name, "completed", asked, {"output": []}, 1.0)
-        store._database.write(lambda c: responses.add(c, owner, kept, []))
-        wanted = [
+        items = [{"role": "user", "content": TEXT} for _ in range(size)]
+        response = StoredResponse(name, "completed", items, {"output": []}, 1.0)
+        store._database.write(lambda c: responses.add(c, owner, response, []))
+        references = [
             {"type": "item_reference", "id": derive_id(item, name, i)}
-            for i, item in enumerate(asked)
+            for i, item in enumerate(items)
         ]
-        request = {"model": "chat/m", "input": wanted}
+        request = {"model": "chat/m", "input": references}
         return lambda: gateway.preview(
             "responses", dict(request), None, RequestContext("r", "r", LossReport())
         )

@@ -44,7 +44,7 @@ def pin(requirements: list[Requirement], python: str) -> dict[str, str]:
     return found
 
 
-def test_the_package_s_dependencies_are_the_readme_s() -> None:
+def test_package_dependencies_come_from_the_requirements_files() -> None:
     dynamic = PROJECT["tool"]["setuptools"]["dynamic"]
 
     assert set(PROJECT["project"]["dynamic"]) == {
@@ -105,7 +105,7 @@ def test_the_readme_s_commands_install_with_the_constraints() -> None:
     assert test == f"-r {RUNTIME} -r {DEV} -c constraints.txt"
 
 
-def test_the_project_s_files_are_there() -> None:
+def test_files_named_by_the_project_exist() -> None:
     assert PROJECT["project"]["scripts"] == {"forwarder": "forwarder.cli.main:main"}
     for name in (*PROJECT["project"]["license-files"], PROJECT["project"]["readme"]):
         assert (ROOT / name).is_file()

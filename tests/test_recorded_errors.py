@@ -63,14 +63,14 @@ def list_recorded_errors() -> list[Any]:
 def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
-    known = next(((s, c) for fragment, s, c in EXPECTED if fragment in text), None)
+    expected = next(((s, c) for fragment, s, c in EXPECTED if fragment in text), None)
     provider = make_refusing_provider(line["status"], content=text.encode())
 
     with pytest.raises(UpstreamRefused) as caught:
         send_request(make_upstream(provider, UP_API_KEY="passthrough"), key="theirs")
 
     error = caught.value
-    assert (error.status, error.code) == (known or (line["status"], _own_code(text)))
+    assert (error.status, error.code) == (expected or (line["status"], _own_code(text)))
     assert error.message
     assert error.message in " ".join(_list_strings(_parse_text(text)))
     assert error.make_body()["error"].keys() >= {"message", "type", "param", "code"}

@@ -64,7 +64,7 @@ def list_threads() -> set[threading.Thread]:
 def wait_for_new_threads(before: set[threading.Thread], count: int) -> None:
     """Wait until exactly ``count`` threads beside ``before`` run.
 
-    A thread ends after it was told to, and those of earlier tests may still end.
+    A thread ends some time after it is stopped, and those of earlier tests may still end.
     """
     deadline = time.monotonic() + 5
     while len(new := list_threads() - before) != count:
@@ -131,7 +131,7 @@ def stream_answer(services: Services) -> None:
     context.close()
 
 
-def test_metrics_have_the_state_of_the_process(tmp_path: Path) -> None:
+def test_metrics_contain_the_state_of_the_process(tmp_path: Path) -> None:
     with Services.build(make_settings(tmp_path)) as services:
         assert services.process_sampler is not None
         assert services.database is not None
@@ -156,7 +156,7 @@ def test_closed_services_cannot_be_started(tmp_path: Path) -> None:
         services.start()
 
 
-def test_a_part_that_cannot_be_closed_does_not_keep_the_others_open(
+def test_other_services_close_if_one_cannot_be_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = Services.build(make_settings(tmp_path))
@@ -175,7 +175,9 @@ class Traces(RequestObserver):
         self.is_closed = True
 
 
-def test_tracing_begins_with_the_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracing_starts_with_the_background_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     traces = Traces()
     monkeypatch.setattr("forwarder.services.build_tracing", lambda: [traces])
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
@@ -199,7 +201,7 @@ def test_tracing_without_its_library_is_reported(
     assert vars(record)["event"] == "tracing_unavailable"
 
 
-def test_without_a_database_nothing_is_stored(tmp_path: Path) -> None:
+def test_nothing_is_stored_without_a_database(tmp_path: Path) -> None:
     with Services.build(make_settings(tmp_path, FORWARDER_DATABASE_URL="none")) as services:
         assert (services.database, services.pruner) == (None, None)
         assert isinstance(services.store, NullConversationStore)
@@ -220,7 +222,7 @@ def test_each_database_has_a_secret_of_its_own(
     assert one != other
 
 
-def test_a_replay_stores_nothing_and_asks_its_own_transport(tmp_path: Path) -> None:
+def test_replay_stores_nothing_and_uses_its_own_transport(tmp_path: Path) -> None:
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json={}))
     overrides = ReplayOverrides(transport, lambda urls: {})
     with Services.build(make_settings(tmp_path), overrides) as services:
@@ -312,7 +314,7 @@ print(built[0] - before[0], started[0] - built[0], *(a - b for a, b in zip(after
 
 
 @pytest.mark.live
-def test_loops_and_threads_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
+def test_loops_and_threads_of_a_gevent_worker_end(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GREENLETS],
         cwd=ROOT,
