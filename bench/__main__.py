@@ -107,12 +107,12 @@ def parse_positive(text: str) -> int:
 
 
 def parse_workload_names(text: str) -> list[Workload]:
-    known = {workload.name: workload for workload in WORKLOADS}
+    workloads = {workload.name: workload for workload in WORKLOADS}
     names = text.split(",")
-    unknown = ", ".join(name for name in names if name not in known)
+    unknown = ", ".join(name for name in names if name not in workloads)
     if unknown:
         raise argparse.ArgumentTypeError(f"no workload is called {unknown}")
-    return [known[name] for name in names]
+    return [workloads[name] for name in names]
 
 
 if __name__ == "__main__":

@@ -174,10 +174,10 @@ def write_nginx_config(folder: Path, port: int, machines: Sequence[int], certifi
 
 def replace_each(pattern: str, replacements: Sequence[str], text: str) -> str:
     """Replace each match by the next replacement; raises ValueError if their numbers differ."""
-    left = list(replacements)
-    if len(re.findall(pattern, text)) != len(left):
-        raise ValueError(f"{pattern} does not match {len(left)} times in deploy/nginx.conf")
-    return re.sub(pattern, lambda _: left.pop(0), text)
+    remaining = list(replacements)
+    if len(re.findall(pattern, text)) != len(remaining):
+        raise ValueError(f"{pattern} does not match {len(remaining)} times in deploy/nginx.conf")
+    return re.sub(pattern, lambda _: remaining.pop(0), text)
 
 
 def make_nginx_command(config: Path) -> list[str]:
@@ -195,8 +195,8 @@ def run_nginx(config: Path, port: int) -> Iterator[None]:
         make_nginx_command(config), env=make_environment({}), start_new_session=True
     )
     try:
-        end = time.monotonic() + _TIMEOUT_SECONDS
-        while time.monotonic() < end and process.poll() is None:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.05)

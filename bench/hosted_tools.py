@@ -121,13 +121,13 @@ def send_request(port: int, model: str, tools: list[Json]) -> list[float]:
         "POST", "/v1/responses", orjson.dumps(body), {"Content-Type": "application/json"}
     )
     response = connection.getresponse()
-    arrivals, end = [], b""
+    arrivals, received = [], b""
     while data := response.read1(2**16):
         arrivals.append(time.monotonic())
-        end = (end + data)[-20_000:]
+        received = (received + data)[-20_000:]
     connection.close()
-    if response.status != 200 or b"event: response.completed" not in end:
-        raise SystemExit(f"status {response.status}: {end[-500:]!r}")
+    if response.status != 200 or b"event: response.completed" not in received:
+        raise SystemExit(f"status {response.status}: {received[-500:]!r}")
     return arrivals
 
 
@@ -211,16 +211,19 @@ def main() -> None:
     ).parse_args()
     with tempfile.TemporaryDirectory(prefix="hosted-") as folder, ExitStack() as stack:
         server = run_worker(Path(folder), stack)
-        plain = measure_cost(server, "chat/rounds-1", [_CLIENT_TOOL])
-        print(f"A request whose answer is a call: {plain:.2f} ms of CPU.")
+        call_cost = measure_cost(server, "chat/rounds-1", [_CLIENT_TOOL])
+        print(f"A request whose answer is a call: {call_cost:.2f} ms of CPU.")
         print(f"A paced stream alone pauses {measure_stall(server.port, 0, []):.0f} ms too long.\n")
         print("| tool | CPU per further round, ms | without its request, ms | longest pause, ms |")
         print("|---|--:|--:|--:|")
         for name, tool in TOOLS.items():
             one, four = (measure_cost(server, f"chat/rounds-{n}", [tool]) for n in (1, 4))
-            more = (four - one) / 3
+            round_cost = (four - one) / 3
             stall = measure_stall(server.port, _LOOPS, [tool])
-            print(f"| {name} | {more:.2f} | {more - plain:.2f} | {stall:.0f} |", flush=True)
+            print(
+                f"| {name} | {round_cost:.2f} | {round_cost - call_cost:.2f} | {stall:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def measure_round(
 ) -> None:
     before = target.read_cpu_time()
     outcome = run_job(Job(target.port, client, workload.name, workload.requests))
-    used = target.read_cpu_time() - before
+    cpu_seconds = target.read_cpu_time() - before
     figures.faults += outcome.faults
     if outcome.completed:
-        figures.costs.append(used / outcome.completed)
+        figures.costs.append(cpu_seconds / outcome.completed)

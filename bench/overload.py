@@ -134,9 +134,9 @@ async def send_load(port: int, rate: float, seconds: float = _SECONDS) -> tuple[
 
 async def measure_recovery(port: int) -> float:
     """Return the seconds until the first of five consecutive fast answers."""
-    began = fast_since = time.monotonic()
+    started_at = fast_since = time.monotonic()
     fast = 0
-    while fast < 5 and time.monotonic() < began + _TIMEOUT_SECONDS:
+    while fast < 5 and time.monotonic() < started_at + _TIMEOUT_SECONDS:
         sent, outcomes = time.monotonic(), Outcomes()
         await send_request(port, _KINDS[1], outcomes)
         if outcomes.short and outcomes.short[0] < _FAST_SECONDS:
@@ -145,7 +145,7 @@ async def measure_recovery(port: int) -> float:
         else:
             fast = 0
         await asyncio.sleep(0.05)
-    return fast_since - began if fast == 5 else _TIMEOUT_SECONDS
+    return fast_since - started_at if fast == 5 else _TIMEOUT_SECONDS
 
 
 def find_percentile(seconds: list[float], share: float) -> str:

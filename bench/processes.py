@@ -77,10 +77,10 @@ def run_server(
         stop_process(process)
 
 
-def make_environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Return a clean environment plus ``more``."""
+def make_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return a clean environment plus ``variables``."""
     inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    return inherited | dict(more)
+    return inherited | dict(variables)
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
@@ -101,16 +101,16 @@ def list_process_tree(pid: int) -> list[int]:
             # the process name, in parentheses, may contain any character
             parent = path.read_text().rpartition(")")[2].split()[1]
             children.setdefault(int(parent), []).append(int(path.parent.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
+    pids = [pid]
+    for process_id in pids:
+        pids += children.get(process_id, [])
+    return pids
 
 
 def read_process_cpu_time(pid: int) -> float:
     """Return the CPU microseconds of all threads; ``schedstat`` is more precise than ``stat``."""
-    used = 0
+    milliseconds = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):
-            used += int(path.read_text().split()[0])
-    return used / 1000
+            milliseconds += int(path.read_text().split()[0])
+    return milliseconds / 1000

@@ -43,9 +43,9 @@ class Answer:
             setattr(self, kind, getattr(self, kind) + str(piece))
             self.deltas += 1
 
-    def add_ending(self, how: str) -> None:
+    def add_ending(self, ending: str) -> None:
         """Record an end marker."""
-        self.endings += (how,)
+        self.endings += (ending,)
 
 
 def make_expected_answer(protocol: str, shape: Shape, streamed: bool) -> Answer:
@@ -67,17 +67,17 @@ def make_expected_answer(protocol: str, shape: Shape, streamed: bool) -> Answer:
 def find_fault(body: bytes, protocol: str, shape: Shape, streamed: bool) -> str | None:
     """Return the fault of an answer body, or ``None`` if it is correct."""
     try:
-        got = read_answer(body, protocol, streamed)
+        answer = read_answer(body, protocol, streamed)
     except (ValueError, LookupError, TypeError) as error:
         return f"cannot be read: {error!r}"
-    want = make_expected_answer(protocol, shape, streamed)
-    if got.after_end:
-        return f"{got.after_end} events after the end"
-    if streamed and got.deltas < want.deltas:
-        return f"{got.deltas} deltas instead of {want.deltas}"
+    expected = make_expected_answer(protocol, shape, streamed)
+    if answer.after_end:
+        return f"{answer.after_end} events after the end"
+    if streamed and answer.deltas < expected.deltas:
+        return f"{answer.deltas} deltas instead of {expected.deltas}"
     for name in ("endings", "text", "reasoning", "arguments"):
-        if getattr(got, name) != getattr(want, name):
-            return f"other {name}: {str(getattr(got, name))[-80:]!r}"
+        if getattr(answer, name) != getattr(expected, name):
+            return f"other {name}: {str(getattr(answer, name))[-80:]!r}"
     return None
 
 
@@ -154,21 +154,21 @@ def read_event(answer: Answer, payload: bytes) -> None:
         answer.add_ending(event["type"])
 
 
-def read_completion(answer: Answer, whole: Json) -> None:
-    (choice,) = whole["choices"]
+def read_completion(answer: Answer, completion: Json) -> None:
+    (choice,) = completion["choices"]
     read_message(answer, choice["message"])
     answer.add_ending(choice["finish_reason"])
 
 
-def read_response(answer: Answer, whole: Json) -> None:
-    for item in whole["output"]:
+def read_response(answer: Answer, response: Json) -> None:
+    for item in response["output"]:
         kind = "reasoning" if item["type"] == "reasoning" else "text"
         for part in item.get("content") or ():
             answer.add_piece(kind, part["text"])
         for part in item.get("summary") or ():
             answer.add_piece("reasoning", part["text"])
         answer.add_piece("arguments", item.get("arguments"))
-    answer.add_ending(whole["status"])
+    answer.add_ending(response["status"])
 
 
 def read_message(answer: Answer, message: Json) -> None:

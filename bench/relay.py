@@ -27,8 +27,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
         b"POST %s HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%s"
         % (environ["PATH_INFO"].encode(), len(body), body)
     )
-    first = upstream.recv(65536)
-    head = _HEAD.match(first)
+    first_bytes_received = upstream.recv(65536)
+    head = _HEAD.match(first_bytes_received)
     if head is None:
         raise ValueError("the upstream's head did not arrive in one piece")
     status, content_type, length = (group.decode() for group in head.groups())
@@ -36,7 +36,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
     if content_type == "application/json":  # real streams have no known length
         headers.append(("Content-Length", length))
     start_response(status, headers)
-    return copy_answer(upstream, first[head.end() :], int(length))
+    return copy_answer(upstream, first_bytes_received[head.end() :], int(length))
 
 
 def connect_upstream() -> socket.socket:
@@ -45,9 +45,9 @@ def connect_upstream() -> socket.socket:
     return upstream
 
 
-def copy_answer(upstream: socket.socket, data: bytes, left: int) -> Iterator[bytes]:
+def copy_answer(upstream: socket.socket, data: bytes, remaining: int) -> Iterator[bytes]:
     while data:
-        left -= len(data)
+        remaining -= len(data)
         yield data
-        data = upstream.recv(65536) if left else b""
+        data = upstream.recv(65536) if remaining else b""
     _idle.append(upstream)

@@ -323,23 +323,23 @@ class Load:
         except httpx2.HTTPError as error:
             self.outcome.program_errors[name_failure(error)] += 1
             return False
-        ended = time.monotonic()
-        times.commands.append(ended - started)
+        command_ended_at = time.monotonic()
+        times.commands.append(command_ended_at - started)
         if "key" in answer:
             self._keys[name] = answer["key"]
-        late = 0.0
+        delay = 0.0
         while wrong := await self._find_wrong_answers(name, expected):
-            late = time.monotonic() - ended
-            if late > 10:
+            delay = time.monotonic() - command_ended_at
+            if delay > 10:
                 self.outcome.faults.append(f"{name}: {wrong} instead of {expected}")
                 break
-        times.late.append(late)
+        times.late.append(delay)
         return True
 
     async def _find_wrong_answers(self, name: str, expected: int) -> list[int]:
-        """Ask each machine over several new connections; return the unexpected statuses."""
+        """Send requests to each machine over new connections; return the unexpected statuses."""
 
-        async def ask(machine: Machine) -> int:
+        async def read_status(machine: Machine) -> int:
             text = Prompt(name, SINGLE, 0, next(self._numbers)).text
             body = {"model": MODELS[0], "messages": [{"role": "user", "content": text}]}
             headers = {"Authorization": f"Bearer {self._keys[name]}"}
@@ -353,7 +353,7 @@ class Load:
 
         machines = [each for each in self._cluster.machines if each.is_up]
         statuses = await asyncio.gather(
-            *(ask(each) for each in machines for _ in range(2 * self._options.workers))
+            *(read_status(each) for each in machines for _ in range(2 * self._options.workers))
         )
         return [status for status in statuses if status != expected]
 
@@ -480,21 +480,23 @@ async def compare_usage(load: Load, provider: CheckingProvider) -> list[UsageCom
     """Compare the usage of each client with the tokens that the provider served."""
     await asyncio.sleep(USAGE_INTERVAL + 1)
     report = await load.administer(load.pick_machine(), "GET", "/usage?group=client")
-    counted = {row["client"]: row["input_tokens"] + row["output_tokens"] for row in report["data"]}
-    provided: Counter[str] = Counter()
-    excused: Counter[str] = Counter()
+    counted_tokens = {
+        row["client"]: row["input_tokens"] + row["output_tokens"] for row in report["data"]
+    }
+    served_tokens: Counter[str] = Counter()
+    uncounted_tokens: Counter[str] = Counter()
     killed_at = load.outcome.killed_at
     for served in provider.served:
-        provided[served.client] += served.tokens
+        served_tokens[served.client] += served.tokens
         if (
             killed_at is not None
             and served.machine == "one"
             and killed_at - USAGE_INTERVAL - _LONGEST_ANSWER < served.time <= killed_at
         ):
-            excused[served.client] += served.tokens
+            uncounted_tokens[served.client] += served.tokens
     return [
-        UsageComparison(counted.get(name, 0), provided[name], excused[name])
-        for name in sorted(counted.keys() | provided.keys())
+        UsageComparison(counted_tokens.get(name, 0), served_tokens[name], uncounted_tokens[name])
+        for name in sorted(counted_tokens.keys() | served_tokens.keys())
     ]
 
 
@@ -555,10 +557,10 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=150, help="of an answer (default: 150)")
     parser.add_argument("--seed", type=int, default=1, help="of the mixture (default: 1)")
     parser.add_argument("--no-kill", action="store_true", help="do not kill a machine")
-    given = parser.parse_args()
+    args = parser.parse_args()
     options = Options(
-        given.seconds, given.conversations, given.workers, given.words, given.seed,
-        kill=not given.no_kill,
+        args.seconds, args.conversations, args.workers, args.words, args.seed,
+        kill=not args.no_kill,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="scale-out-") as folder:
         faults = run(options, Path(folder))

@@ -35,11 +35,11 @@ def build_writes(protocol: str, shape: Shape, streamed: bool, chunked: bool) -> 
     return (*prepend_head("Transfer-Encoding: chunked", framed), _LAST_CHUNK)
 
 
-def cut_in_half(whole: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def cut_in_half(pieces: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Return the first half of an answer, which ends in the middle of an event."""
-    middle = len(whole) // 2
-    torn = whole[middle]
-    return (*whole[:middle], torn[: len(torn) // 2])
+    middle = len(pieces) // 2
+    middle_piece = pieces[middle]
+    return (*pieces[:middle], middle_piece[: len(middle_piece) // 2])
 
 
 def build_refusal(message: str) -> bytes:
@@ -96,8 +96,8 @@ def list_chat_deltas(shape: Shape) -> list[Json]:
     deltas: list[Json] = [{"reasoning_content": word} for word in make_words(shape.reasoning)]
     deltas += [{"content": word} for word in make_words(shape.text)]
     if shape.arguments:
-        opened = {"index": 0, **_CALL, "function": {"name": "lookup", "arguments": ""}}
-        deltas.append({"tool_calls": [opened]})
+        call_start = {"index": 0, **_CALL, "function": {"name": "lookup", "arguments": ""}}
+        deltas.append({"tool_calls": [call_start]})
     deltas += [
         {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
         for piece in make_argument_pieces(shape.arguments)
@@ -118,8 +118,8 @@ def build_completion(shape: Shape) -> Json:
         "logprobs": None,
         "finish_reason": get_finish_reason(shape),
     }
-    whole = {"choices": [choice], "usage": make_chat_usage(shape)}
-    return make_chat_base("chat.completion", shape) | whole
+    fields = {"choices": [choice], "usage": make_chat_usage(shape)}
+    return make_chat_base("chat.completion", shape) | fields
 
 
 def make_chat_base(kind: str, shape: Shape) -> Json:
@@ -169,40 +169,40 @@ def encode_event(event: Json) -> bytes:
 
 
 def list_reasoning_events(shape: Shape, index: int, item: Json) -> list[Json]:
-    at = {"item_id": item["id"], "output_index": index, "summary_index": 0}
+    position = {"item_id": item["id"], "output_index": index, "summary_index": 0}
     part = item["summary"][0]
     prefix = "response.reasoning_summary"
     return [
         make_added_event(index, {**item, "summary": []}),
-        {"type": f"{prefix}_part.added", **at, "part": {**part, "text": ""}},
-        *list_delta_events(f"{prefix}_text.delta", make_words(shape.reasoning), at),
-        {"type": f"{prefix}_text.done", **at, "text": part["text"]},
-        {"type": f"{prefix}_part.done", **at, "part": part},
+        {"type": f"{prefix}_part.added", **position, "part": {**part, "text": ""}},
+        *list_delta_events(f"{prefix}_text.delta", make_words(shape.reasoning), position),
+        {"type": f"{prefix}_text.done", **position, "text": part["text"]},
+        {"type": f"{prefix}_part.done", **position, "part": part},
         make_done_event(index, item),
     ]
 
 
 def list_message_events(shape: Shape, index: int, item: Json) -> list[Json]:
-    at = {"item_id": item["id"], "output_index": index, "content_index": 0}
+    position = {"item_id": item["id"], "output_index": index, "content_index": 0}
     part = item["content"][0]
-    text = {**at, "logprobs": []}
+    text = {**position, "logprobs": []}
     return [
         make_added_event(index, {**item, "status": "in_progress", "content": []}),
-        {"type": "response.content_part.added", **at, "part": {**part, "text": ""}},
+        {"type": "response.content_part.added", **position, "part": {**part, "text": ""}},
         *list_delta_events("response.output_text.delta", make_words(shape.text), text),
         {"type": "response.output_text.done", **text, "text": part["text"]},
-        {"type": "response.content_part.done", **at, "part": part},
+        {"type": "response.content_part.done", **position, "part": part},
         make_done_event(index, item),
     ]
 
 
 def list_call_events(shape: Shape, index: int, item: Json) -> list[Json]:
-    at = {"item_id": item["id"], "output_index": index}
+    position = {"item_id": item["id"], "output_index": index}
     prefix = "response.function_call_arguments"
     return [
         make_added_event(index, {**item, "status": "in_progress", "arguments": ""}),
-        *list_delta_events(f"{prefix}.delta", make_argument_pieces(shape.arguments), at),
-        {"type": f"{prefix}.done", **at, "arguments": item["arguments"]},
+        *list_delta_events(f"{prefix}.delta", make_argument_pieces(shape.arguments), position),
+        {"type": f"{prefix}.done", **position, "arguments": item["arguments"]},
         make_done_event(index, item),
     ]
 
@@ -215,8 +215,8 @@ def make_done_event(index: int, item: Json) -> Json:
     return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def list_delta_events(kind: str, texts: list[str], at: Json) -> list[Json]:
-    return [{"type": kind, **at, "delta": text, "obfuscation": "x8Kq"} for text in texts]
+def list_delta_events(kind: str, texts: list[str], position: Json) -> list[Json]:
+    return [{"type": kind, **position, "delta": text, "obfuscation": "x8Kq"} for text in texts]
 
 
 def make_items(shape: Shape) -> list[Json]:
@@ -230,8 +230,8 @@ def make_items(shape: Shape) -> list[Json]:
         items.append({"id": "msg_bench", "type": "message", "role": "assistant", "content": [part]})
     if shape.arguments:
         arguments = "".join(make_argument_pieces(shape.arguments))
-        called = {"call_id": "call_bench", "name": "lookup", "arguments": arguments}
-        items.append({"id": "fc_bench", "type": "function_call", **called})
+        call_fields = {"call_id": "call_bench", "name": "lookup", "arguments": arguments}
+        items.append({"id": "fc_bench", "type": "function_call", **call_fields})
     return [{**item, "status": "completed"} for item in items]
 
 

@@ -38,10 +38,10 @@ class Shape:
     @classmethod
     def parse(cls, model: str) -> Shape:
         """Parse the shape from a model name with any prefix; raises ValueError."""
-        found = _NAME.search(model)
-        if found is None:
+        match = _NAME.search(model)
+        if match is None:
             raise ValueError(f"no shape in the model name {model!r}")
-        return cls(*map(int, found.groups()))
+        return cls(*map(int, match.groups()))
 
 
 def add_fault(model: str, fault: str) -> str:
@@ -51,8 +51,8 @@ def add_fault(model: str, fault: str) -> str:
 
 def read_fault(model: str) -> str | None:
     """Return the fault in a model name, or ``None``."""
-    found = _FAULTY.search(model)
-    return found[1] if found else None
+    match = _FAULTY.search(model)
+    return match[1] if match else None
 
 
 def make_words(count: int) -> list[str]:

@@ -91,9 +91,9 @@ class Soak:
         self._record_outcome(turn, turn.find_fault(raw))
         return True
 
-    def _record_outcome(self, turn: Turn, wrong: str | None) -> None:
-        if wrong:
-            self.broken[wrong] += 1
+    def _record_outcome(self, turn: Turn, fault: str | None) -> None:
+        if fault:
+            self.broken[fault] += 1
         kind = "streamed" if turn.workload.streamed else "whole"
         outcome = {"cut": "cut by the upstream", "fail": "refused by the upstream"}
         self.outcomes[f"{outcome.get(turn.fault or '', 'completed')}, {kind}"] += 1
@@ -135,8 +135,8 @@ def read_memory(pid: int) -> int:
 def read_open_resources(port: int) -> OpenResources:
     """Return the open resources of the worker."""
     with urlopen(f"http://127.0.0.1:{port}/_held", timeout=_TIMEOUT_SECONDS) as answer:
-        held: OpenResources = json.loads(answer.read())
-    return held
+        resources: OpenResources = json.loads(answer.read())
+    return resources
 
 
 def wait_for_release(port: int, before: OpenResources) -> OpenResources:
@@ -159,10 +159,10 @@ def warm_up(port: int) -> None:
 
 def list_leaks(before: OpenResources, after: OpenResources) -> list[str]:
     """Describe the resources that are open after but not before."""
-    more = {name: after[name] - before[name] for name in before}
+    growth = {name: after[name] - before[name] for name in before}
     return [
         f"{count} more {n} than before"
-        for n, count in more.items()
+        for n, count in growth.items()
         if count > _ALLOWED_DIFFERENCES[n]
     ]
 
@@ -197,8 +197,10 @@ def find_worker(forwarder: ServerProcess) -> int:
 def format_report(soak: Soak, watch: Watch, before: OpenResources, after: OpenResources) -> str:
     lines = [f"  {count:8d}  {outcome}" for outcome, count in sorted(soak.outcomes.items())]
     grown = f"memory: {watch.compute_growth() / 2**20:+.1f} MiB from the second quarter to the last"
-    held = [f"{name}: {count} before, {after[name]} after" for name, count in before.items()]
-    return "\n".join(["", "outcomes:", *lines, grown, *held])
+    resource_lines = [
+        f"{name}: {count} before, {after[name]} after" for name, count in before.items()
+    ]
+    return "\n".join(["", "outcomes:", *lines, grown, *resource_lines])
 
 
 def list_broken_laws(wrong: Counter[str], growth: float, leaked: list[str]) -> list[str]:
