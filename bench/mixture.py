@@ -48,14 +48,14 @@ class Turn:
         status, body = wire.read_status(raw), wire.read_body(raw)
         streamed, about = self.workload.streamed, f"{self.client}, {self.fault or 'sound'}"
         if self.fault == "fail" or (self.fault == "cut" and not streamed):
-            found = find_refusal_fault(status, body, 500 if self.fault == "fail" else 502)
+            fault = find_refusal_fault(status, body, 500 if self.fault == "fail" else 502)
         elif status != 200:
-            found = f"status {status}: {body[:200]!r}"
+            fault = f"status {status}: {body[:200]!r}"
         elif self.fault == "cut":
-            found = reading.find_failure_fault(body, self.client)
+            fault = reading.find_failure_fault(body, self.client)
         else:
-            found = reading.find_fault(body, self.client, self.workload.shape, streamed)
-        return f"{about}: {found}" if found else None
+            fault = reading.find_fault(body, self.client, self.workload.shape, streamed)
+        return f"{about}: {fault}" if fault else None
 
 
 def draw_turn(random: Random) -> Turn:

@@ -155,11 +155,11 @@ def format_limit(limited: Limited) -> str:
 
 
 def format_times(times: KeyTimes) -> str:
-    late = sum(1 for seconds in times.late if seconds)
+    late_count = sum(1 for seconds in times.late if seconds)
     return (
         f"{len(times.late)}; effective {max(times.commands, default=0):.2f} s after the request at "
-        f"the latest, {late} later than its answer"
-        + (f" (by up to {max(times.late):.2f} s)" if late else "")
+        f"the latest, {late_count} later than its answer"
+        + (f" (by up to {max(times.late):.2f} s)" if late_count else "")
     )
 
 

@@ -88,9 +88,9 @@ def find_failure_fault(body: bytes, protocol: str) -> str | None:
     except ValueError as error:
         return f"cannot be read: {error!r}"
     endings = [_ENDING_READERS[protocol](event) for event in events]
-    found = [ending for ending in endings if ending]
-    if found != ["failed"]:
-        return f"endings of a failed stream: {found}"
+    terminal_endings = [ending for ending in endings if ending]
+    if terminal_endings != ["failed"]:
+        return f"endings of a failed stream: {terminal_endings}"
     return None if endings[-1] else "events after the failure"
 
 
@@ -128,8 +128,8 @@ def split_payloads(body: bytes) -> list[bytes]:
     blocks = body.split(b"\n\n")
     if blocks.pop():
         raise ValueError("the last event has no end")
-    found = (block.partition(b"data: ")[2] for block in blocks)
-    return [payload for payload in found if payload]
+    payloads = (block.partition(b"data: ")[2] for block in blocks)
+    return [payload for payload in payloads if payload]
 
 
 def read_chunk(answer: Answer, payload: bytes) -> None:

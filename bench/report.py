@@ -34,8 +34,8 @@ def list_faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]
     """Return one line per distinct fault."""
     return [
         f"{workload.name}, {client} client, {target}: {fault}"
-        for (client, target), found in figures.items()
-        for fault in sorted(set(found.faults))
+        for (client, target), client_figures in figures.items()
+        for fault in sorted(set(client_figures.faults))
     ]
 
 

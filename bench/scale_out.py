@@ -328,10 +328,10 @@ class Load:
         if "key" in answer:
             self._keys[name] = answer["key"]
         delay = 0.0
-        while wrong := await self._find_wrong_answers(name, expected):
+        while wrong_statuses := await self._find_wrong_answers(name, expected):
             delay = time.monotonic() - command_ended_at
             if delay > 10:
-                self.outcome.faults.append(f"{name}: {wrong} instead of {expected}")
+                self.outcome.faults.append(f"{name}: {wrong_statuses} instead of {expected}")
                 break
         times.late.append(delay)
         return True

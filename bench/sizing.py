@@ -153,7 +153,7 @@ async def measure_turns(forwarder: ServerProcess) -> dict[int, float]:
         if near:
             await asyncio.sleep(0.05)
             costs[near[0]].append(forwarder.read_cpu_time() - before)
-    return {turn: median(found) / 1000 for turn, found in costs.items()}
+    return {turn: median(turn_costs) / 1000 for turn, turn_costs in costs.items()}
 
 
 async def run_slow_streams(forwarder: ServerProcess, count: int) -> tuple[Timings, float]:

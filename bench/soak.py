@@ -203,10 +203,10 @@ def format_report(soak: Soak, watch: Watch, before: OpenResources, after: OpenRe
     return "\n".join(["", "outcomes:", *lines, grown, *resource_lines])
 
 
-def list_broken_laws(wrong: Counter[str], growth: float, leaked: list[str]) -> list[str]:
+def list_broken_laws(broken_laws: Counter[str], growth: float, leaked: list[str]) -> list[str]:
     """Return one line per broken law."""
     grown = [f"memory grew by {growth / 2**20:.1f} MiB"] if growth > _MAX_GROWTH_BYTES else []
-    return [f"{count} x {what}" for what, count in wrong.most_common(20)] + grown + leaked
+    return [f"{count} x {law}" for law, count in broken_laws.most_common(20)] + grown + leaked
 
 
 def main() -> int:

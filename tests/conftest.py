@@ -45,11 +45,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out exhaustive tests, unless the options name their marker or file."""
     if "exhaustive" not in config.option.markexpr:
-        named = _list_named_files(config)
+        named_files = _list_named_files(config)
         left_out = {
             item
             for item in items
-            if item.get_closest_marker("exhaustive") and item.path not in named
+            if item.get_closest_marker("exhaustive") and item.path not in named_files
         }
         if left_out:
             config.hook.pytest_deselected(items=[*left_out])

@@ -34,14 +34,14 @@ def pin(requirements: list[Requirement], python: str) -> dict[str, str]:
         "platform_python_implementation": "CPython",
         "implementation_name": "cpython",
     }
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for each in requirements:
         if each.marker is None or each.marker.evaluate(environment):
             (specifier,) = each.specifier
             assert specifier.operator == "==", each
-            assert canonicalize_name(each.name) not in found, each
-            found[canonicalize_name(each.name)] = specifier.version
-    return found
+            assert canonicalize_name(each.name) not in versions, each
+            versions[canonicalize_name(each.name)] = specifier.version
+    return versions
 
 
 def test_package_dependencies_come_from_the_requirements_files() -> None:
@@ -113,10 +113,13 @@ def test_files_named_by_the_project_exist() -> None:
 
 def test_a_wheel_contains_all_files_of_the_package() -> None:
     """setuptools finds Python files beside an ``__init__.py``, and the listed data files."""
-    listed = PROJECT["tool"]["setuptools"]["package-data"]
-    folders = {name: ROOT / name.replace(".", "/") for name in listed}
+    package_data = PROJECT["tool"]["setuptools"]["package-data"]
+    folders = {name: ROOT / name.replace(".", "/") for name in package_data}
     data = {
-        f for name, folder in folders.items() for each in listed[name] for f in folder.glob(each)
+        f
+        for name, folder in folders.items()
+        for each in package_data[name]
+        for f in folder.glob(each)
     }
 
     for path in (ROOT / "forwarder").rglob("*"):

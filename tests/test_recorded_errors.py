@@ -66,10 +66,10 @@ def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     expected = next(((s, c) for fragment, s, c in EXPECTED if fragment in text), None)
     provider = make_refusing_provider(line["status"], content=text.encode())
 
-    with pytest.raises(UpstreamRefused) as caught:
+    with pytest.raises(UpstreamRefused) as excinfo:
         send_request(make_upstream(provider, UP_API_KEY="passthrough"), key="theirs")
 
-    error = caught.value
+    error = excinfo.value
     assert (error.status, error.code) == (expected or (line["status"], _own_code(text)))
     assert error.message
     assert error.message in " ".join(_list_strings(_parse_text(text)))

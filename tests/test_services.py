@@ -118,8 +118,8 @@ def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
 
         wait_for_new_threads(threads, 0)
         deadline = time.monotonic() + 5
-        while left := set(list_open_files()) - set(files):
-            assert time.monotonic() < deadline, left
+        while open_files := set(list_open_files()) - set(files):
+            assert time.monotonic() < deadline, open_files
             time.sleep(0.01)
 
 

@@ -43,8 +43,8 @@ class Scene:
 
     def tool(self, *names: str) -> Tool | None:
         """Return the first offered tool with one of these names, in the order of the names."""
-        found = (tool for name in names for tool in self.tools if name in (tool.name, tool.bare))
-        return next(found, None)
+        matches = (tool for name in names for tool in self.tools if name in (tool.name, tool.bare))
+        return next(matches, None)
 
     def make_final_answer(self) -> Answer:
         """Return the text after the last tool result, which repeats the results for checks."""

@@ -71,10 +71,10 @@ def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterato
 def check_page(page: Any) -> None:
     """Fail for serious findings of axe-core, and for content wider than the window."""
     page.evaluate((NODE / "node_modules" / "axe-core" / "axe.min.js").read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     serious = [
         (each["id"], [node["html"][:200] for node in each["nodes"]])
-        for each in found
+        for each in violations
         if each["impact"] in SERIOUS
     ]
     assert serious == []

@@ -42,7 +42,7 @@ def with_keys(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) ->
 @pytest.fixture(autouse=True)
 def _watch_neighbour(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
     """A neighbour beside each attack."""
-    names = {"without_keys", "with_keys", "storing"} & set(request.fixturenames)
+    names = {"without_keys", "with_keys", "server_with_store"} & set(request.fixturenames)
     [name] = names
     with neighbour.watch(request.getfixturevalue(name)):
         yield
@@ -146,7 +146,7 @@ LONG = "x" * 3000
 
 
 @pytest.fixture(scope="module")
-def storing(
+def server_with_store(
     serve: Serve, upstream: ScriptedUpstream, database: str, neighbour: Neighbour
 ) -> Server:
     """A forwarder with each kind of database."""
@@ -155,7 +155,7 @@ def storing(
 
 
 @pytest.mark.parametrize("name", ["a\0b", LONG, "\0", "€" * 1000])
-def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) -> None:
+def test_ids_that_no_database_can_index_are_refused(name: str, server_with_store: Server) -> None:
     user = {"role": "user", "content": "hi"}
     for parameters in (
         {"previous_response_id": name},
@@ -165,18 +165,22 @@ def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) 
         {"input": [{"id": name, "type": "message", **user}]},
     ):
         response = send_request(
-            storing, "responses", {"model": "chat/m", "input": "hi", **parameters}
+            server_with_store, "responses", {"model": "chat/m", "input": "hi", **parameters}
         )
         assert (response.status, response.error["code"]) == (400, "invalid_value")
     item = {"id": name, "type": "message", **user}
-    creation = http.post(f"{storing.v1}/conversations", json={"items": [item]})
+    creation = http.post(f"{server_with_store.v1}/conversations", json={"items": [item]})
     assert creation.status_code == 400
     for query in ("model", "after"):
-        got_list = http.get(f"{storing.v1}/chat/completions", params={query: name})
+        got_list = http.get(f"{server_with_store.v1}/chat/completions", params={query: name})
         assert got_list.status_code in (400, 414)
     for route in ("responses", "conversations", "chat/completions"):
-        assert http.get(f"{storing.v1}/{route}/{quote(name)}").status_code in (400, 404, 414)
-    assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
+        assert http.get(f"{server_with_store.v1}/{route}/{quote(name)}").status_code in (
+            400,
+            404,
+            414,
+        )
+    assert http.get(f"{server_with_store.url}/ready").json()["store"]["reachable"]
 
 
 @pytest.mark.exhaustive
@@ -185,10 +189,10 @@ def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) 
     [(40_000, 400), (200_000, 400), (300_000, 413)],  # the last has too many JSON values
 )
 def test_store_works_after_requests_with_many_references(
-    count: int, status: int, storing: Server
+    count: int, status: int, server_with_store: Server
 ) -> None:
     references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(count)]
     body = {"model": "chat/m", "input": references}
-    response = http.post(f"{storing.v1}/responses", json=body, timeout=60)
+    response = http.post(f"{server_with_store.v1}/responses", json=body, timeout=60)
     assert response.status_code == status
-    assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
+    assert http.get(f"{server_with_store.url}/ready").json()["store"]["reachable"]

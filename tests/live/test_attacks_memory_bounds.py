@@ -54,7 +54,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
 
 
 @pytest.fixture(scope="module")
-def storing(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+def server_with_store(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """The same limits, and files that are stored here."""
     limits = {
         "WEB_CONCURRENCY": "2",
@@ -66,22 +66,31 @@ def storing(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> S
 
 
 @pytest.fixture(scope="module")
-def ample(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+def server_with_a_body_limit(
+    serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
+) -> Server:
     """The same limit of a body, which is reached long before that of the memory of all bodies."""
     limits = {"WEB_CONCURRENCY": "2", "FORWARDER_MAX_BODY": str(MAX_BODY)}
     return serve(neighbour.settings | make_settings(upstream, **limits))
 
 
 @pytest.fixture(scope="module")
-def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
-    """Two workers with the limits that hold unless others are set."""
+def server_with_default_limits(
+    serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
+) -> Server:
+    """Two workers with the default limits."""
     return serve(neighbour.settings | make_settings(upstream, WEB_CONCURRENCY="2"))
 
 
 @pytest.fixture(autouse=True)
 def _watch_neighbour(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
     """A neighbour beside each attack on a server of this module."""
-    servers = ("server", "storing", "ample", "roomy")
+    servers = (
+        "server",
+        "server_with_store",
+        "server_with_a_body_limit",
+        "server_with_default_limits",
+    )
     names = [name for name in servers if name in request.fixturenames]
     with contextlib.ExitStack() as stack:
         for name in names:
@@ -211,11 +220,13 @@ LARGE_TEXTS: dict[str, tuple[Callable[[], bytes], set[int]]] = {
 
 @pytest.mark.parametrize(("make", "statuses"), LARGE_TEXTS.values(), ids=LARGE_TEXTS)
 def test_large_bodies_at_once_take_little_memory(
-    make: Callable[[], bytes], statuses: set[int], roomy: Server
+    make: Callable[[], bytes], statuses: set[int], server_with_default_limits: Server
 ) -> None:
     data = b'{"model":"responses/m","messages":[{"role":"user","content":"%b"}]}' % make()
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: post_with_long_timeout(roomy, data), range(4)))
+        answers = list(
+            pool.map(lambda _: post_with_long_timeout(server_with_default_limits, data), range(4))
+        )
     assert {status for status, _ in answers} <= statuses
     assert statuses - {503} <= {status for status, _ in answers}
     assert all("FORWARDER_MAX_BODY_MEMORY" in text for status, text in answers if status != 200)
@@ -284,16 +295,18 @@ def test_refused_background_requests_leave_no_memory_reserved(server: Server) ->
 
 
 def test_many_uses_of_one_stored_file_are_refused(
-    storing: Server, upstream: ScriptedUpstream
+    server_with_store: Server, upstream: ScriptedUpstream
 ) -> None:
     file = ("a.pdf", b"%PDF-" + bytes(3 * MB), "application/pdf")
     form_data = {"purpose": "user_data"}
-    stored_file = http.post(f"{storing.v1}/files", data=form_data, files={"file": file}).json()
+    stored_file = http.post(
+        f"{server_with_store.v1}/files", data=form_data, files={"file": file}
+    ).json()
     part = {"type": "input_file", "file_id": stored_file["id"]}
 
     def send_uses(uses: int) -> ClientAnswer:
         message = {"role": "user", "content": [part] * uses}
-        return send_request(storing, "responses", {"model": "chat/m", "input": [message]})
+        return send_request(server_with_store, "responses", {"model": "chat/m", "input": [message]})
 
     assert send_uses(1).status == 200
     upstream.requests.clear()
@@ -305,15 +318,19 @@ def test_many_uses_of_one_stored_file_are_refused(
 
 
 @pytest.mark.parametrize("field", [False, True])
-def test_forms_of_many_small_parts_take_little_memory(field: bool, storing: Server) -> None:
+def test_forms_of_many_small_parts_take_little_memory(
+    field: bool, server_with_store: Server
+) -> None:
     parts = {
         f"f{i}": (None if field else f"{i}.png", b"x" * 75_000, "image/png") for i in range(90)
     }
-    before = measure_memory(storing)
+    before = measure_memory(server_with_store)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: http.post(f"{storing.v1}/files", files=parts), range(16)))
+        answers = list(
+            pool.map(lambda _: http.post(f"{server_with_store.v1}/files", files=parts), range(16))
+        )
     assert {answer.status_code for answer in answers} <= {400, 503}
-    assert measure_memory(storing) - before < 60 * MB
+    assert measure_memory(server_with_store) - before < 60 * MB
 
 
 # -- WebSockets -----------------------------------------------------------------------------------
@@ -344,8 +361,10 @@ def connect(server: Server) -> Client:
     return Client.connect(server.url.replace("http", "ws", 1) + "/v1/responses")
 
 
-def test_waiting_messages_have_a_limit_in_bytes(ample: Server, upstream: ScriptedUpstream) -> None:
-    ws, before = connect(ample), measure_memory(ample)
+def test_waiting_messages_have_a_limit_in_bytes(
+    server_with_a_body_limit: Server, upstream: ScriptedUpstream
+) -> None:
+    ws, before = connect(server_with_a_body_limit), measure_memory(server_with_a_body_limit)
     message = {"type": "response.create", "model": "chat/m", "input": "x" * (3 * MB)}
     upstream.script(never_answer(20))
 
@@ -364,7 +383,7 @@ def test_waiting_messages_have_a_limit_in_bytes(ample: Server, upstream: Scripte
     wait_until(lambda: ws.close_message)
     assert "FORWARDER_MAX_BODY)" in ws.close_message
     assert len(upstream.requests) == 1
-    assert measure_memory(ample) - before < 80 * MB
+    assert measure_memory(server_with_a_body_limit) - before < 80 * MB
 
 
 def test_an_idle_connection_keeps_little(server: Server) -> None:

@@ -56,18 +56,18 @@ def hostile() -> Hostile:
 
 
 @pytest.fixture(scope="module")
-def up(hostile: Hostile) -> Iterator[Loopback]:
+def upstream_listener(hostile: Hostile) -> Iterator[Loopback]:
     with run_server(hostile) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, up: Loopback, neighbour: Neighbour) -> Server:
+def server(serve: Serve, upstream_listener: Loopback, neighbour: Neighbour) -> Server:
     """Two workers, with the limits that hold unless others are set, and one hostile upstream."""
     hostile = {
         "FORWARDER_UPSTREAMS": "responses,chat,hostile,neighbour",
         "HOSTILE_API": "chat",
-        "HOSTILE_BASE_URL": f"{up.url}/v1",
+        "HOSTILE_BASE_URL": f"{upstream_listener.url}/v1",
         "HOSTILE_API_KEY": "k",
         "HOSTILE_MAX_RETRIES": "0",
         "HOSTILE_BREAKER_FAILURES": "0",

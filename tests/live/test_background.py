@@ -106,13 +106,13 @@ def test_a_deploy_hands_work_to_another_worker(
         "instructions": "Be brief.",
     }
     with client_of(server) as client:
-        queued = client.responses.create(**parameters, background=True)
-        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        response = client.responses.create(**parameters, background=True)
+        wait_until(lambda: client.responses.retrieve(response.id).status == "in_progress")
         old_workers = deploy(server)
         events: list[Any] = []
-        follow(client, queued.id, events)
-        done = client.responses.retrieve(queued.id)
-        log = list(client.responses.retrieve(queued.id, stream=True))
+        follow(client, response.id, events)
+        done = client.responses.retrieve(response.id)
+        log = list(client.responses.retrieve(response.id, stream=True))
         old_workers_ended = wait_until(lambda: not old_workers & {*list_workers(server)})
 
     assert old_workers_ended
@@ -162,10 +162,10 @@ def test_background_grace_lets_work_end_during_a_deploy(
     server = start(FORWARDER_BACKGROUND_GRACE="20", GUNICORN_GRACEFUL_TIMEOUT="22")
     upstream.script(faults.slow_down(LONG, delay=0.3))
     with client_of(server) as client:
-        queued = client.responses.create(model="chat/m", input="hi", background=True)
-        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        response = client.responses.create(model="chat/m", input="hi", background=True)
+        wait_until(lambda: client.responses.retrieve(response.id).status == "in_progress")
         old_workers = deploy(server)
-        done = wait_until_ended(client, queued.id)
+        done = wait_until_ended(client, response.id)
         wait_until(lambda: not old_workers & {*list_workers(server)})
 
     assert (done.status, done.output_text) == ("completed", LONG.text)
@@ -180,13 +180,13 @@ def test_work_with_a_tool_of_the_upstream_is_not_restarted(
     upstream.script(faults.slow_down(LONG, delay=0.5))
     tool: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
     with client_of(server) as client:
-        queued = client.responses.create(
+        response = client.responses.create(
             model="responses/m", input="hi", background=True, tools=[tool]
         )
         wait_until(lambda: upstream.requests)
         time.sleep(1)
         deploy(server)
-        done = wait_until_ended(client, queued.id)
+        done = wait_until_ended(client, response.id)
 
     assert done.status == "failed"
     assert "restarted" in done.error.message
@@ -203,15 +203,15 @@ def test_work_of_a_dead_worker_is_restarted(
     server = start()
     upstream.script(faults.slow_down(LONG, delay=1), SHORT)
     with client_of(server) as client:
-        queued = client.responses.create(model=f"{upstream_api}/m", input="hi", background=True)
-        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        response = client.responses.create(model=f"{upstream_api}/m", input="hi", background=True)
+        wait_until(lambda: client.responses.retrieve(response.id).status == "in_progress")
     killed_workers = {*list_workers(server)}
     for pid in killed_workers:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len({*list_workers(server)} - killed_workers) == 2)
     time.sleep(2)  # earlier connections may still reach the dead worker
     with client_of(server) as client:
-        done = wait_until_ended(client, queued.id)
+        done = wait_until_ended(client, response.id)
 
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
     assert done.metadata == {"forwarder.attempt": "2"}
@@ -223,10 +223,10 @@ def test_work_with_one_attempt_fails_with_its_worker(
     server = start(FORWARDER_BACKGROUND_ATTEMPTS="1")
     upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
     with client_of(server) as client:
-        queued = client.responses.create(model="chat/m", input="hi", background=True)
-        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        response = client.responses.create(model="chat/m", input="hi", background=True)
+        wait_until(lambda: client.responses.retrieve(response.id).status == "in_progress")
         deploy(server)
-        done = wait_until_ended(client, queued.id)
+        done = wait_until_ended(client, response.id)
 
     assert done.status == "failed"
     assert upstream.unused_count == 1
@@ -236,12 +236,12 @@ def test_work_is_queued_while_no_server_runs(start: Start, upstream: ScriptedUps
     upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
     server = start()
     with client_of(server) as client:
-        queued = client.responses.create(model="chat/m", input="hi", background=True)
-        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        response = client.responses.create(model="chat/m", input="hi", background=True)
+        wait_until(lambda: client.responses.retrieve(response.id).status == "in_progress")
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(15)
     with client_of(start()) as client:
-        done = wait_until_ended(client, queued.id)
+        done = wait_until_ended(client, response.id)
 
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
 
@@ -286,11 +286,11 @@ def test_finished_response_is_stored_when_the_database_recovers(
     server = start()
     upstream.script(faults.slow_down(Answer(text="Worth keeping."), delay=0.2))
     with client_of(server) as client:
-        queued = client.responses.create(model="chat/m", input="hi", background=True)
+        response = client.responses.create(model="chat/m", input="hi", background=True)
         with refuse_writes(database):
             wait_until(lambda: upstream.requests and upstream.requests[-1].finished.is_set())
             time.sleep(20)  # longer than a lease
-        done = wait_until_ended(client, queued.id)
+        done = wait_until_ended(client, response.id)
 
     assert (done.status, done.output_text) == ("completed", "Worth keeping.")
     assert done.metadata == {}
@@ -315,13 +315,13 @@ def test_clock_skew_does_not_affect_leases_and_locks(
         upstream.script(faults.slow_down(LONG, delay=0.3))
         with client_of(server) as client, client_of(other) as reader:
             conversation = client.conversations.create()
-            queued = client.responses.create(
+            response = client.responses.create(
                 model="chat/m", input="hi", background=True, conversation=conversation.id
             )
-            wait_until(lambda: reader.responses.retrieve(queued.id).status == "in_progress")  # noqa: B023
+            wait_until(lambda: reader.responses.retrieve(response.id).status == "in_progress")  # noqa: B023
             with pytest.raises(openai.BadRequestError, match="Another process"):
                 reader.responses.create(model="chat/m", input="hi", conversation=conversation.id)
-            done = wait_until_ended(reader, queued.id)
+            done = wait_until_ended(reader, response.id)
         assert (done.status, done.output_text, done.metadata) == ("completed", LONG.text, {})
     assert len(upstream.requests) == 2
 
@@ -354,21 +354,21 @@ def test_a_new_worker_follows_background_work_of_an_upstream(
     provider, server = keeping
     tool: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
     with client_of(server) as client:
-        queued = client.responses.create(
+        response = client.responses.create(
             model="responses/m", input="hi", background=True, tools=[tool]
         )
-        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(response.id).status == "in_progress")
         deploy(server)
         events: list[Any] = []
-        follow(client, queued.id, events)
-        done = wait_until_ended(client, queued.id)
+        follow(client, response.id, events)
+        done = wait_until_ended(client, response.id)
 
     check_followed(events, done, provider)
     assert provider.follows == ["/v1/responses/resp_upstream1?stream=true"]
     # The next turn goes on from the upstream's own response.
     with client_of(server) as client:
         second_response = client.responses.create(
-            model="responses/m", input="more", background=True, previous_response_id=queued.id
+            model="responses/m", input="more", background=True, previous_response_id=response.id
         )
         wait_until(lambda: len(provider.posts) == 2)
         client.responses.cancel(second_response.id)
@@ -380,12 +380,12 @@ def test_a_broken_connection_does_not_end_background_work_of_an_upstream(
 ) -> None:
     provider, server = keeping
     with client_of(server) as client:
-        queued = client.responses.create(model="responses/m", input="hi", background=True)
+        response = client.responses.create(model="responses/m", input="hi", background=True)
         for _ in range(2):
             time.sleep(1.5)
             provider.cuts += 1
-        done = wait_until_ended(client, queued.id)
-        events = list(client.responses.retrieve(queued.id, stream=True))
+        done = wait_until_ended(client, response.id)
+        events = list(client.responses.retrieve(response.id, stream=True))
 
     check_followed(events, done, provider)
     assert len(provider.follows) == 2
@@ -396,9 +396,9 @@ def test_background_work_is_cancelled_at_its_upstream(
 ) -> None:
     provider, server = keeping
     with client_of(server) as client:
-        queued = client.responses.create(model="responses/m", input="hi", background=True)
+        response = client.responses.create(model="responses/m", input="hi", background=True)
         wait_until(lambda: provider.posts)
         time.sleep(1)
-        assert client.responses.cancel(queued.id).status == "cancelled"
+        assert client.responses.cancel(response.id).status == "cancelled"
 
     assert provider.cancelled == ["resp_upstream1"]

@@ -197,10 +197,10 @@ def test_captures_are_limited_in_number_size_and_age(
 
         def read_files() -> list[bytes]:
             try:
-                found = [path.read_bytes() for path in directory.glob("*.json")]
+                contents = [path.read_bytes() for path in directory.glob("*.json")]
             except FileNotFoundError:  # it was deleted meanwhile
                 return []
-            return found if len(found) == 5 else []
+            return contents if len(contents) == 5 else []
 
         files = wait_until(read_files)
         assert max(map(len, files)) <= 4096
@@ -312,13 +312,13 @@ def test_turns_of_a_websocket_are_exchanges(
     session.run_turn("no")
     session.ws.close()
 
-    failed, second, _ = wait_for_exchanges(two_workers, 3)
+    failed_turn, second_turn, _ = wait_for_exchanges(two_workers, 3)
 
-    assert second["client"]["request"]["body"]["input"] == "and"
-    assert len(second["client"]["resumed"]["body"]["input"]) == 3
-    assert second["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
-    assert failed["exchange"]["status"] == 400
-    for each in (second, failed):
+    assert second_turn["client"]["request"]["body"]["input"] == "and"
+    assert len(second_turn["client"]["resumed"]["body"]["input"]) == 3
+    assert second_turn["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
+    assert failed_turn["exchange"]["status"] == 400
+    for each in (second_turn, failed_turn):
         result = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
         assert result.code == 0, (result.output, result.report)
 
