@@ -514,11 +514,11 @@ def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) ->
 
 
 def test_file_upload_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
-    left = threading.Event()
+    client_left = threading.Event()
 
     def wait_for_close(peer: Peer) -> None:
         if peer.request() and not peer.request():
-            left.set()
+            client_left.set()
 
     with run_server(wait_for_close) as files:
         forwarder = serve(
@@ -531,11 +531,11 @@ def test_file_upload_is_cancelled_when_the_client_disconnects(serve: Serve) -> N
         data = "data:application/pdf;base64,JVBERi0xLjQK"
         part = {"type": "file", "file": {"filename": "a.pdf", "file_data": data}}
         body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
-        with sending(forwarder, "chat", body):
+        with open_request(forwarder, "chat", body):
             assert wait_for(lambda: files.requests)
             assert b"POST /v1/files" in bytes(files.requests[0])
 
-        assert left.wait(2)
+        assert client_left.wait(2)
 
 
 @every_pairing
