@@ -24,7 +24,7 @@ removes tools that nothing can run, for Responses upstreams; the translation to 
 2. `history.py` makes function calls and outputs of the hosted items in the input. The id of an item
    (`make_item_id`) contains the round and the call id of the upstream, so parallel calls become
    parallel again, and the prompt cache of the upstream matches. A call id that does not match
-   `_EMBEDDABLE_CALL_ID` is replaced by the id of the item, and the round is lost.
+   `_EMBEDDABLE_CALL_ID` is replaced by the id of the item.
 3. `response_merger.py` numbers the events of all rounds as one stream and sums their usage. It
    shows each call as the item of its kind (`hosted_function.py`), with the events of that kind.
    Calls of one round run at the same time and are shown one after the other.

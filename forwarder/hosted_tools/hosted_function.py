@@ -18,7 +18,7 @@ from forwarder.core.types import Event, Json
 
 _TOKEN_LENGTH = 8
 _EMBEDDABLE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,48}")
-_ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{8})[0-9a-f]{8}_([A-Za-z0-9_-]{1,48})")
+_ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{8})[0-9a-f]{8}_([A-Za-z0-9_-]{0,48})")
 
 
 class CallOutcome(NamedTuple):
@@ -146,14 +146,18 @@ def make_item_id(prefix: str, round_token: str, call_id: str, new_id: Callable[[
     """Make the id of a hosted call's item, from which the model's call can be made again.
 
     It holds the round, so that calls of one round become parallel calls again, and the upstream's
-    call id, so that a stateless next turn repeats the same call to the upstream.
+    call id, so that a stateless next turn repeats the same call to the upstream. A call id with
+    other characters or of more than 48 is left out; the id then ends with an underscore.
     """
-    head = f"{prefix}_{round_token}{make_token(new_id)}"
-    return f"{head}_{call_id}" if _EMBEDDABLE_CALL_ID.fullmatch(call_id) else head
+    embedded = call_id if _EMBEDDABLE_CALL_ID.fullmatch(call_id) else ""
+    return f"{prefix}_{round_token}{make_token(new_id)}_{embedded}"
 
 
 class ItemIdParts(NamedTuple):
-    """The parts of an item's id: the round (``None`` for items made elsewhere) and the call id."""
+    """The parts of an item's id: the round (``None`` for items made elsewhere) and the call id.
+
+    The call id is the id of the item if it does not hold the upstream's.
+    """
 
     round_token: str | None
     call_id: str
@@ -161,4 +165,4 @@ class ItemIdParts(NamedTuple):
 
 def parse_item_id(item_id: str) -> ItemIdParts:
     match = _ITEM_ID.fullmatch(item_id)
-    return ItemIdParts(match[1], match[2]) if match else ItemIdParts(None, item_id)
+    return ItemIdParts(match[1], match[2] or item_id) if match else ItemIdParts(None, item_id)

@@ -23,10 +23,14 @@ def test_item_id_contains_round_and_call_id(call_id: str) -> None:
     assert len(item_id) <= 72
 
 
-@check_each("call_id", ["", "a b", "x" * 49, "ä"])
-def test_other_call_ids_are_replaced_by_the_item_id(call_id: str) -> None:
+@check_each("call_id", ["", "a b", "functions.web_search:0", "x" * 49, "ä"])
+def test_item_id_holds_the_round_of_other_call_ids(call_id: str) -> None:
     item_id = make_item_id("mcp", "00000001", call_id, make_counting_id_source().new_id)
-    assert parse_item_id(item_id) == (None, item_id)
+    assert parse_item_id(item_id) == ("00000001", item_id)
+    assert parse_item_id(make_item_id("mcp", "00000002", item_id, generate_id)) == (
+        "00000002",
+        item_id,
+    )
 
 
 def test_foreign_item_ids_are_used_as_call_ids() -> None:

@@ -308,6 +308,20 @@ def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -
     assert "https://example.org/cats" in history[3]["output"]
 
 
+def test_parallel_searches_with_call_ids_of_kimi_stay_parallel(context: LoopContext) -> None:
+    searches = [make_call("web_search", '{"query":"cats"}', f"functions.web_search:{i}") for i in (0, 1)]
+    upstream = ScriptedUpstream(searches, [make_text_item(CITED)], [make_text_item("More.")])
+    response = run_loop(upstream, context, make_request(TOOL))
+    run_loop(upstream, context, make_request(TOOL, QUESTION, *response["output"], QUESTION))
+    history = upstream.requests[2]["input"][1:5]
+    assert [item["type"] for item in history] == [
+        *["function_call"] * 2, *["function_call_output"] * 2
+    ]  # fmt: skip
+    assert [item["call_id"] for item in history] == [
+        item["id"] for item in (*response["output"][:2], *response["output"][:2])
+    ]
+
+
 def test_search_without_id_from_codex_is_converted(context: LoopContext) -> None:
     item = {"type": "web_search_call", "status": "completed", "action": {"type": "search"}}
     upstream = ScriptedUpstream([make_text_item("Done.")])
