@@ -49,7 +49,8 @@ Rules:
 - Nothing is kept between turns: the next one is built from the items that the client sends back or
   that storage returns. If an item lacks its result, the model gets `UNKNOWN_RESULT`.
 - In a round that also calls tools of the client, hosted calls are run only if the client can send
-  them back (``keeps_calls``). Otherwise the model repeats them in the next turn.
+  them back (``keeps_calls``), as Responses clients can. Otherwise the model repeats them in the
+  next turn (`postpone_call`).
 - A failed call is an item with status ``failed`` or an error, and an output for the model. The
   model is told which tools are missing; a Chat client over Chat finds this in the loss report. Only
   wrong requests are refused, with the name of the parameter.

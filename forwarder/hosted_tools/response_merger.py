@@ -388,6 +388,13 @@ class ResponseMerger:
         """Return the events at the end of a call that is not run."""
         return self._end_call(call, call.function.cut_item(call.item), ())
 
+    def postpone_call(self, call: HostedCall) -> Batch:
+        """Return the events at the end of a call that the model is to repeat in the next turn.
+
+        Its status is ``incomplete`` for all kinds, so that translations can leave it out.
+        """
+        return self._end_call(call, {**call.item, "status": "incomplete"}, ())
+
     def _end_call(self, call: HostedCall, item: Json, kinds: tuple[str, ...]) -> Batch:
         index = call.index or 0
         self._set_output(index, item)

@@ -180,6 +180,8 @@ class ResponseRounds:
                     outcome = outcomes[id(thing)] = running.read_outcome(thing.item)
                     self._context.on_call_end(outcome.item)
                     yield merger.finish_call(thing, outcome)
+                elif thing.mode == "run" and not is_kept:
+                    yield merger.postpone_call(thing)
                 elif thing.mode in ("run", "cut"):
                     yield merger.cut_call(thing)
         outputs: list[Json] = []

@@ -42,6 +42,7 @@ from forwarder.upstream.client import Upstream
 class Attempt:
     """A request of the ``client`` protocol over ``route``, which leads to ``upstream``.
 
+    ``carried_client`` is the protocol of the client if ``client`` is its carrier.
     ``style`` is the reasoning style that this request asks for.  ``compaction`` wraps the handler
     of Responses requests: `with_compaction`, or `make_compact_handler` for ``/responses/compact``.
     With ``is_preview`` nothing is called.  ``file_search`` checks the client's tools of that type;
@@ -59,6 +60,7 @@ class Attempt:
     compaction: HandlerWrapper = with_compaction
     is_preview: bool = False
     file_search: PrepareFileSearch | None = None
+    carried_client: str | None = None
 
     @cached_property
     def profile(self) -> Profile:
@@ -88,7 +90,7 @@ class Attempt:
             knows_items=not is_chat,
             keeps_encrypted_reasoning=self.translation_context.stores_encrypted_reasoning,
             asks_encrypted_reasoning=is_chat or self.translation_context.can_summarize,
-            keeps_calls=self.client == RESPONSES.name,
+            keeps_calls=(self.carried_client or self.client) == RESPONSES.name,
             is_preview=self.is_preview,
             memory=context.tool_memory,
             on_call_end=context.notify_tool_call,

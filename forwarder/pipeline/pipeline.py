@@ -355,7 +355,13 @@ def build_carried_handler(attempt: Attempt, carrier: Carrier, terminal: Handler)
     """
 
     def handle_request(request: Json) -> EventStream:
-        inner = replace(attempt, client=carrier.protocol, style=carrier.style, request=request)
+        inner = replace(
+            attempt,
+            client=carrier.protocol,
+            carried_client=attempt.client,
+            style=carrier.style,
+            request=request,
+        )
         return build_handler(inner, terminal)(request)
 
     context = replace(

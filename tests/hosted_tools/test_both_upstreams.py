@@ -173,6 +173,65 @@ def test_search_of_a_messages_client_runs_in_the_forwarder(setup: Setup) -> None
     assert len(setup.upstream.requests) == 4
 
 
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_hosted_calls_beside_calls_of_a_messages_client_are_not_run(
+    engine: str, tmp_path: Path, is_streamed: bool
+) -> None:
+    """The client cannot send them back, so the model would repeat them and their side effects."""
+    calls = [
+        Call(name="house__note", arguments="{}"),
+        Call(name="web_search", arguments='{"query":"cats"}'),
+        Call(name="weather", arguments="{}"),
+    ]
+    path = tmp_path / "mcp.json"
+    with serving_mcp() as root, ScriptedUpstream() as upstream:
+        path.write_text(json.dumps({"mcpServers": {"house": {"url": f"{root}/mcp"}}}))
+        environment = {
+            "RESPONSES_BASE_URL": upstream.url,
+            "RESPONSES_API_KEY": "u",
+            "RESPONSES_PROVIDER": "vllm",
+            "FORWARDER_MCP_SERVERS": str(path),
+            "FORWARDER_TOOLS_FOR_ALL": "web_search,mcp:house",
+            "FORWARDER_WEB_SEARCH": "searxng",
+            "FORWARDER_WEB_SEARCH_URL": engine,
+        }
+        body: Json = {
+            "model": "m",
+            "max_tokens": 1000,
+            "messages": [{"role": "user", "content": "go"}],
+            "tools": [{"name": "weather", "input_schema": {"type": "object"}}],
+            "stream": is_streamed,
+        }
+        upstream.script(
+            Answer(calls=calls),
+            Answer(calls=calls[:1]),
+            make_call_answer("house__events"),
+            Answer(text="Done."),
+        )
+        with host_forwarder(environment) as url, httpx2.Client(timeout=30) as client:
+            first = read_message(client.post(f"{url}/v1/messages", json=body))
+            (use,) = first["content"]
+            assert (use["type"], use["name"]) == ("tool_use", "weather")
+            assert first["usage"].get("server_tool_use") is None
+            result = {"type": "tool_result", "tool_use_id": use["id"], "content": "sunny"}
+            body["messages"] += [
+                {"role": "assistant", "content": [use]},
+                {"role": "user", "content": [result]},
+            ]
+            second = read_message(client.post(f"{url}/v1/messages", json=body))
+        assert second["content"][0]["text"] == "Done."
+        output = upstream.requests[3].body["input"][-1]["output"]
+        assert json.dumps(output).count("note called") == 1
+
+
+def read_message(response: httpx2.Response) -> Json:
+    if response.headers["content-type"] == "application/json":
+        message: Json = response.json()
+        return message
+    lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
+    return fold_messages(iter([[json.loads(line[6:]) for line in lines]]))
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_next_turn_repeats_the_rounds(setup: Setup, mcp_base_url: str, stored: bool) -> None:
     tools = [make_mcp_tool(mcp_base_url)]

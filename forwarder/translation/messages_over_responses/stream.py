@@ -324,7 +324,8 @@ class ResponsesToMessagesBuilder:
         """Show a search of the upstream or of the forwarder as a use of a server tool."""
         action = item.get("action") if isinstance(item.get("action"), dict) else {}
         assert isinstance(action, dict)
-        if action.get("type", "search") != "search":
+        is_postponed = item.get("status") == "incomplete"  # the model repeats it in the next turn
+        if is_postponed or action.get("type", "search") != "search":
             return []
         self._searches += 1
         call_id = self._context.id_source.new_id("srvtoolu")

@@ -75,6 +75,13 @@ def test_failed_searches_are_errors() -> None:
     assert content[1]["content"]["type"] == "web_search_tool_result_error"
 
 
+def test_postponed_searches_are_left_out() -> None:
+    message = answer(make_completed({**SEARCH, "status": "incomplete"}))
+
+    assert [block["type"] for block in message["content"]] == ["text"]
+    assert message["usage"].get("server_tool_use") is None
+
+
 def test_searches_are_counted_in_the_usage() -> None:
     usage = fold_answer(make_completed(SEARCH))["usage"]
 
