@@ -72,7 +72,7 @@ To add
   new name needs a row of `HOSTED_TOOLS` (`protocols/hosted_tool_names.py`), a new item type one of
   `protocols/item_dispositions.py`, and a new value of ``include`` one of `HIDDEN_FIELDS`
   (`storage/include_filter.py`). Describe the kind in `docs/tools.md`.
-- a type of calls that the client answers: `CLIENT_CALLS` and `_CLIENT_CALLS` (`history.py`).
+- a type of calls that the client answers: `CLIENT_CALLS` (`protocols/input_items.py`).
 - a search engine: a row of `BACKENDS`, and its name in `SEARCH_ENGINES` of `config/parsers.py`.
 """
 

@@ -13,13 +13,7 @@ from typing import Any
 from forwarder.core.types import Json
 from forwarder.hosted_tools.hosted_function import parse_item_id
 from forwarder.hosted_tools.tool_kind import HistoryCall, ToolSet
-
-_CLIENT_CALLS = frozenset(
-    {
-        "function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call",
-        "tool_search_call",
-    }
-)  # fmt: skip
+from forwarder.protocols.input_items import CLIENT_CALLS
 
 
 class HistoryConverter:
@@ -47,7 +41,7 @@ class HistoryConverter:
                 if call is not None:
                     self._add_call(index, call)
             else:
-                if item_type not in _CLIENT_CALLS:
+                if item_type not in CLIENT_CALLS:
                     self._end_round()
                 self._add_item(index, item)
         self._end_round()

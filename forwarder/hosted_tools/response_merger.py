@@ -27,19 +27,12 @@ from forwarder.hosted_tools.hosted_function import (
 )
 from forwarder.middleware.compaction.events import add_usages
 from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
+from forwarder.protocols.input_items import CLIENT_CALLS
 from forwarder.protocols.unfold import unfold_item
 
 START_EVENTS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ARGUMENT_DELTA = "response.function_call_arguments.delta"
 _ARGUMENT_DONE = "response.function_call_arguments.done"
-
-CLIENT_CALLS = frozenset(
-    {
-        "function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call",
-        "tool_search_call", "computer_call",
-    }
-)  # fmt: skip
-"""Item types of calls that the client has to answer."""
 
 _FIRST_ROUND_FIELDS = ("id", "created_at", "max_output_tokens", "tool_choice")
 """Fields of the response that come from the first round; later rounds change the last two."""

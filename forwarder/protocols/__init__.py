@@ -70,7 +70,8 @@ To add
 - a type of item, part or tool: its converter in `translation`, its row in `item_dispositions.py`,
   its fields in `unread_fields.py`, and a sample in `tests/protocols/test_item_dispositions.py`.
   That test fails for a type of the SDK without a row, a row without a sample, and a row that the
-  behaviour contradicts;
+  behaviour contradicts. A call that the client answers needs a row of `CLIENT_CALLS`
+  (`input_items.py`) too;
 - a vendor's field for the text of reasoning: `REASONING_FIELDS` in `chat_reasoning.py`, `_MERGERS`
   and `build_choice` in `fold.py`, `_NOTE_REASONS` in `unread_fields.py`, and a case in
   `tests/cases`. `tests/translation/test_laws.py` fails if ``fold`` does not join the pieces.

@@ -13,6 +13,17 @@ from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, check_type
 
+CLIENT_CALLS: dict[str, str] = {
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+    "local_shell_call": "local_shell_call_output",
+    "shell_call": "shell_call_output",
+    "apply_patch_call": "apply_patch_call_output",
+    "tool_search_call": "tool_search_output",
+    "computer_call": "computer_call_output",
+}
+"""Item type of a call that the client has to answer -> item type of its output."""
+
 
 def read_input_items(request_input: Any) -> list[Any]:
     """Return an ``input`` as a list of items: a string is one user message, null is no item.

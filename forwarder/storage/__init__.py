@@ -54,8 +54,8 @@ To add
   (`server/stored_route_helpers.py`);
 - a value of ``include``: `HIDDEN_FIELDS` in `include_filter.py`, and ``_INCLUDABLE_VALUES`` in
   `translation/responses_over_chat/request.py`;
-- a type of item: see `protocols`. ``ITEM_TYPES`` follows its tables; ``TYPES_WITH_STATUS`` and
-  ``ID_PREFIXES`` do not.
+- a type of item: see `protocols`. ``ITEM_TYPES`` and ``TYPES_WITH_STATUS`` follow its tables;
+  ``ID_PREFIXES`` does not.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from forwarder.core.validate import (
 )
 from forwarder.middleware.media.locations import find_media, replace_media
 from forwarder.middleware.media.stage import check_media
-from forwarder.protocols.input_items import read_input_items
+from forwarder.protocols.input_items import CLIENT_CALLS, read_input_items
 from forwarder.protocols.item_dispositions import INPUT_ITEMS, parse_row_type
 from forwarder.storage.db.tables import MAX_ID_BYTES, is_valid_id
 from forwarder.translation.responses_over_chat.request import check_item
@@ -48,14 +48,7 @@ RESPONSE_ID_PREFIX = "resp_"
 DERIVED_ID = re.compile(r"[a-z]+_(.+)-(\d{1,9})")
 
 EMPTY_TEXT_PART: Json = {"type": "input_text", "text": ""}
-TYPES_WITH_STATUS = frozenset(
-    {
-        "message", "function_call", "function_call_output", "custom_tool_call",
-        "custom_tool_call_output", "local_shell_call", "shell_call", "shell_call_output",
-        "apply_patch_call", "apply_patch_call_output", "tool_search_call", "tool_search_output",
-        "computer_call_output",
-    }
-)  # fmt: skip
+TYPES_WITH_STATUS = frozenset({"message", *CLIENT_CALLS, *CLIENT_CALLS.values()})
 
 
 def to_items(request_input: Any) -> list[Json]:

@@ -25,6 +25,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     WebSearchResult,
 )
+from forwarder.protocols.input_items import CLIENT_CALLS
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
@@ -320,6 +321,20 @@ def test_parallel_searches_with_call_ids_of_kimi_stay_parallel(context: LoopCont
     assert [item["call_id"] for item in history] == [
         item["id"] for item in (*response["output"][:2], *response["output"][:2])
     ]
+
+
+@check_each("call_type", CLIENT_CALLS)
+def test_call_of_the_client_does_not_split_a_round(context: LoopContext, call_type: str) -> None:
+    searches = [make_call("web_search", '{"query":"cats"}', f"call_{i}") for i in (0, 1)]
+    upstream = ScriptedUpstream(searches, [make_text_item(CITED)], [make_text_item("More.")])
+    first, second = run_loop(upstream, context, make_request(TOOL))["output"][:2]
+    client_call = {"type": call_type, "call_id": "call_c"}
+    client_output = {"type": CLIENT_CALLS[call_type], "call_id": "call_c"}
+    run_loop(upstream, context, make_request(TOOL, QUESTION, first, client_call, second, client_output))
+    assert [item["type"] for item in upstream.requests[2]["input"][1:]] == [
+        "function_call", call_type, "function_call",
+        "function_call_output", "function_call_output", CLIENT_CALLS[call_type],
+    ]  # fmt: skip
 
 
 def test_search_without_id_from_codex_is_converted(context: LoopContext) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from openai.types.responses import ResponseInputItem
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.protocols.input_items import (
+    CLIENT_CALLS,
     list_item_references,
     make_previous_response_error,
     read_input_items,
@@ -16,6 +18,14 @@ from forwarder.protocols.input_items import (
     replace_item_references,
 )
 from tests.helpers.check_cases import check_each
+
+SDK_ITEM_TYPES = {
+    name
+    for model in get_args(get_args(ResponseInputItem)[0])
+    for name in get_args(model.model_fields["type"].annotation)
+}
+PROGRAM_OUTPUT = "program_output"
+"""The only output in the SDK that is not of a client's tool."""
 
 ITEM: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "three"}
 
@@ -25,6 +35,12 @@ def test_input_is_read_as_items() -> None:
     assert read_input_items(items) is items
     assert read_input_items(None) == []
     assert read_input_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
+
+
+def test_every_output_of_the_sdk_belongs_to_a_call_of_the_client() -> None:
+    outputs = {name for name in SDK_ITEM_TYPES if str(name).endswith("_output")}
+    assert outputs - {PROGRAM_OUTPUT} == {*CLIENT_CALLS.values()}
+    assert CLIENT_CALLS.keys() <= SDK_ITEM_TYPES
 
 
 @check_each("value", [5, True, {"role": "user"}])

@@ -21,6 +21,7 @@ GIVEN: list[Any] = [
     {"type": "function_call_output", "call_id": "c", "output": "done"},
     {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"},
     {"type": "custom_tool_call_output", "call_id": "c", "output": "done"},
+    {"type": "computer_call", "call_id": "c", "pending_safety_checks": []},
     {"type": "reasoning", "encrypted_content": "sealed"},
 ]
 

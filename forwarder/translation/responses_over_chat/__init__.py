@@ -64,9 +64,8 @@ To add
 - a kind of tool that the client runs: a `ClientToolKind` and its row in `TOOL_KINDS`;
   `_INPUT_EVENTS` in `items.py` if its input streams; `is_hosted` in `tools.py` if a server may run
   it too; its rows in `protocols/item_dispositions.py`, which a test compares with the behaviour;
-  its fields in `protocols/unread_fields.py`; the types of its items in ``_CLIENT_CALLS`` of
-  `hosted_tools/history.py`, ``CLIENT_CALLS`` of `hosted_tools/response_merger.py` and
-  ``TYPES_WITH_STATUS`` of `storage/items.py`, which no test checks;
+  its fields in `protocols/unread_fields.py`; the types of its items in `CLIENT_CALLS` of
+  `protocols/input_items.py`, which a test checks;
 - another input item: a reader in `_ITEM_READERS` of `history.py`, its row and its fields;
 - a vendor's form of an image or annotation: `_SOURCE_READERS` in `images.py`, `_ANNOTATION_FIELDS`
   in `citations.py`;

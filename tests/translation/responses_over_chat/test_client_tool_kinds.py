@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from forwarder.protocols.input_items import CLIENT_CALLS
 from forwarder.translation.responses_over_chat.client_tool_kinds import (
     CALL_TYPES,
     OUTPUT_TYPES,
@@ -19,6 +20,11 @@ def test_kinds_are_found_by_call_and_output_type(name: str) -> None:
     kind = TOOL_KINDS[name]
     assert CALL_TYPES[kind.call_type] == (name, kind)
     assert OUTPUT_TYPES[kind.output_type] is kind
+
+
+def test_calls_of_all_kinds_are_answered_by_the_client() -> None:
+    for kind in TOOL_KINDS.values():
+        assert CLIENT_CALLS[kind.call_type] == kind.output_type
 
 
 @check_each("name", TOOL_KINDS)
