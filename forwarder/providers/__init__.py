@@ -54,9 +54,8 @@ To add
 
 - a provider or a field: see `CONTRIBUTING.md`. `tests/docgen/test_providers.py` fails for a field
   without a description, `tests/providers/test_builtin.py` for an invalid profile; it also counts
-  the profiles. A set or tuple needs a row in `_FIELD_TYPES` of this module, because settings hold
-  lists; no test checks this for a new field. A field that ``forwarder probe`` should find needs an
-  entry in `_PROBED_FIELDS` and a request in `PROBES` (`quirk_probe_requests.py`);
+  the profiles. A field that ``forwarder probe`` should find needs an entry in `_PROBED_FIELDS` and
+  a request in `PROBES` (`quirk_probe_requests.py`);
 - a refusal that teaches a quirk: a pattern in `_COMPLAINT_PATTERNS` and the rule of its kind in
   `_RULES_BY_PHRASE`, or the parameter in `_RULES_BY_PARAMETER` (and in `_NESTED_PARAMETERS` if it
   is inside another one), or in `_RULES_BY_VALUE` if only one value is refused; and the message in
@@ -67,7 +66,7 @@ To add
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
@@ -135,11 +134,9 @@ def convert_types(changes: ProfileChanges) -> ProfileChanges:
 
 
 _FIELD_TYPES: dict[str, Callable[[Any], Any]] = {
-    "drop": frozenset,
-    "hosted_tools": frozenset,
-    "chat_takes": frozenset,
-    "responses_takes": frozenset,
-    "server_calls": tuple,
+    each.name: type(each.default)
+    for each in fields(Profile)
+    if isinstance(each.default, frozenset | tuple)
 }
 """Profile field -> the type of its value if settings hold a list instead."""
 

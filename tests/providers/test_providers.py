@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from forwarder.providers import PROFILE_FIELDS, PROFILES, apply_model_overrides, select_profile
 from tests.helpers.check_cases import check_each
 
@@ -53,6 +56,17 @@ def test_operator_overrides_every_field() -> None:
     )
     assert {"max_tokens", "drop", "developer_role"} <= PROFILE_FIELDS
     assert not {"name", "hosts"} & PROFILE_FIELDS
+
+
+def test_overrides_of_all_fields_from_settings_have_the_types_of_the_profile() -> None:
+    """Settings are JSON, so sets and tuples come as lists."""
+    quirks: dict[str, Any] = {}
+    for name in PROFILE_FIELDS - {"models"}:
+        default = getattr(PROFILES["generic"], name)
+        quirks[name] = [*default] if isinstance(default, frozenset | tuple) else default
+    profile = select_profile("generic", "", {**quirks, "models": {"x*": quirks}})
+    assert profile == replace(PROFILES["generic"], models=profile.models)
+    assert hash(apply_model_overrides(profile, "x1")) == hash(PROFILES["generic"])
 
 
 def test_operator_override_beats_builtin_model_override() -> None:
