@@ -9,6 +9,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
 from forwarder.providers.profile import Profile
+from forwarder.providers.responses_api import set_or_remove
 
 
 def apply_thinking_switch(body: Json, profile: Profile, loss_report: LossReport) -> None:
@@ -53,6 +54,10 @@ def rename_effort(body: Json, profile: Profile, loss_report: LossReport) -> None
     if not profile.effort_map or not isinstance(reasoning, dict) or not reasoning.get("effort"):
         return
     effort = read_field(reasoning, "effort", STR, "reasoning.effort")
-    rest = {k: v for k, v in reasoning.items() if k != "effort"}
     provider_effort = profile.effort_map.get(effort, effort)
-    body["reasoning"] = {**rest, "effort": provider_effort} if provider_effort else rest
+    if provider_effort is not None:
+        body["reasoning"] = {**reasoning, "effort": provider_effort}
+        return
+    loss_report.drop("reasoning.effort", f"{profile.name} has no effort '{effort}'")
+    rest = {name: value for name, value in reasoning.items() if name != "effort"}
+    set_or_remove(body, "reasoning", rest)

@@ -47,8 +47,12 @@ def test_effort_map() -> None:
     assert loss_report.losses.keys() == {"reasoning_effort"}
     body = {"reasoning": {"effort": "xhigh", "summary": "auto"}}
     assert adapt(body, "responses", effort_map=words)["reasoning"]["effort"] == "max"
-    body = {"reasoning": {"effort": "none"}}
-    assert adapt(body, "responses", effort_map=words) == {"reasoning": {}}
+    for more, left in (({}, {}), ({"summary": "auto"}, {"reasoning": {"summary": "auto"}})):
+        body = {"reasoning": {"effort": "none", **more}}
+        loss_report = LossReport()
+        adapted = adapt(body, "responses", loss_report=loss_report, effort_map=words)
+        assert adapted == left
+        assert loss_report.losses == {"reasoning.effort": "some has no effort 'none'"}
 
 
 def test_client_value_overrides_thinking_switch() -> None:
