@@ -94,7 +94,8 @@ def digest_settings(settings: Settings) -> str:
         [sorted(upstream.apis), *(getattr(upstream, n) for n in (*fields, "model_info", "quirks"))]
         for upstream in settings.upstreams
     ]
-    inputs = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT_FIELDS))
+    names = (settings.groups, settings.default_model, settings.codex_helper_model)
+    inputs = repr((facts, names, _CONSTANT_FIELDS))
     return hashlib.sha256(inputs.encode()).hexdigest()
 
 

@@ -148,7 +148,11 @@ def test_digest_depends_on_settings_but_not_on_keys() -> None:
         "CHAT_MODEL_INFO": '{"m": {"priority": 1}}',
         "CHAT_MODELS": "fast=m",
         "CHAT_CONTEXT_WINDOW": "5",
+        "CHAT_QUIRKS": '{"image_url": "none"}',
         "FORWARDER_DEFAULT_MODEL": "m",
         "FORWARDER_CODEX_HELPER_MODEL": "m",
+        "FORWARDER_GROUPS": "quick=chat/m",
     }
-    assert len({compute_digest(), *(compute_digest(**{k: v}) for k, v in variables.items())}) == 6
+    digests = {compute_digest(), *(compute_digest(**{k: v}) for k, v in variables.items())}
+    assert len(digests) == len(variables) + 1
+    assert compute_digest(FORWARDER_GROUPS="quick=chat/other") not in digests
