@@ -70,8 +70,8 @@ To add
 - a field of a registered model: `_ACCEPTED_FIELDS`, its reader, the field, `_PUBLIC_FIELDS` or
   `_SECRET_FIELDS` (then also `SECRET_FIELDS` in `registration.py`), and `copy_model` if a copy may
   override it; then `cli/models.py`, `console/models.py` with its form, `openapi/ollama_schemas.py`
-  and `docs/registry.md`. With the field in its ``BODY``, `tests/models/test_registered_model.py`
-  fails if it is not stored.
+  (a test compares it with `_ACCEPTED_FIELDS`) and `docs/registry.md`. With the field in its
+  ``BODY``, `tests/models/test_registered_model.py` fails if it is not stored.
 - a field of Codex's catalog: `_CONSTANT_FIELDS` or `make_entry` in `codex.py`. A field that
   `make_entry` takes from a setting needs the setting in `digest_settings`.
 """

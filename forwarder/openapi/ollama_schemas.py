@@ -147,6 +147,9 @@ def make_create_request() -> Json:
             "remote_headers": accept_types("object", additionalProperties=TEXT),
             "remote_query": accept_types("object", additionalProperties=TEXT),
             "provider": accept_types("string"),
+            "quirks": accept_types(
+                "object", description="Fields of the provider's profile that differ here."
+            ),
             "parameters": accept_types(
                 "object",
                 properties={

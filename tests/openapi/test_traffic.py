@@ -16,7 +16,9 @@ from flask.testing import FlaskClient
 from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from forwarder.models import registered_model
 from forwarder.openapi.document import TAGS
+from forwarder.openapi.ollama_schemas import make_ollama_schemas
 from forwarder.openapi.operation import Access, Operation
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from tests.helpers.cases import Case, list_cases
@@ -114,6 +116,12 @@ def test_captured_requests_match_the_document(conformance: Conformance, body: Js
     path = PATHS["chat" if "messages" in body else "responses"]
 
     assert conformance.find_request_mistakes(f"POST {path}", body) == []
+
+
+def test_create_request_documents_all_accepted_fields() -> None:
+    fields = make_ollama_schemas()["OllamaCreateRequest"]["properties"].keys()
+
+    assert fields == registered_model._ACCEPTED_FIELDS
 
 
 # -- successes ------------------------------------------------------------------------------------
