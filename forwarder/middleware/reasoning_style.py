@@ -202,6 +202,7 @@ class ChoiceFormatter:
     """The state of one choice: its reasoning so far, and whether an inline block is open."""
 
     def __init__(self, style: str) -> None:
+        self._style = style
         self._write = _STYLE_WRITERS[style]
         self._tags = _TAGS.get(style)
         self._reasoning: list[str] = []
@@ -272,10 +273,7 @@ class ChoiceFormatter:
         return []
 
     def write_field(self, thought: str) -> list[Json]:
-        return [{"reasoning_content": thought}]
-
-    def write_short_field(self, thought: str) -> list[Json]:
-        return [{"reasoning": thought}]
+        return [{self._style: thought}]
 
     def write_part(self, thought: str) -> list[Json]:
         return [{"content": [{"type": "thinking", "thinking": thought}]}]
@@ -286,8 +284,7 @@ _REASONING_FIELDS = (*chat_reasoning.REASONING_FIELDS, *chat_reasoning.REASONING
 _STYLE_WRITERS: dict[str, Callable[[ChoiceFormatter, str], list[Json]]] = {
     "thinking": ChoiceFormatter.write_inline,
     "think": ChoiceFormatter.write_inline,
-    "reasoning_content": ChoiceFormatter.write_field,
-    "reasoning": ChoiceFormatter.write_short_field,
+    **dict.fromkeys(chat_reasoning.REASONING_FIELDS, ChoiceFormatter.write_field),
     "parts": ChoiceFormatter.write_part,
     "none": ChoiceFormatter.write_nothing,
 }

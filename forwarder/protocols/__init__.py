@@ -75,6 +75,6 @@ To add
 - a vendor's field for the text of reasoning: `REASONING_FIELDS` in `chat_reasoning.py`, `_MERGERS`
   and `build_choice` in `fold.py`, `_NOTE_REASONS` in `unread_fields.py`, and a case in
   `tests/cases`. `tests/translation/test_laws.py` fails if ``fold`` does not join the pieces.
-  `find_reasoning_field` returns the field's name as a reasoning style, so that the style needs a
-  function in `middleware/reasoning_style.py`; no test checks this.
+  The field's name is a reasoning style too: `find_reasoning_field` returns it. A test fails until
+  `CHAT_REASONING_STYLES` (`chat.py`) has it.
 """

@@ -12,6 +12,7 @@ from forwarder.core.types import EventStream, Handler
 from forwarder.middleware import reasoning_style
 from forwarder.middleware.reasoning_style import with_reasoning_style
 from forwarder.protocols.chat import CHAT_REASONING_STYLES
+from forwarder.protocols.chat_reasoning import REASONING_FIELDS, find_reasoning_field
 from forwarder.protocols.fold import fold_chat
 from tests.helpers import sdk
 from tests.helpers.cases import Case, list_cases
@@ -70,6 +71,14 @@ EXPECTED_MESSAGES: dict[str, Json] = {
     "parts": {"content": [{"type": "thinking", "thinking": "Let me see."}, {"type": "text", "text": "Yes."}]},
     "none": {"content": "Yes."},
 }  # fmt: skip
+
+
+@check_each("name", REASONING_FIELDS)
+def test_every_reasoning_field_is_a_style(name: str) -> None:
+    style = find_reasoning_field([{"role": "assistant", name: "Hm."}])
+    assert style in CHAT_REASONING_STYLES
+    assert read_message(style, *THOUGHT)[name] == "Let me see."
+
 
 every_style = check_each("style", CHAT_REASONING_STYLES)
 
