@@ -53,9 +53,9 @@ Rules:
 To add
 
 - a provider or a field: see `CONTRIBUTING.md`. `tests/docgen/test_providers.py` fails for a field
-  without a description, `tests/providers/test_builtin.py` for an invalid profile; it also counts
-  the profiles. A field that ``forwarder probe`` should find needs an entry in `_PROBED_FIELDS` and
-  a request in `PROBES` (`quirk_probe_requests.py`);
+  without a description, `tests/providers/test_builtin.py` for an invalid profile, and for a
+  name or host of two profiles. A field that ``forwarder probe`` should find needs an entry in
+  `_PROBED_FIELDS` and a request in `PROBES` (`quirk_probe_requests.py`);
 - a refusal that teaches a quirk: a pattern in `_COMPLAINT_PATTERNS` and the rule of its kind in
   `_RULES_BY_PHRASE`, or the parameter in `_RULES_BY_PARAMETER` (and in `_NESTED_PARAMETERS` if it
   is inside another one), or in `_RULES_BY_VALUE` if only one value is refused; and the message in

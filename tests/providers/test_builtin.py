@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.providers import PROFILES, Profile, validate_quirks
+from forwarder.providers import PROFILES, Profile, builtin, validate_quirks
 from forwarder.providers.profile import PROFILE_FIELDS
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import REQUEST_PARAMETERS
@@ -22,6 +22,8 @@ def test_builtin_profiles_are_valid(profile: Profile) -> None:
     assert not profile.chat_takes & (REQUEST_PARAMETERS["chat"] | profile.drop)
 
 
-def test_common_providers_have_a_profile() -> None:
-    assert len(PROFILES) == 24
-    assert all(name == profile.name for name, profile in PROFILES.items())
+def test_names_and_hosts_of_profiles_are_unique() -> None:
+    names = [profile.name for profile in builtin._ALL_PROFILES]
+    hosts = [host for profile in builtin._ALL_PROFILES for host in profile.hosts]
+    assert len({*names}) == len(names)
+    assert len({*hosts}) == len(hosts)
