@@ -73,7 +73,8 @@ To add
   `protocols/item_dispositions.py`, and a new value of ``include`` one of `HIDDEN_FIELDS`
   (`storage/include_filter.py`). Describe the kind in `docs/tools.md`.
 - a type of calls that the client answers: `CLIENT_CALLS` (`protocols/input_items.py`).
-- a search engine: a row of `BACKENDS`, and its name in `SEARCH_ENGINES` of `config/parsers.py`.
+- a search engine: a row of `BACKENDS`, and its name in `SEARCH_ENGINES` of `config/parsers.py`. A
+  test compares them.
 """
 
 from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools, with_search_parameter_names

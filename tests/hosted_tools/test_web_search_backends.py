@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from forwarder.config.parsers import SEARCH_ENGINES
 from forwarder.hosted_tools import web_search_backends
 from forwarder.hosted_tools.web_search_backends import (
     BACKENDS,
@@ -91,6 +92,10 @@ def run_search(
     with run_server(script) as server:
         engine = SearchEngine(name, f"http://127.0.0.1:{server.port}/", "key-1", seconds)
         return engine.search("cats", options).results, server.requests[0].decode()
+
+
+def test_settings_know_all_engines() -> None:
+    assert {*SEARCH_ENGINES} == BACKENDS.keys()
 
 
 @check_each("name", BACKENDS)

@@ -76,7 +76,7 @@ To add a table or a column:
 4. For a table of clients, extend in `owners.py` the groups of tables that `move_owner` moves, and
    for a table without a parent also `list_owners` and `FIND_ANY_ROW`; with retention columns
    `PRUNED_TABLES` in `retention.py`; for encrypted values `ENCRYPTED_COLUMNS` in `reencryption.py`.
-   No test finds a table that is missing there.
+   Tests fail for a table or a binary column that is missing there. They do not find a text column.
 """
 
 from forwarder.storage.db.database import Database

@@ -31,22 +31,15 @@ from forwarder.storage.db.tables import metadata
 from forwarder.storage.db.vector_chunks import NewChunk
 from forwarder.storage.db.vector_stores import FileBatch, NewStoreFile, VectorStore
 from tests.live.postgres import needs_postgres, run_postgres
+from tests.storage.db.test_tables import OPERATOR_TABLES
 
-TABLES = (
-    "responses",
-    "events",
-    "items",
-    "conversations",
-    "conversation_items",
-    "completions",
-    "gone",
-    "files",
-    "file_parts",
-    "vector_stores",
-    "vector_store_batches",
-    "vector_store_files",
-    "vector_store_chunks",
-)
+TABLES = metadata.tables.keys() - {*OPERATOR_TABLES, "thoughts"}
+"""The tables of clients. Cached reasoning is not moved, because it is found by another owner."""
+LIST_POSITIONS = "gone"
+PARENT_TABLES = {
+    name for name in TABLES - {LIST_POSITIONS} if not metadata.tables[name].foreign_keys
+}
+"""The tables whose rows exist by themselves."""
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hi"}
 
 
@@ -136,6 +129,16 @@ def test_owners_with_data_are_listed(database: Database) -> None:
     database.write(partial(store_rows, owner="o"))
 
     assert database.read(lambda c: [owners.has_rows(c, o) for o in ("o", "p")]) == [True, False]
+    assert database.read(owners.list_owners) == {"o"}
+
+
+@pytest.mark.parametrize("name", sorted(PARENT_TABLES))
+def test_owner_with_rows_of_one_kind_is_found(database: Database, name: str) -> None:
+    database.write(partial(store_rows, owner="o"))
+    for other in PARENT_TABLES - {name}:
+        database.write(lambda c, other=other: c.execute(sa.delete(metadata.tables[other])))
+
+    assert database.read(lambda c: owners.has_rows(c, "o"))
     assert database.read(owners.list_owners) == {"o"}
 
 

@@ -13,13 +13,42 @@ from forwarder.storage.db import reasoning, reencryption, registered_models
 from forwarder.storage.db.compression import pack_json, unpack_json
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.registered_models import ModelRow
-from forwarder.storage.db.tables import completions, events
+from forwarder.storage.db.tables import completions, events, metadata
 from forwarder.storage.db.tables import responses as response_table
 from forwarder.storage.reasoning_cache import DatabaseBackend
 
 OLD, NEW, BOTH = TokenCipher(["old"]), TokenCipher(["new"]), TokenCipher(["new", "old"])
 SEALED = OLD.encrypt({"text": "Hm"})
 ITEM = {"type": "reasoning", "id": "rs_1", "encrypted_content": SEALED, "summary": []}
+
+
+UNENCRYPTED_COLUMNS = {
+    "conversations.metadata",
+    "completions.metadata",
+    "file_parts.data",
+    "vector_stores.metadata",
+    "vector_store_files.attributes",
+    "vector_store_chunks.bits",
+    "vector_store_chunks.vector",
+    "models.told",
+    "client_keys.limits",
+}
+"""Binary columns that contain no values encrypted for clients."""
+
+
+def test_all_binary_columns_are_reencrypted_or_contain_nothing_encrypted() -> None:
+    encrypted = {
+        f"{each.table.name}.{name}"
+        for each in reencryption.ENCRYPTED_COLUMNS
+        for name in each.columns
+    }
+    binary = {
+        str(column)
+        for table in metadata.tables.values()
+        for column in table.columns
+        if isinstance(column.type, sa.LargeBinary)
+    }
+    assert binary - encrypted == UNENCRYPTED_COLUMNS
 
 
 def add_response(connection: sa.Connection, name: str, body: Any, given: Any) -> None:

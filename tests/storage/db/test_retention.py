@@ -23,10 +23,16 @@ from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.retention import Pruner
+from forwarder.storage.db.tables import metadata
 from tests.helpers.check_cases import check_each
 
 DAY = 86400.0
 HUGE = 2**40
+
+
+def test_all_tables_with_retention_columns_are_pruned() -> None:
+    tables = {table for table in metadata.tables.values() if "used" in table.columns}
+    assert tables == {*retention.PRUNED_TABLES}
 
 
 def add_response(
