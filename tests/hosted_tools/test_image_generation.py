@@ -220,11 +220,11 @@ def test_earlier_image_is_edited_in_the_next_turn(context: LoopContext, maker: M
 
 
 def test_earlier_image_with_a_call_id_of_kimi_is_converted(context: LoopContext) -> None:
-    image = image_call(call_id="functions.image_generation:0")
-    first = run(ScriptedUpstream([image], [make_text_item("Here.")]), context, ask())
+    image = make_image_call(call_id="functions.image_generation:0")
+    first = run_loop(ScriptedUpstream([image], [make_text_item("Here.")]), context, make_request())
     upstream = ScriptedUpstream([make_text_item("A cat.")])
     question = {"type": "message", "role": "user", "content": "a cat, please"}
-    run(upstream, context, ask(question, *first["output"]))
+    run_loop(upstream, context, make_request(question, *first["output"]))
     sent = upstream.requests[0]["input"]
     assert [item["type"] for item in sent] == [
         "message", "function_call", "function_call_output", "message"

@@ -310,8 +310,10 @@ def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -
 
 
 def test_parallel_searches_with_call_ids_of_kimi_stay_parallel(context: LoopContext) -> None:
-    searches = [make_call("web_search", '{"query":"cats"}', f"functions.web_search:{i}") for i in (0, 1)]
-    upstream = ScriptedUpstream(searches, [make_text_item(CITED)], [make_text_item("More.")])
+    searches = [
+        make_call("web_search", '{"query":"cats"}', f"functions.web_search:{i}") for i in (0, 1)
+    ]
+    upstream = ScriptedUpstream(searches, [make_text_item(CITED_TEXT)], [make_text_item("More.")])
     response = run_loop(upstream, context, make_request(TOOL))
     run_loop(upstream, context, make_request(TOOL, QUESTION, *response["output"], QUESTION))
     history = upstream.requests[2]["input"][1:5]
@@ -326,11 +328,13 @@ def test_parallel_searches_with_call_ids_of_kimi_stay_parallel(context: LoopCont
 @check_each("call_type", CLIENT_CALLS)
 def test_call_of_the_client_does_not_split_a_round(context: LoopContext, call_type: str) -> None:
     searches = [make_call("web_search", '{"query":"cats"}', f"call_{i}") for i in (0, 1)]
-    upstream = ScriptedUpstream(searches, [make_text_item(CITED)], [make_text_item("More.")])
+    upstream = ScriptedUpstream(searches, [make_text_item(CITED_TEXT)], [make_text_item("More.")])
     first, second = run_loop(upstream, context, make_request(TOOL))["output"][:2]
     client_call = {"type": call_type, "call_id": "call_c"}
     client_output = {"type": CLIENT_CALLS[call_type], "call_id": "call_c"}
-    run_loop(upstream, context, make_request(TOOL, QUESTION, first, client_call, second, client_output))
+    run_loop(
+        upstream, context, make_request(TOOL, QUESTION, first, client_call, second, client_output)
+    )
     assert [item["type"] for item in upstream.requests[2]["input"][1:]] == [
         "function_call", call_type, "function_call",
         "function_call_output", "function_call_output", CLIENT_CALLS[call_type],

@@ -76,7 +76,7 @@ def test_failed_searches_are_errors() -> None:
 
 
 def test_postponed_searches_are_left_out() -> None:
-    message = answer(make_completed({**SEARCH, "status": "incomplete"}))
+    message = fold_answer(make_completed({**SEARCH, "status": "incomplete"}))
 
     assert [block["type"] for block in message["content"]] == ["text"]
     assert message["usage"].get("server_tool_use") is None
