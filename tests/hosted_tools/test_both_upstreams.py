@@ -175,7 +175,7 @@ def test_search_of_a_messages_client_runs_in_the_forwarder(setup: Setup) -> None
 
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_hosted_calls_beside_calls_of_a_messages_client_are_not_run(
-    engine: str, tmp_path: Path, is_streamed: bool
+    engine_url: str, tmp_path: Path, is_streamed: bool
 ) -> None:
     """The client cannot send them back, so the model would repeat them and their side effects."""
     calls = [
@@ -193,7 +193,7 @@ def test_hosted_calls_beside_calls_of_a_messages_client_are_not_run(
             "FORWARDER_MCP_SERVERS": str(path),
             "FORWARDER_TOOLS_FOR_ALL": "web_search,mcp:house",
             "FORWARDER_WEB_SEARCH": "searxng",
-            "FORWARDER_WEB_SEARCH_URL": engine,
+            "FORWARDER_WEB_SEARCH_URL": engine_url,
         }
         body: Json = {
             "model": "m",
