@@ -15,7 +15,7 @@ from forwarder.server import auth
 from tests.helpers.check_cases import check_each
 
 KEYS = ("key-one", "key-two")
-HERE = {"REMOTE_ADDR": "127.0.0.1"}
+LOCAL = {"REMOTE_ADDR": "127.0.0.1"}
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def use_settings(app: Flask, settings: Settings) -> None:
     app.extensions["forwarder"] = SimpleNamespace(services=services)
 
 
-def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
-    use_settings(app, Settings.from_env({"FORWARDER_API_KEYS": ",".join(known)}))
+def get_client_key(app: Flask, keys: tuple[str, ...], **headers: str) -> str | None:
+    use_settings(app, Settings.from_env({"FORWARDER_API_KEYS": ",".join(keys)}))
     with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
         return auth.require_client_key()
 
 
 @check_each(
-    ("given", "key"),
+    ("headers", "key"),
     [
         ({}, None),
         ({"Authorization": "Bearer abc"}, "abc"),
@@ -50,25 +50,25 @@ def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
     ],
 )
 def test_without_keys_any_key_is_accepted(
-    given: dict[str, str], key: str | None, app: Flask
+    headers: dict[str, str], key: str | None, app: Flask
 ) -> None:
-    assert key_of(app, (), **given) == key
+    assert get_client_key(app, (), **headers) == key
 
 
 @check_each("key", KEYS)
 def test_each_configured_key_is_accepted(key: str, app: Flask) -> None:
-    assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
-    assert key_of(app, KEYS, X_Api_Key=key) == key
+    assert get_client_key(app, KEYS, Authorization=f"Bearer {key}") == key
+    assert get_client_key(app, KEYS, X_Api_Key=key) == key
 
 
-@check_each("given", [{}, {"Authorization": "Bearer key-three"},
+@check_each("headers", [{}, {"Authorization": "Bearer key-three"},
                                    {"api_key": "key-on"}, {"api_key": "schlüssel"}])  # fmt: skip
-def test_other_keys_are_unauthorized(given: dict[str, str], app: Flask) -> None:
+def test_other_keys_are_unauthorized(headers: dict[str, str], app: Flask) -> None:
     with pytest.raises(Unauthorized) as refused:
-        key_of(app, KEYS, **given)
+        get_client_key(app, KEYS, **headers)
 
     assert refused.value.status == 401
-    assert not any(value in refused.value.message for value in given.values())
+    assert not any(value in refused.value.message for value in headers.values())
 
 
 def test_all_keys_are_compared(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_all_keys_are_compared(app: Flask, monkeypatch: pytest.MonkeyPatch) -> N
         return real(a, b)
 
     monkeypatch.setattr(auth.hmac, "compare_digest", counting)
-    key_of(app, KEYS, Authorization="Bearer key-one")
+    get_client_key(app, KEYS, Authorization="Bearer key-one")
 
     assert compared == [b"key-one", b"key-two"]
 
@@ -110,29 +110,29 @@ def get_refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: A
 def test_admin_keys_are_required_if_configured(
     key: str, error: type[ClientError] | None, app: Flask
 ) -> None:
-    assert get_refusal(app, KEYS, key, environ_base=HERE) is error
+    assert get_refusal(app, KEYS, key, environ_base=LOCAL) is error
 
 
 @check_each(
     ("request_", "error"),
     [
-        ({"environ_base": HERE}, None),
+        ({"environ_base": LOCAL}, None),
         ({"environ_base": {"REMOTE_ADDR": "::1"}, "base_url": "http://[::1]:8000"}, None),
         ({"environ_base": {"REMOTE_ADDR": "::ffff:127.0.0.1"}}, None),
         ({"environ_base": {"REMOTE_ADDR": "::ffff:10.0.0.7"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Origin": "http://localhost:3000"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Origin": "http://localhost"}}, None),
-        ({"environ_base": HERE, "headers": {"Origin": "app://obsidian.md"}}, None),
-        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "cross-site"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "same-site"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "none"}}, None),
-        ({"environ_base": HERE, "headers": {"X-Forwarded-Host": "localhost"}}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"Origin": "http://localhost:3000"}}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"Origin": "http://localhost"}}, None),
+        ({"environ_base": LOCAL, "headers": {"Origin": "app://obsidian.md"}}, None),
+        ({"environ_base": LOCAL, "headers": {"Sec-Fetch-Site": "cross-site"}}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"Sec-Fetch-Site": "same-site"}}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"Sec-Fetch-Site": "none"}}, None),
+        ({"environ_base": LOCAL, "headers": {"X-Forwarded-Host": "localhost"}}, Forbidden),
         ({"environ_base": {"REMOTE_ADDR": "10.0.0.7"}}, Forbidden),
         ({"environ_base": {"REMOTE_ADDR": ""}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"X-Forwarded-For": "10.0.0.7"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Origin": "https://evil.example"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Origin": "null"}}, Forbidden),
-        ({"environ_base": HERE, "base_url": "http://rebound.example"}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"X-Forwarded-For": "10.0.0.7"}}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"Origin": "https://evil.example"}}, Forbidden),
+        ({"environ_base": LOCAL, "headers": {"Origin": "null"}}, Forbidden),
+        ({"environ_base": LOCAL, "base_url": "http://rebound.example"}, Forbidden),
     ],
 )
 def test_without_admin_keys_only_local_requests_administer(

@@ -40,7 +40,7 @@ def _draw_the_same_numbers() -> None:
 
 
 class Provider:
-    """Two hosts and two accounts; each account knows only data that was stored with its key."""
+    """Two hosts and two accounts; an account finds only data that was stored with its key."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
@@ -62,8 +62,10 @@ class Provider:
         path = request.url.path.removeprefix("/v1")
         self.calls.append((host, key, path))
         if (host, key) in self.answers:
-            given = self.answers[host, key]
-            return httpx2.Response(given.status_code, headers=given.headers, content=given.content)
+            answer = self.answers[host, key]
+            return httpx2.Response(
+                answer.status_code, headers=answer.headers, content=answer.content
+            )
         if path.startswith("/files"):
             return self.answer_file(request.method, path, key)
         if path == "/models":
@@ -117,7 +119,7 @@ def refuse(status: int, seconds: str | None = None, code: str | None = None) -> 
     return httpx2.Response(status, headers=headers, json={"error": error})
 
 
-def ask(client: FlaskClient, body: Json, **more: Any) -> Any:
+def send(client: FlaskClient, body: Json, **more: Any) -> Any:
     path = "/v1/chat/completions" if "messages" in body else "/v1/responses"
     return client.post(path, json={**body, **more})
 
@@ -127,7 +129,7 @@ def test_requests_are_shared_between_all_keys_and_hosts(serve: Serve) -> None:
     client = serve(provider, **SETTINGS)
 
     for _ in range(60):
-        assert ask(client, CHAT).status_code == 200
+        assert send(client, CHAT).status_code == 200
 
     counted = provider.count("/chat/completions")
     assert set(counted) == set(itertools.product(HOSTS, "12"))
@@ -140,7 +142,7 @@ def test_requests_with_one_cache_key_reach_one_endpoint(serve: Serve, field: str
     client = serve(provider, **SETTINGS)
 
     for _ in range(5):
-        assert ask(client, CHAT, **{field: "session 1"}).status_code == 200
+        assert send(client, CHAT, **{field: "session 1"}).status_code == 200
 
     assert list(provider.count("/chat/completions").values()) == [5]
 
@@ -157,7 +159,7 @@ def test_limited_key_cools_down_and_the_request_goes_on_with_the_other(
     provider.answers["a.test", "1"] = refuse(status, seconds, code)
 
     for _ in range(20):
-        assert ask(client, CHAT).status_code == 200
+        assert send(client, CHAT).status_code == 200
 
     assert provider.count("/chat/completions") == {("a.test", "1"): 1, ("a.test", "2"): 20}
     [first, second] = client.get("/ready?verbose").get_json()["upstreams"]["chat"]["resilience"][
@@ -178,7 +180,7 @@ def test_refused_key_is_reported_and_not_used_again(
     provider.answers["a.test", "2"] = refuse(401, code="invalid_api_key")
 
     for _ in range(20):
-        assert ask(client, CHAT).status_code == 200
+        assert send(client, CHAT).status_code == 200
 
     assert provider.count("/chat/completions") == {("a.test", "2"): 1, ("a.test", "1"): 20}
     assert "key 2 of CHAT_API_KEY" in capsys.readouterr().err
@@ -199,7 +201,7 @@ def test_upstream_without_available_keys_answers_with_its_refusal(
         ("a.test", "2"): refuse(429, "20", "rate_limit_exceeded"),
     }
 
-    answers = [ask(client, CHAT, stream=stream) for _ in range(3)]
+    answers = [send(client, CHAT, stream=stream) for _ in range(3)]
 
     for answer in answers:
         assert answer.status_code == 429
@@ -215,7 +217,7 @@ def test_host_that_is_down_is_replaced_by_the_other(serve: Serve) -> None:
     client = serve(provider, **SETTINGS, CHAT_BREAKER_FAILURES="2")
 
     for _ in range(20):
-        assert ask(client, CHAT).status_code == 200
+        assert send(client, CHAT).status_code == 200
 
     state = client.get("/ready?verbose").get_json()["upstreams"]["chat"]
     assert state["reachable"] is True
@@ -233,7 +235,7 @@ def test_log_and_metrics_name_the_endpoint_by_its_positions(
     provider.answers["a.test", "1"] = refuse(429, "30")
 
     for _ in range(20):
-        ask(client, CHAT)
+        send(client, CHAT)
 
     logged = capsys.readouterr().err
     lines = [line for line in map(json.loads, logged.splitlines()) if "status" in line]
@@ -253,7 +255,7 @@ def test_log_of_an_upstream_with_one_endpoint_names_none(
         Provider(), CHAT_BASE_URL="http://a.test/v1", CHAT_API_KEY=KEYS[0], CHAT_PROVIDER="openai"
     )
 
-    assert ask(client, CHAT).status_code == 200
+    assert send(client, CHAT).status_code == 200
 
     assert '"endpoint"' not in capsys.readouterr().err
     assert "endpoint_answers_total{" not in client.get("/metrics").get_data(as_text=True)
@@ -268,7 +270,7 @@ def test_response_is_continued_at_the_key_that_stores_it(serve: Serve) -> None:
     for _ in range(8):
         previous = None
         for _ in range(3):
-            answer = ask(client, RESPONSES, previous_response_id=previous)
+            answer = send(client, RESPONSES, previous_response_id=previous)
             assert answer.status_code == 200, answer.get_data()
             previous = answer.get_json()["id"]
 
@@ -277,14 +279,14 @@ def test_response_is_continued_at_the_key_that_stores_it(serve: Serve) -> None:
     assert {key for _, key in provider.count("/responses")} == {"1", "2"}
 
 
-def test_history_is_sent_whole_to_another_key_while_the_first_cools_down(serve: Serve) -> None:
+def test_complete_history_is_sent_to_another_key_during_a_cooldown(serve: Serve) -> None:
     provider = Provider()
     client = serve(provider, **{**SETTINGS, "RESPONSES_BASE_URL": "http://a.test/v1"})
-    first = ask(client, RESPONSES).get_json()["id"]
-    keeper = provider.stored[first]
-    provider.answers["a.test", keeper] = refuse(429, "30")
+    first = send(client, RESPONSES).get_json()["id"]
+    storing_key = provider.stored[first]
+    provider.answers["a.test", storing_key] = refuse(429, "30")
 
-    answer = ask(client, RESPONSES, previous_response_id=first)
+    answer = send(client, RESPONSES, previous_response_id=first)
 
     assert answer.status_code == 200
     assert "previous_response_id" not in provider.bodies[-1]
@@ -300,7 +302,7 @@ def test_request_with_a_file_goes_where_the_file_is(serve: Serve) -> None:
     content = [{"role": "user", "content": [{"type": "input_file", "file_id": name}]}]
 
     for _ in range(8):
-        assert ask(client, {"model": "responses/m", "input": content}).status_code == 200
+        assert send(client, {"model": "responses/m", "input": content}).status_code == 200
 
     assert provider.stored[name] == "1"
     assert provider.count("/responses") == {("a.test", "1"): 8}
@@ -314,7 +316,7 @@ def test_chat_request_with_a_file_goes_where_the_file_is(serve: Serve) -> None:
     messages = [{"role": "user", "content": [{"type": "file", "file": {"file_id": name}}]}]
 
     for _ in range(8):
-        assert ask(client, {"model": "responses/m", "messages": messages}).status_code == 200
+        assert send(client, {"model": "responses/m", "messages": messages}).status_code == 200
 
     assert provider.count("/responses") == {("a.test", "1"): 8}
 
@@ -325,8 +327,8 @@ def test_conversations_of_messages_clients_keep_their_endpoint(serve: Serve) -> 
     body = {"model": "chat/m", "max_tokens": 9, "messages": CHAT["messages"]}
 
     for _ in range(8):
-        asked = {**body, "metadata": {"user_id": "user_1_session_1"}}
-        assert client.post("/v1/messages", json=asked).status_code == 200
+        request_body = {**body, "metadata": {"user_id": "user_1_session_1"}}
+        assert client.post("/v1/messages", json=request_body).status_code == 200
 
     assert list(provider.count("/chat/completions").values()) == [8]
 
@@ -351,8 +353,8 @@ def test_group_is_listed_and_serves_both_protocols(serve: Serve) -> None:
     assert {"id": "fast", "object": "model", "created": 0, "owned_by": "group"} in listed
     assert client.get("/v1/models/fast").get_json()["owned_by"] == "group"
     for _ in range(20):
-        assert ask(client, CHAT, model="fast").status_code == 200
-        assert ask(client, RESPONSES, model="fast").status_code == 200
+        assert send(client, CHAT, model="fast").status_code == 200
+        assert send(client, RESPONSES, model="fast").status_code == 200
 
     assert {body["model"] for body in provider.bodies} == {"one", "two"}
     assert len(provider.bodies) == 40
@@ -371,8 +373,8 @@ def test_next_member_of_a_group_serves_when_one_is_limited(serve: Serve) -> None
     provider.answers["a.test", "1"] = refuse(429, "30")
 
     for _ in range(3):
-        assert ask(client, CHAT, model="fast").status_code == 200
+        assert send(client, CHAT, model="fast").status_code == 200
 
     assert provider.count("/chat/completions") == {("a.test", "1"): 1}
     assert provider.count("/responses") == {("b.test", "2"): 3}
-    assert ask(client, CHAT).status_code == 429
+    assert send(client, CHAT).status_code == 429

@@ -38,16 +38,28 @@ def answer(request: httpx2.Request) -> httpx2.Response:
             "status": "completed",
             "output": [thought, message],
         }
-        whole: Any = response
+        whole_answer: Any = response
         events: list[Any] = [{"type": "response.completed", "response": response}]
     else:
-        said = {"role": "assistant", "reasoning_content": "Hm.", "content": "Hi"}
+        reply = {"role": "assistant", "reasoning_content": "Hm.", "content": "Hi"}
         choice = {"index": 0, "finish_reason": "stop"}
-        whole = {"id": "c", "object": "chat.completion", "choices": [{**choice, "message": said}]}
+        whole_answer = {
+            "id": "c",
+            "object": "chat.completion",
+            "choices": [{**choice, "message": reply}],
+        }
         events = [
-            {"id": "c", "object": "chat.completion.chunk", "choices": [{**choice, "delta": said}]}
+            {
+                "id": "c",
+                "object": "chat.completion.chunk",
+                "choices": [{**choice, "delta": reply}],
+            }
         ]
-    return make_stream_response(*events) if body.get("stream") else httpx2.Response(200, json=whole)
+    return (
+        make_stream_response(*events)
+        if body.get("stream")
+        else httpx2.Response(200, json=whole_answer)
+    )
 
 
 @pytest.fixture
@@ -101,16 +113,16 @@ def test_a_base_path_chooses_the_form_of_a_responses_client(
 
 
 @check_each(
-    ("asked", "forms"), [({}, ["content"]), ({"reasoning": {"summary": "auto"}}, ["summary"])]
+    ("parameters", "forms"), [({}, ["content"]), ({"reasoning": {"summary": "auto"}}, ["summary"])]
 )
 def test_a_responses_client_gets_a_summary_if_it_asks_for_one(
-    asked: dict[str, Any], forms: list[str], client: FlaskClient
+    parameters: dict[str, Any], forms: list[str], client: FlaskClient
 ) -> None:
-    assert forms_of(client, "/v1/responses", **asked) == forms
-    assert forms_of(client, "/think/v1/responses", **asked) == forms
+    assert forms_of(client, "/v1/responses", **parameters) == forms
+    assert forms_of(client, "/think/v1/responses", **parameters) == forms
 
 
-def test_background_work_is_of_the_base_path_s_style(client: FlaskClient) -> None:
+def test_background_work_uses_the_style_of_the_base_path(client: FlaskClient) -> None:
     queued = client.post("/both/v1/responses", json={**RESPONSES, "background": True}).get_json()
 
     events = client.get(f"/v1/responses/{queued['id']}?stream=true").text
@@ -137,7 +149,7 @@ def test_json_is_never_mixed_with_reasoning(
         assert ('"reasoning_content":"Hm."' in got.text) == bool(headers and base in ("", "/auto"))
 
 
-def test_the_header_goes_before_the_base_path_and_that_before_the_key(serve: Serve) -> None:
+def test_style_of_header_overrides_base_path_and_that_overrides_key(serve: Serve) -> None:
     client = serve(
         answer,
         FORWARDER_API_KEYS="k1,k2",
@@ -206,7 +218,7 @@ def test_no_route_begins_like_a_base_path() -> None:
     assert heads.isdisjoint(ALL_STYLES)
 
 
-def test_a_dry_run_is_of_the_base_path_s_style(client: FlaskClient) -> None:
+def test_dry_run_uses_the_style_of_the_base_path(client: FlaskClient) -> None:
     got = client.post("/summary/forwarder/translate?from=responses", json=RESPONSES)
     assert got.status_code == 200
     refused = client.post(
@@ -272,14 +284,17 @@ def test_routes_answer_with_and_without_the_prefix(demo: FlaskClient, path: str)
 @check_each("base", ["", "/", "/v1", "/v1/", "//v1", "/v1/v1", "/openai/v1", "/openai/v1/v1/"])
 @check_each("end", ["", "/", "//"])
 def test_every_base_url_leads_to_the_same_route(base: str, end: str, demo: FlaskClient) -> None:
-    def ask(method: str, route: str, **given: Any) -> tuple[int, str]:
+    def send(method: str, route: str, **options: Any) -> tuple[int, str]:
         path = {"PATH_INFO": f"{base}{route}{end}"}  # in a URL, "//chat" would be a host
-        got = demo.open("/", method=method, environ_overrides=path, **given)
+        got = demo.open("/", method=method, environ_overrides=path, **options)
         return got.status_code, got.get_json().get("object")
 
-    assert ask("POST", "/chat/completions", json=CHAT) == (200, "chat.completion")
-    assert ask("POST", "/responses", json={"model": "m", "input": "Hello"}) == (200, "response")
-    assert ask("GET", "/models") == (200, "list")
+    assert send("POST", "/chat/completions", json=CHAT) == (200, "chat.completion")
+    assert send("POST", "/responses", json={"model": "m", "input": "Hello"}) == (
+        200,
+        "response",
+    )
+    assert send("GET", "/models") == (200, "list")
 
 
 def test_other_paths_are_still_not_found(demo: FlaskClient) -> None:

@@ -16,17 +16,17 @@ ANSWER = {
     ],
 }
 CHAT = {"model": "chat/m", "messages": [{"role": "user", "content": "Hello"}]}
-HERE = "http://127.0.0.1:8000"
+LOCAL_ORIGIN = "http://127.0.0.1:8000"
 
 
 class Upstream:
     """A mock upstream that counts requests."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.request_count = 0
 
     def __call__(self, _: httpx2.Request) -> httpx2.Response:
-        self.asked += 1
+        self.request_count += 1
         return httpx2.Response(200, json=ANSWER)
 
 
@@ -39,10 +39,10 @@ def read_refusal(
     serve: Serve, upstream: Upstream, headers: dict[str, str], **environment: str
 ) -> str:
     """Return the error code for a request with these headers, or ""."""
-    upstream.asked = 0
+    upstream.request_count = 0
     got = serve(upstream, **environment).post("/v1/chat/completions", json=CHAT, headers=headers)
     code = got.get_json()["error"]["code"] if got.status_code == 403 else ""
-    assert (got.status_code, upstream.asked) in ((403, 0), (200, 1))
+    assert (got.status_code, upstream.request_count) in ((403, 0), (200, 1))
     return str(code)
 
 
@@ -56,11 +56,11 @@ def read_refusal(
     ],
 )
 def test_own_hosts_are_served(host: str, serve: Serve, upstream: Upstream) -> None:
-    own = {
+    settings = {
         "FORWARDER_HOSTS": "llm.example, *.lan",
         "FORWARDER_PUBLIC_URL": "https://public.example/below",
     }
-    assert read_refusal(serve, upstream, {"Host": host}, **own) == ""
+    assert read_refusal(serve, upstream, {"Host": host}, **settings) == ""
 
 
 @check_each(
@@ -74,11 +74,11 @@ def test_own_hosts_are_served(host: str, serve: Serve, upstream: Upstream) -> No
     ],
 )
 def test_other_hosts_are_refused(host: str, serve: Serve, upstream: Upstream) -> None:
-    own = {
+    settings = {
         "FORWARDER_HOSTS": "llm.example, *.lan",
         "FORWARDER_PUBLIC_URL": "https://public.example/below",
     }
-    assert read_refusal(serve, upstream, {"Host": host}, **own) == "host_not_allowed"
+    assert read_refusal(serve, upstream, {"Host": host}, **settings) == "host_not_allowed"
 
 
 def test_setting_allows_every_host(serve: Serve, upstream: Upstream) -> None:
@@ -101,9 +101,9 @@ def test_headers_of_proxies_name_no_host(name: str, serve: Serve, upstream: Upst
         ({"Sec-Fetch-Site": "same-origin"}, ""),
         ({"Sec-Fetch-Site": "same-site"}, ""),
         ({"Sec-Fetch-Site": "cross-site"}, "origin_not_allowed"),
-        ({"Origin": HERE}, ""),
-        ({"Origin": HERE, "Sec-Fetch-Site": "same-origin"}, ""),
-        ({"Origin": HERE, "Sec-Fetch-Site": "cross-site"}, "origin_not_allowed"),
+        ({"Origin": LOCAL_ORIGIN}, ""),
+        ({"Origin": LOCAL_ORIGIN, "Sec-Fetch-Site": "same-origin"}, ""),
+        ({"Origin": LOCAL_ORIGIN, "Sec-Fetch-Site": "cross-site"}, "origin_not_allowed"),
         ({"Origin": "https://evil.example"}, "origin_not_allowed"),
         ({"Origin": "http://127.0.0.1:3000"}, "origin_not_allowed"),
         ({"Origin": "http://127.0.0.1"}, "origin_not_allowed"),
@@ -114,7 +114,7 @@ def test_headers_of_proxies_name_no_host(name: str, serve: Serve, upstream: Upst
         ({"Origin": "app"}, "origin_not_allowed"),
         ({"Origin": "https://app"}, "origin_not_allowed"),
         ({"Origin": "chrome-extension://abc"}, "origin_not_allowed"),
-        ({"Origin": f"{HERE}, https://evil.example"}, "origin_not_allowed"),
+        ({"Origin": f"{LOCAL_ORIGIN}, https://evil.example"}, "origin_not_allowed"),
         (
             {"Origin": "https://evil.example", "X-Forwarded-Host": "evil.example"},
             "origin_not_allowed",
@@ -149,8 +149,8 @@ def test_pages_of_other_origins_are_refused(
 def test_own_origins_are_served(
     host: str, origin: str, code: str, serve: Serve, upstream: Upstream
 ) -> None:
-    own = {"FORWARDER_HOSTS": "llm.example", "FORWARDER_PUBLIC_URL": "https://public.example"}
-    assert read_refusal(serve, upstream, {"Host": host, "Origin": origin}, **own) == code
+    settings = {"FORWARDER_HOSTS": "llm.example", "FORWARDER_PUBLIC_URL": "https://public.example"}
+    assert read_refusal(serve, upstream, {"Host": host, "Origin": origin}, **settings) == code
 
 
 @check_each(
@@ -170,7 +170,7 @@ def test_pages_of_listed_origins_are_served(
     assert read_refusal(serve, upstream, headers, FORWARDER_CORS_ORIGINS=origins) == code
 
 
-def test_a_listed_origin_does_not_excuse_the_host(serve: Serve, upstream: Upstream) -> None:
+def test_listed_origin_does_not_allow_other_hosts(serve: Serve, upstream: Upstream) -> None:
     headers = {"Host": "rebound.example", "Origin": "https://chat.example"}
     listed = {"FORWARDER_CORS_ORIGINS": "https://chat.example"}
     assert read_refusal(serve, upstream, headers, **listed) == "host_not_allowed"
@@ -191,7 +191,7 @@ def test_every_route_is_guarded(path: str, serve: Serve, upstream: Upstream) -> 
 
     assert client.get(path, headers={"Host": "rebound.example"}).status_code == 403
     assert client.get(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    assert upstream.asked == 0
+    assert upstream.request_count == 0
 
 
 NAVIGATION = {

@@ -26,7 +26,7 @@ print(bool(left))
 
 
 @check_each(
-    ("act", "noticed"),
+    ("action", "noticed"),
     [
         ("client.close()", True),
         ("client.sendall(b'GET / HTTP/1.1')", False),
@@ -36,8 +36,8 @@ print(bool(left))
     ids=["hangs up", "sends its next request", "waits", "hangs up afterwards"],
 )
 @pytest.mark.live
-def test_only_a_disconnect_calls_back(act: str, noticed: bool) -> None:
-    program = PROGRAM.format(act=act)
+def test_callback_runs_only_after_a_disconnect(action: str, noticed: bool) -> None:
+    program = PROGRAM.format(act=action)
 
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20

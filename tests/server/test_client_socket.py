@@ -62,15 +62,15 @@ def connect(limits: ClientLimits) -> Iterator[Pair]:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    with connect(LIMITS) as made:
-        yield made
+    with connect(LIMITS) as new_pair:
+        yield new_pair
 
 
 @pytest.fixture
-def hasty() -> Iterator[Pair]:
+def hasty_pair() -> Iterator[Pair]:
     """A connection with short limits."""
-    with connect(SHORT_LIMITS) as made:
-        yield made
+    with connect(SHORT_LIMITS) as new_pair:
+        yield new_pair
 
 
 def make_length_header(count: int) -> str:
@@ -83,25 +83,25 @@ CHUNKED = "Transfer-Encoding: chunked"
 # -- head ------------------------------------------------------------------------------------------
 
 
-def test_late_head_is_treated_as_disconnect(hasty: Pair) -> None:
-    hasty.client.sendall(b"GET / HT")
+def test_late_head_is_treated_as_disconnect(hasty_pair: Pair) -> None:
+    hasty_pair.client.sendall(b"GET / HT")
 
-    assert hasty.server.recv(99) == b"GET / HT"
-    assert hasty.server.recv(99) == b""
+    assert hasty_pair.server.recv(99) == b"GET / HT"
+    assert hasty_pair.server.recv(99) == b""
 
 
-def test_the_limit_for_the_head_ends_with_the_first_request(hasty: Pair) -> None:
-    hasty.read_request()
+def test_the_limit_for_the_head_ends_with_the_first_request(hasty_pair: Pair) -> None:
+    hasty_pair.read_request()
     time.sleep(SHORT_LIMITS.head_timeout + 0.05)
-    hasty.client.sendall(b"GET")
+    hasty_pair.client.sendall(b"GET")
 
-    assert hasty.server.recv(99) == b"GET"
+    assert hasty_pair.server.recv(99) == b"GET"
 
 
 # -- body ------------------------------------------------------------------------------------------
 
 
-def test_a_request_without_a_body_has_none_to_limit(pair: Pair) -> None:
+def test_request_without_a_body_gets_no_body_limit(pair: Pair) -> None:
     request, body = pair.read_request()
 
     assert body is None
@@ -115,7 +115,7 @@ def test_a_request_without_a_body_has_none_to_limit(pair: Pair) -> None:
         (CHUNKED, b"4\r\nabcd\r\n2;x=y\r\nef\r\n0\r\nT: x\r\n\r\n"),
     ],
 )
-def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> None:
+def test_body_is_read_unchanged(header: str, sent: bytes, pair: Pair) -> None:
     request, body = pair.open_body(header)
     pair.client.sendall(sent)
 
@@ -125,20 +125,20 @@ def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> 
     assert not request.must_close
 
 
-def test_no_limit_applies_after_the_body(hasty: Pair) -> None:
-    _, body = hasty.open_body(make_length_header(2))
-    hasty.client.sendall(b"{}")
+def test_no_limit_applies_after_the_body(hasty_pair: Pair) -> None:
+    _, body = hasty_pair.open_body(make_length_header(2))
+    hasty_pair.client.sendall(b"{}")
     body.read()
     time.sleep(SHORT_LIMITS.body_timeout + 0.05)
-    hasty.client.sendall(b"next")
+    hasty_pair.client.sendall(b"next")
 
-    assert hasty.server.recv(99) == b"next"
+    assert hasty_pair.server.recv(99) == b"next"
 
 
 @pytest.mark.parametrize("header", [make_length_header(6), CHUNKED])
-def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, hasty: Pair) -> None:
-    _, body = hasty.open_body(header)
-    hasty.client.sendall(b"1\r\n")
+def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, hasty_pair: Pair) -> None:
+    _, body = hasty_pair.open_body(header)
+    hasty_pair.client.sendall(b"1\r\n")
 
     with pytest.raises(RequestBodyError, match="FORWARDER_BODY_TIMEOUT") as raised:
         body.read()
@@ -148,7 +148,7 @@ def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, hasty: Pair) 
     assert not body.skip_rest()
 
 
-def test_a_body_that_goes_on_arriving_has_more_time() -> None:
+def test_deadline_is_extended_while_the_body_arrives() -> None:
     limits = LIMITS._replace(body_timeout=0.3)
     count = 4 * 16_000
     with connect(limits) as pair:
@@ -194,7 +194,7 @@ def test_malformed_chunks_are_a_400(sent: bytes, pair: Pair) -> None:
 # -- unread bodies ---------------------------------------------------------------------------------
 
 
-def test_a_short_rest_is_skipped(pair: Pair) -> None:
+def test_short_unread_body_is_skipped(pair: Pair) -> None:
     request, body = pair.open_body(make_length_header(1000))
     pair.client.sendall(b"x" * 1000)
     body.read(10)
@@ -203,21 +203,21 @@ def test_a_short_rest_is_skipped(pair: Pair) -> None:
     assert body.skip_rest()
 
 
-def test_missing_rest_ends_the_connection(hasty: Pair) -> None:
-    _, body = hasty.open_body(make_length_header(1000))
+def test_unread_body_that_does_not_arrive_ends_the_connection(hasty_pair: Pair) -> None:
+    _, body = hasty_pair.open_body(make_length_header(1000))
 
     assert not body.skip_rest()
 
 
 @pytest.mark.parametrize("header", [make_length_header(MAX_SKIPPED_BYTES + 1), CHUNKED])
-def test_long_rest_is_not_read_and_closes_the_connection(header: str, pair: Pair) -> None:
+def test_long_unread_body_closes_the_connection(header: str, pair: Pair) -> None:
     request, body = pair.open_body(header)
 
     assert request.must_close
     assert not body.skip_rest()
 
 
-def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
+def test_connection_close_of_the_request_is_kept(pair: Pair) -> None:
     request, body = pair.open_body(CHUNKED, "Connection: close")
     pair.client.sendall(b"0\r\n\r\n")
 
@@ -228,7 +228,7 @@ def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
 # -- response --------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_sent_whole_to_a_slow_client() -> None:
+def test_slow_client_gets_the_complete_answer() -> None:
     sent, received = b"x" * 3_000_000, 0
     with connect(LIMITS._replace(send_timeout=0.3)) as pair:
         pair.read_request()
@@ -243,12 +243,12 @@ def test_an_answer_is_sent_whole_to_a_slow_client() -> None:
 
 
 def test_client_that_does_not_read_is_disconnected(
-    hasty: Pair, caplog: pytest.LogCaptureFixture
+    hasty_pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "forwarder")
-    hasty.read_request()
+    hasty_pair.read_request()
     with pytest.raises(BrokenPipeError):
-        hasty.server.sendall(b"x" * 10_000_000)
+        hasty_pair.server.sendall(b"x" * 10_000_000)
     (record,) = caplog.records
     assert (record.name, vars(record)["event"]) == ("forwarder.server", "client_send_timeout")
 
@@ -287,7 +287,7 @@ def test_a_client_that_reads_too_slowly_is_disconnected() -> None:
     assert read > 0
 
 
-def test_a_slow_client_that_is_fast_enough_reads_all(pair: Pair) -> None:
+def test_client_above_the_minimum_rate_gets_the_complete_answer(pair: Pair) -> None:
     pair.read_request()
     pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
     read = 0

@@ -79,7 +79,7 @@ def test_codings_are_undone_in_reverse_order() -> None:
 
 
 @check_each("coding", ["gzip", "zstd"])
-def test_several_streams_behind_each_other_are_one_body(coding: str) -> None:
+def test_concatenated_streams_are_one_body(coding: str) -> None:
     encode = ENCODERS[coding]
     data = encode(b"one ") + encode(b"") + encode(b"two ") + encode(TEXT)
     assert decode(data, coding) == b"one two " + TEXT
@@ -95,16 +95,16 @@ def test_an_empty_body_stays_empty(coding: str) -> None:
 @every_compression
 @check_each("source", [io.BytesIO, Trickle])
 def test_a_body_that_ends_too_early_is_refused(coding: str, source: type[io.BytesIO]) -> None:
-    whole = ENCODERS[coding](NOISE[:4000])
-    for end in (1, 5, 2000, len(whole) - 1):
+    compressed = ENCODERS[coding](NOISE[:4000])
+    for end in (1, 5, 2000, len(compressed) - 1):
         with pytest.raises(InvalidRequest) as raised:
-            decode(whole[:end], coding, source=source)
+            decode(compressed[:end], coding, source=source)
         assert raised.value.code == "invalid_content_encoding"
 
 
 @every_compression
 @check_each("source", [io.BytesIO, Trickle])
-def test_data_behind_the_end_is_refused(coding: str, source: type[io.BytesIO]) -> None:
+def test_data_after_the_end_of_the_stream_is_refused(coding: str, source: type[io.BytesIO]) -> None:
     with pytest.raises(InvalidRequest):
         decode(ENCODERS[coding](b"{}") + b"and more", coding, source=source)
 
@@ -137,19 +137,19 @@ def test_a_decompression_bomb_is_refused_before_it_is_decompressed(coding: str) 
         tracemalloc.stop()
 
 
-def test_a_bomb_in_the_middle_of_several_codings_is_refused() -> None:
+def test_decompression_bomb_in_an_inner_coding_is_refused() -> None:
     empty = bytearray(gzip.compress(b""))
     empty[3] = 8  # a file name follows the header
-    named = bytes(empty[:10]) + b"n" * (2 * 2**20) + b"\0" + bytes(empty[10:])
-    assert decode(named, "gzip", 2**22) == b""
-    bomb = zstd.compress(named)
+    gzip_with_long_name = bytes(empty[:10]) + b"n" * (2 * 2**20) + b"\0" + bytes(empty[10:])
+    assert decode(gzip_with_long_name, "gzip", 2**22) == b""
+    bomb = zstd.compress(gzip_with_long_name)
     assert len(bomb) < 10_000
     with pytest.raises(TooLarge):
         decode(bomb, "gzip, zstd", 2**20)
 
 
 @check_each("coding", ["gzip", "zstd"])
-def test_a_body_of_countless_empty_streams_is_refused(coding: str) -> None:
+def test_body_of_too_many_empty_streams_is_refused(coding: str) -> None:
     empty = ENCODERS[coding](b"")
     with pytest.raises(InvalidRequest, match="too many parts"):
         decode(empty * 20_000, coding)

@@ -47,18 +47,18 @@ def test_items_without_ids_get_distinct_ids(demo: FlaskClient) -> None:
 
 
 def test_items_can_be_deleted_while_paging(demo: FlaskClient) -> None:
-    given = [{"role": "user", "content": str(i)} for i in range(5)]
-    at = "/v1/conversations/" + demo.post("/v1/conversations", json={"items": given}).json["id"]
-    seen, after = [], ""
+    items = [{"role": "user", "content": str(i)} for i in range(5)]
+    at = "/v1/conversations/" + demo.post("/v1/conversations", json={"items": items}).json["id"]
+    texts, after = [], ""
     while True:
         page = demo.get(f"{at}/items?limit=2{after}").get_json()
         for item in page["data"]:
-            seen.append(item["content"][0]["text"])
+            texts.append(item["content"][0]["text"])
             assert demo.delete(f"{at}/items/{item['id']}").status_code == 200
         if not page["has_more"]:
             break
         after = f"&after={page['last_id']}"
-    assert seen == [*"43210"]
+    assert texts == [*"43210"]
     got = demo.get(f"{at}/items?after=nobody")
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")
 

@@ -59,7 +59,7 @@ def test_no_origin_is_allowed_by_default(serve: Serve) -> None:
         (PAGE, "", None),
     ],
 )
-def test_pages_of_these_origins_are_allowed(
+def test_configured_origins_are_allowed(
     origins: str, origin: str, allowed: str | None, serve: Serve
 ) -> None:
     client = serve(answer, FORWARDER_CORS_ORIGINS=origins)

@@ -23,7 +23,7 @@ def answer(_: httpx2.Request) -> httpx2.Response:
     return make_stream_response(DELTA, STOP)
 
 
-def ask(client: FlaskClient, **more: Any) -> None:
+def send(client: FlaskClient, **more: Any) -> None:
     client.post("/v1/responses", json={"model": "chat/m", "input": "hi", **more}, buffered=True)
 
 
@@ -35,7 +35,7 @@ def read_captures(client: FlaskClient, **headers: str) -> list[Any]:
 
 def test_captures_are_off_by_default(serve: Serve, tmp_path: Path) -> None:
     client = serve(answer)
-    ask(client)
+    send(client)
 
     for path in (PATH, f"{PATH}/x"):
         got = client.get(path)
@@ -79,10 +79,10 @@ def test_capture_contains_the_base_path(serve: Serve) -> None:
     assert record["client"]["request"]["path"] == "/think/v1/chat/completions"
 
 
-@pytest.mark.parametrize("where", ["memory", "files"])
-def test_capture_has_client_and_upstream_side(where: str, serve: Serve, tmp_path: Path) -> None:
-    client = serve(answer, FORWARDER_CAPTURE=where if where == "memory" else f"{tmp_path}/x")
-    ask(client, stream=True, logit_bias={"1": 1}, user="me")
+@pytest.mark.parametrize("storage", ["memory", "files"])
+def test_capture_has_client_and_upstream_side(storage: str, serve: Serve, tmp_path: Path) -> None:
+    client = serve(answer, FORWARDER_CAPTURE=storage if storage == "memory" else f"{tmp_path}/x")
+    send(client, stream=True, logit_bias={"1": 1}, user="me")
 
     (found,) = read_captures(client)
     assert found["exchange"]["upstream"] == "chat"
@@ -93,14 +93,14 @@ def test_capture_has_client_and_upstream_side(where: str, serve: Serve, tmp_path
     assert [e.get("data") for e in found["upstream"][0]["answer"]["events"]] == [DELTA, STOP, None]
     kinds = [e["data"]["type"] for e in found["client"]["answer"]["events"]]
     assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
-    assert client.get(PATH).json["shared"] is (where == "files")
+    assert client.get(PATH).json["shared"] is (storage == "files")
     assert client.get(PATH).headers["Cache-Control"] == "no-store"
 
 
 def test_captures_are_listed_newest_first_up_to_the_limit(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_CAPTURE_COUNT="3")
     for number in range(5):
-        ask(client, metadata={"n": str(number)})
+        send(client, metadata={"n": str(number)})
 
     bodies = [each["client"]["request"]["body"] for each in read_captures(client)]
     assert sorted(body["metadata"]["n"] for body in bodies) == ["2", "3", "4"]
@@ -108,7 +108,7 @@ def test_captures_are_listed_newest_first_up_to_the_limit(serve: Serve) -> None:
 
 
 @check_each("limit", ["0", "-1", "1001", "x", "", "\N{ARABIC-INDIC DIGIT ONE}"])
-def test_a_limit_is_a_number(limit: str, serve: Serve) -> None:
+def test_limit_of_the_list_must_be_a_number(limit: str, serve: Serve) -> None:
     got = serve(answer, FORWARDER_CAPTURE="memory").get(PATH, query_string={"limit": limit})
 
     assert (got.status_code, got.json["error"]["param"]) == (400, "limit")
@@ -148,19 +148,19 @@ def test_rejected_requests_are_captured(
 
 def test_unauthorized_requests_are_not_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_API_KEYS="sk-client")
-    ask(client)
+    send(client)
 
     assert read_captures(client) == []
 
 
 def test_rate_limited_requests_are_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_RATE_LIMIT_REQUESTS="1/day")
-    ask(client)
-    ask(client)
+    send(client)
+    send(client)
 
-    (over, _) = read_captures(client)
-    assert over["exchange"]["status"] == 429
-    assert "body" not in over["client"]["request"]
+    (limited, _) = read_captures(client)
+    assert limited["exchange"]["status"] == 429
+    assert "body" not in limited["client"]["request"]
 
 
 @pytest.mark.usefixtures("_short_backoff")
@@ -169,7 +169,7 @@ def test_every_attempt_is_captured(serve: Serve) -> None:
         [httpx2.Response(500, json={"error": {"message": "no"}}), make_stream_response(DELTA, STOP)]
     )
     client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
-    ask(client)
+    send(client)
 
     (found,) = read_captures(client)
     assert [each["answer"]["status"] for each in found["upstream"]] == [500, 200]
@@ -186,7 +186,7 @@ def test_aborted_response_is_captured_partially(serve: Serve) -> None:
         return httpx2.Response(200, content=pieces())
 
     client = serve(break_stream, FORWARDER_CAPTURE="memory")
-    ask(client, stream=True)
+    send(client, stream=True)
 
     (found,) = read_captures(client)
     assert found["exchange"]["error"] == "upstream_disconnected"
@@ -208,7 +208,7 @@ def test_disconnect_is_captured_with_the_sent_part(serve: Serve) -> None:
 
 def test_dropped_parameters_are_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
-    ask(client, tools=[{"type": "web_search"}])
+    send(client, tools=[{"type": "web_search"}])
 
     (found,) = read_captures(client)
     assert list(found["dropped"])
@@ -227,7 +227,7 @@ def test_stored_objects_and_files_are_not_captured(serve: Serve) -> None:
 def test_capture_of_a_continued_response_includes_its_history(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     first = client.post("/v1/responses", json={"model": "chat/m", "input": "one"}).json["id"]
-    ask(client, previous_response_id=first)
+    send(client, previous_response_id=first)
 
     found = read_captures(client)[0]
     assert [each["role"] for each in found["client"]["resumed"]["body"]["input"]] == [
@@ -239,7 +239,7 @@ def test_background_work_has_its_own_capture(serve: Serve) -> None:
     import time
 
     client = serve(answer, FORWARDER_CAPTURE="memory")
-    ask(client, background=True)
+    send(client, background=True)
     deadline = time.monotonic() + 5
     while len(found := read_captures(client)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -282,9 +282,9 @@ def test_a_request_is_shown_and_not_sent(
     got = serve(refuse_calls).post(path, json=body)
 
     assert got.status_code == 200
-    told = got.get_json()
-    assert (told["client"], told["upstream"]["protocol"]) == (client, protocol)
-    assert told["request"]["model"] == "m"
+    report = got.get_json()
+    assert (report["client"], report["upstream"]["protocol"]) == (client, protocol)
+    assert report["request"]["model"] == "m"
 
 
 def test_dropped_parameters_are_in_the_header(demo: FlaskClient) -> None:
@@ -329,15 +329,15 @@ def test_dry_run_needs_a_key(serve: Serve) -> None:
     client = serve(refuse_calls, FORWARDER_API_KEYS="k")
 
     assert client.post("/forwarder/translate", json=CHAT).status_code == 401
-    opened = client.post("/forwarder/translate", json=CHAT, headers={"Authorization": "Bearer k"})
-    assert opened.status_code == 200
+    response = client.post("/forwarder/translate", json=CHAT, headers={"Authorization": "Bearer k"})
+    assert response.status_code == 200
 
 
 def test_a_reference_is_resolved_as_in_a_real_request(demo: FlaskClient) -> None:
-    answered = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
-    message = answered["output"][-1]
+    response = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
+    message = response["output"][-1]
     history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": message["id"]}]
 
-    told = demo.post("/forwarder/translate", json={"model": "demo", "input": history}).get_json()
+    report = demo.post("/forwarder/translate", json={"model": "demo", "input": history}).get_json()
 
-    assert told["request"]["messages"][-1]["role"] == "assistant"
+    assert report["request"]["messages"][-1]["role"] == "assistant"

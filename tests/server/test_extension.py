@@ -24,15 +24,13 @@ def app(services: Services) -> Flask:
     return make_app(services)
 
 
-def test_the_current_application_has_the_services_it_was_made_with(
-    app: Flask, services: Services
-) -> None:
+def test_services_of_the_current_application_are_found(app: Flask, services: Services) -> None:
     with app.app_context():
         assert get_services() is services
         assert get_gateway() is get_extension(app).gateway
 
 
-def test_two_applications_have_their_own(app: Flask) -> None:
+def test_two_applications_have_separate_services(app: Flask) -> None:
     with Services.build(Settings.from_env({})) as others:
         with make_app(others).app_context():
             assert get_services() is others
@@ -40,7 +38,9 @@ def test_two_applications_have_their_own(app: Flask) -> None:
             assert get_services() is not others
 
 
-def test_gunicorn_s_worker_finds_its_names(app: Flask, services: Services) -> None:
+def test_extension_has_the_attributes_that_the_gunicorn_worker_reads(
+    app: Flask, services: Services
+) -> None:
     forwarder = app.extensions["forwarder"]
 
     assert forwarder.settings is services.settings

@@ -52,9 +52,12 @@ def test_each_request_goes_to_the_upstream_that_speaks_responses(
     got = make_client(serve, upstream).open(f"{prefix}{path}?limit=2&after=a%20b", method=method)
 
     assert (got.status_code, got.get_json()) == (200, {"id": "file-1"})
-    [asked] = upstream.requests
-    assert (asked.method, str(asked.url)) == (method, f"http://up.test/v1{path}?limit=2&after=a+b")
-    assert asked.headers["authorization"] == "Bearer sk-up"
+    [request] = upstream.requests
+    assert (request.method, str(request.url)) == (
+        method,
+        f"http://up.test/v1{path}?limit=2&after=a+b",
+    )
+    assert request.headers["authorization"] == "Bearer sk-up"
 
 
 @check_each("size", [3, 2**20])
@@ -71,9 +74,11 @@ def test_upload_keeps_all_form_fields(serve: Serve, size: int) -> None:
     got = make_client(serve, upstream).post("/v1/files", data=form.read(), headers=kind)
 
     assert got.get_json() == {"id": "file-1"}
-    [asked] = upstream.requests
-    assert str(asked.url) == "http://up.test/v1/files"
-    parts = asked.content.split(asked.headers["content-type"].partition("boundary=")[2].encode())
+    [request] = upstream.requests
+    assert str(request.url) == "http://up.test/v1/files"
+    parts = request.content.split(
+        request.headers["content-type"].partition("boundary=")[2].encode()
+    )
     assert [part.partition(b"\r\n\r\n")[2].rstrip(b"\r\n-") for part in parts[1:4]] == [
         b"user_data",
         b"3600",
@@ -87,14 +92,14 @@ def test_upload_keeps_all_form_fields(serve: Serve, size: int) -> None:
 @check_each("how", ["header", "query"])
 def test_a_request_may_name_the_upstream(serve: Serve, how: str) -> None:
     upstream = Upstream()
-    named = {"X-Forwarder-Upstream": "chat"} if how == "header" else {}
+    headers = {"X-Forwarder-Upstream": "chat"} if how == "header" else {}
     query = "?upstream=chat" if how == "query" else ""
 
-    make_client(serve, upstream).get(f"/v1/files{query}", headers=named)
+    make_client(serve, upstream).get(f"/v1/files{query}", headers=headers)
 
-    [asked] = upstream.requests
-    assert asked.headers["authorization"] == "Bearer sk-chat"
-    assert str(asked.url) == "http://up.test/v1/files"
+    [request] = upstream.requests
+    assert request.headers["authorization"] == "Bearer sk-chat"
+    assert str(request.url) == "http://up.test/v1/files"
 
 
 CITED = {
@@ -128,10 +133,10 @@ CITED = {
 def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
     serve: Serve, stream: bool, upstream: str, public: str
 ) -> None:
-    asked: list[str] = []
+    urls: list[str] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(str(request.url))
+        urls.append(str(request.url))
         if request.method == "GET":
             return httpx2.Response(200, content=b"a,b")
         return make_stream_response({"type": "response.completed", "response": CITED})
@@ -149,10 +154,12 @@ def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
     }
     got = app.post("/v1/chat/completions", json=body, base_url="http://near.test:8000/")
 
-    told = got.get_data(as_text=True)
+    answer_text = got.get_data(as_text=True)
     if stream:
-        told = next(line for line in told.splitlines() if '"files"' in line).removeprefix("data: ")
-    choice = json.loads(told)["choices"][0]
+        answer_text = next(
+            line for line in answer_text.splitlines() if '"files"' in line
+        ).removeprefix("data: ")
+    choice = json.loads(answer_text)["choices"][0]
     table, source = (choice.get("delta") or choice["message"])["metadata"]["files"]
     assert (table["filename"], source["filename"]) == ("table.csv", "a.pdf")
     home = public.rstrip("/") or "http://near.test:8000"
@@ -163,7 +170,7 @@ def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
         assert file["url"].startswith(f"{home}{path}?")
         link = file["url"].removeprefix(home)
         assert app.get(link).data == b"a,b"
-        assert asked[-1] == f"http://{upstream}.test{path}"
+        assert urls[-1] == f"http://{upstream}.test{path}"
 
 
 def test_content_is_streamed_and_the_upstream_closed(serve: Serve) -> None:
@@ -263,7 +270,7 @@ def test_unreachable_file_upstream_is_reported(serve: Serve) -> None:
 
 @check_each("path", ["/v1/files/file-1/content", "/v1/containers/cntr_1/files/cfile_1/content"])
 @check_each(
-    ("given", "expected"),
+    ("disposition", "expected"),
     [
         (None, "attachment"),
         ("inline", "attachment"),
@@ -274,11 +281,11 @@ def test_unreachable_file_upstream_is_reported(serve: Serve) -> None:
     ],
 )
 def test_content_never_runs_as_a_page(
-    serve: Serve, path: str, given: str | None, expected: str
+    serve: Serve, path: str, disposition: str | None, expected: str
 ) -> None:
     headers = {"content-type": "text/html"}
-    if given is not None:
-        headers["content-disposition"] = given
+    if disposition is not None:
+        headers["content-disposition"] = disposition
     upstream = Upstream(200, headers=headers, content=b"<script>alert(1)</script>")
 
     got = make_client(serve, upstream).get(path)

@@ -110,7 +110,7 @@ def _get_status(url: str, **headers: str) -> int:
         return 0
 
 
-def test_mistake_is_none_outside_of_gunicorn() -> None:
+def test_no_mistake_is_found_outside_of_gunicorn() -> None:
     assert find_gunicorn_mistake() is None
 
 
@@ -150,12 +150,12 @@ def test_one_worker_stops_gunicorn(
             LoadingWorker(age, ends_after).load()
         codes.append(raised.value.code)
 
-    told = 0 if ends_after is not None else EXIT_WILL_NOT_LOAD
-    assert codes == [EXIT_WILL_NOT_LOAD, told, told]
+    expected_code = 0 if ends_after is not None else EXIT_WILL_NOT_LOAD
+    assert codes == [EXIT_WILL_NOT_LOAD, expected_code, expected_code]
     assert capsys.readouterr().err == "The forwarder did not start: why.\n" * 3
 
 
-def test_without_gunicorn_it_exits_at_once() -> None:
+def test_refusal_exits_at_once_without_gunicorn() -> None:
     with pytest.raises(SystemExit) as raised:
         refuse_to_load("why")
 
@@ -171,7 +171,7 @@ def test_several_workers_with_a_wrong_setting_end_without_a_traceback(checkout: 
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",), ("--check-config",), ("-w", "2")])
-def test_without_its_settings_gunicorn_does_not_start(
+def test_gunicorn_does_not_start_without_the_settings_file(
     options: tuple[str, ...], checkout: Path, other_folder: Path
 ) -> None:
     code, output = run(*options, cwd=other_folder, PYTHONPATH=str(checkout))
@@ -205,7 +205,9 @@ def test_options_that_change_the_worker_are_refused(
     assert "Traceback" not in output
 
 
-def test_its_settings_can_be_used_from_elsewhere(checkout: Path, other_folder: Path) -> None:
+def test_gunicorn_settings_can_be_used_from_another_directory(
+    checkout: Path, other_folder: Path
+) -> None:
     conf = os.path.relpath(checkout / "gunicorn.conf.py", other_folder)
     (other_folder / ".env").write_text("FORWARDER_API_KEYS=other\n")
     with serving("-c", conf, cwd=other_folder) as (url, process):
@@ -225,7 +227,9 @@ def test_its_settings_can_be_used_from_elsewhere(checkout: Path, other_folder: P
         _wait(lambda: models("key-of-the-env-file") == 401, other_folder / "log")
 
 
-def test_its_settings_can_be_checked_from_anywhere(checkout: Path, other_folder: Path) -> None:
+def test_gunicorn_settings_can_be_checked_from_another_directory(
+    checkout: Path, other_folder: Path
+) -> None:
     conf = str(checkout / "gunicorn.conf.py")
     for options, cwd in (((), checkout), (("-c", conf), other_folder)):
         code, output = run(*options, "--check-config", cwd=cwd)

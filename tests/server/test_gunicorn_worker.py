@@ -67,7 +67,7 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def ask(sock: socket.socket, query: bytes = b"") -> bytes:
+def send_and_read(sock: socket.socket, query: bytes = b"") -> bytes:
     sock.sendall(REQUEST % query)
     answer = b""
     while not answer.endswith(b"ok"):
@@ -81,26 +81,26 @@ def test_idle_connections_do_not_delay_shutdown(
 ) -> None:
     process, port = gunicorn
     with connect(port) as sock, connect(port):
-        assert b"keep-alive" in ask(sock)
+        assert b"keep-alive" in send_and_read(sock)
         process.send_signal(signal.SIGTERM)
-        asked = time.monotonic()
+        stopped_at = time.monotonic()
 
         assert sock.recv(1) == b""
         assert process.wait(10) == 0
-        assert 1 < time.monotonic() - asked < 6
+        assert 1 < time.monotonic() - stopped_at < 6
 
 
 @pytest.mark.live
-def test_kept_connection_gets_one_more_answer_with_connection_close(
+def test_kept_alive_connection_gets_one_more_answer_with_connection_close(
     gunicorn: tuple[subprocess.Popen[bytes], int],
 ) -> None:
     process, port = gunicorn
     with connect(port) as sock:
-        ask(sock)
+        send_and_read(sock)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
 
-        last = ask(sock, b"3")
+        last = send_and_read(sock, b"3")
 
         assert last.startswith(b"HTTP/1.1 200 OK")
         assert re.search(rb"\r\nconnection: close\r\n", last, re.IGNORECASE)
@@ -114,12 +114,12 @@ def test_blocked_worker_is_replaced(
 ) -> None:
     process, port = gunicorn
     with connect(port) as sock:
-        before = ask(sock)
+        before = send_and_read(sock)
         sock.sendall(REQUEST % b"busy")
         time.sleep(0.2)
 
         with connect(port) as other:
-            after = ask(other)
+            after = send_and_read(other)
 
     pids = [re.search(rb"\r\nPid: (\d+)\r\n", answer) for answer in (before, after)]
     assert all(pids)
@@ -133,11 +133,11 @@ def test_permanent_objects_are_frozen(
     gunicorn: tuple[subprocess.Popen[bytes], int],
 ) -> None:
     with connect(gunicorn[1]) as sock:
-        answer = ask(sock)
+        answer = send_and_read(sock)
 
-    kept = re.search(rb"\r\nKept: (\d+)\r\n", answer)
-    assert kept
-    assert int(kept[1]) > 10_000
+    match = re.search(rb"\r\nKept: (\d+)\r\n", answer)
+    assert match
+    assert int(match[1]) > 10_000
 
 
 @pytest.mark.live
@@ -176,9 +176,9 @@ worker.wsgi = SimpleNamespace(extensions={"forwarder": SimpleNamespace(running=r
 """
 
 
-def run_program(act: str) -> str:
+def run_program(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", FINISH + act], cwd=ROOT, capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", FINISH + code], cwd=ROOT, capture_output=True, text=True, timeout=20
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -187,7 +187,7 @@ def run_program(act: str) -> str:
 @check_each(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
 @pytest.mark.live
 def test_endless_work_ends_with_the_grace_period(grace: float | None, seconds: int) -> None:
-    act = f"""
+    code = f"""
 def stuck():
     run = running.add_request({grace})
     while True:
@@ -202,40 +202,40 @@ print(len(running), round(time.monotonic() - started), flush=True)
 os._exit(0)
 """
 
-    assert run_program(act) == f"1 {seconds}"
+    assert run_program(code) == f"1 {seconds}"
 
 
-@check_each(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
+@check_each(("configured", "warned"), [(None, False), (0.5, False), (2.0, True)])
 @pytest.mark.live
-def test_too_long_background_grace_is_logged(wanted: float | None, warned: bool) -> None:
-    act = f"""
-settings = SimpleNamespace(background_grace={wanted})
+def test_too_long_background_grace_is_logged(configured: float | None, warned: bool) -> None:
+    code = f"""
+settings = SimpleNamespace(background_grace={configured})
 worker.wsgi.extensions["forwarder"].settings = settings
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 worker._check_background_grace()
 """
-    said = (
+    warning = (
         "FORWARDER_BACKGROUND_GRACE (2 s) exceeds gunicorn's graceful timeout: "
         "background work has only 0.5 s. Raise GUNICORN_GRACEFUL_TIMEOUT to 4."
     )
 
-    assert run_program("import sys" + act) == (said if warned else "")
+    assert run_program("import sys" + code) == (warning if warned else "")
 
 
 @pytest.mark.live
-def test_the_limits_are_those_of_the_forwarder() -> None:
-    act = """
+def test_worker_reads_limits_from_the_forwarder_settings() -> None:
+    code = """
 settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0, min_send_rate=500)
 print(*read_client_limits(SimpleNamespace(settings=settings)), *read_client_limits(None))
 """
 
-    assert run_program(act) == "1.5 30.0 7.0 500 65536 2.0 10.0 30.0 60.0 4096 65536 2.0"
+    assert run_program(code) == "1.5 30.0 7.0 500 65536 2.0 10.0 30.0 60.0 4096 65536 2.0"
 
 
 @pytest.mark.live
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no mallopt")
 def test_freed_buffers_are_returned_to_the_system() -> None:
-    act = """
+    code = """
 def measure():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
@@ -250,19 +250,19 @@ fill_and_free()
 print(measure() - before < 5_000_000)
 """
 
-    assert run_program(act) == "True"
+    assert run_program(code) == "True"
 
 
 @pytest.mark.live
 def test_as_many_files_may_be_open_as_the_system_allows() -> None:
-    act = """
+    code = """
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
 raise_file_limit()
 print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 """
 
-    assert run_program(act) == "True"
+    assert run_program(code) == "True"
 
 
 @check_each(

@@ -17,16 +17,16 @@ from tests.server.conftest import Serve
 
 
 def test_health_is_ok(serve: Serve) -> None:
-    asked: list[httpx2.Request] = []
+    requests: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx2.Response(500)
 
     got = serve(answer, FORWARDER_API_KEYS="k").get("/health")
 
     assert (got.status_code, got.get_json()) == (200, {"status": "ok"})
-    assert asked == []
+    assert requests == []
 
 
 def test_the_demo_is_ready(demo: FlaskClient) -> None:
@@ -69,8 +69,8 @@ def test_successful_probes_are_logged_at_debug(
         got = client.get(path)
 
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-        told = [line for line in lines if line.get("id") == got.headers["X-Request-Id"]]
-        assert [line["level"] for line in told] == ([] if level == "INFO" else ["debug"])
+        records = [line for line in lines if line.get("id") == got.headers["X-Request-Id"]]
+        assert [line["level"] for line in records] == ([] if level == "INFO" else ["debug"])
 
 
 def test_failed_readiness_is_logged(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,11 +90,11 @@ def test_upstream_with_open_breaker_is_not_ready(serve: Serve) -> None:
         raise httpx2.ConnectError("no")
 
     client = serve(answer, CHAT_BREAKER_FAILURES="1", RESPONSES_BREAKER_FAILURES="1")
-    asked = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
-    assert client.post("/v1/chat/completions", json=asked).status_code == 502
+    body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
+    assert client.post("/v1/chat/completions", json=body).status_code == 502
 
     one = client.get("/ready")
-    client.post("/v1/chat/completions", json={**asked, "model": "responses/m"})
+    client.post("/v1/chat/completions", json={**body, "model": "responses/m"})
     none = client.get("/ready?verbose")
 
     assert one.status_code == 200
@@ -163,10 +163,10 @@ def test_failing_store_makes_the_forwarder_degraded_but_ready(tmp_path: Path) ->
 def test_details_are_for_administrators_and_for_clients_with_a_key(
     keys: dict[str, str], key: str, address: str, status: int, serve: Serve
 ) -> None:
-    asked: list[httpx2.Request] = []
+    requests: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx2.Response(200, json={"data": []})
 
     client = serve(answer, **keys)
@@ -176,5 +176,5 @@ def test_details_are_for_administrators_and_for_clients_with_a_key(
 
     assert got.status_code == status
     assert ("models" in got.get_json()) is (status == 200)
-    assert bool(asked) is (status == 200)
+    assert bool(requests) is (status == 200)
     assert client.get("/ready", **request).status_code == 200

@@ -54,10 +54,10 @@ def test_request_passes_through_unchanged(
     answer = open_client(serve, upstream).post(f"{prefix}{path}", json=GENERATE)
 
     assert (answer.status_code, answer.get_json()) == (200, PICTURE)
-    [asked] = upstream.requests
-    assert str(asked.url) == f"http://draw.test/v1{path}"
-    assert json.loads(asked.content) == GENERATE
-    assert asked.headers["authorization"] == "Bearer sk-draw"
+    [request] = upstream.requests
+    assert str(request.url) == f"http://draw.test/v1{path}"
+    assert json.loads(request.content) == GENERATE
+    assert request.headers["authorization"] == "Bearer sk-draw"
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_model_or_header_selects_the_upstream(
 
     open_client(serve, upstream).post("/v1/images/generations", json=body, headers=headers)
 
-    [asked] = upstream.requests
-    assert asked.url.host == host
-    assert json.loads(asked.content).get("model") == sent
+    [request] = upstream.requests
+    assert request.url.host == host
+    assert json.loads(request.content).get("model") == sent
 
 
 def test_only_upstream_serves_images_even_if_it_speaks_chat(

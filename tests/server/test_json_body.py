@@ -58,48 +58,52 @@ def test_commas_within_strings_are_not_counted() -> None:
 
 
 @check_each(
-    ("text", "more"),
+    ("text", "bytes_per_character"),
     [("x", 0), ("é", 2), ("—", 2), ("😀", 4), ("\n" * 60_000, 0), ('"' * 60_000 + "—", 2)],
 )
 @check_each("ascii_only", [False, True])
-def test_texts_beyond_ascii_need_more_memory(text: str, more: int, ascii_only: bool) -> None:
-    asked: list[int] = []
+def test_texts_beyond_ascii_need_more_memory(
+    text: str, bytes_per_character: int, ascii_only: bool
+) -> None:
+    reserved: list[int] = []
     body = {"other": "x" * 1_000_000, "text": "x" * 1_000_000 + text, "b": "x\\"}
     data = json.dumps(body, ensure_ascii=ascii_only).encode()
 
-    assert read_body(data, 1000, asked.append) == body
-    assert asked == [pytest.approx(len(json.dumps(body["text"])) * more, rel=0.05)]
+    assert read_body(data, 1000, reserved.append) == body
+    assert reserved == [
+        pytest.approx(len(json.dumps(body["text"])) * bytes_per_character, rel=0.05)
+    ]
 
 
 def test_text_that_is_repaired_is_copied() -> None:
-    asked: list[int] = []
+    reserved: list[int] = []
     data = b'{"a":"' + b"x" * 2_000_000 + rb'","b":"\ud800"}'
 
-    assert read_body(data, 1000, asked.append)["b"] == "\ufffd"
-    assert asked == [pytest.approx(2_000_000, rel=0.01)]
+    assert read_body(data, 1000, reserved.append)["b"] == "\ufffd"
+    assert reserved == [pytest.approx(2_000_000, rel=0.01)]
 
 
 def test_short_texts_beside_a_long_one_need_little_more() -> None:
-    asked: list[int] = []
+    reserved: list[int] = []
     body = {"before": "😀", "image": "x" * 2_000_000, "after": "😀", "a": "é\\", "b": '"é'}
 
-    assert read_body(json.dumps(body).encode(), 1000, asked.append) == body
-    assert 0 < asked[0] < 100_000
+    assert read_body(json.dumps(body).encode(), 1000, reserved.append) == body
+    assert 0 < reserved[0] < 100_000
 
 
 def test_small_texts_need_no_more_memory() -> None:
-    asked: list[int] = []
-    assert read_body('{"a": "😀"}'.encode(), 1000, asked.append) == {"a": "😀"}
-    assert asked == []
+    reserved: list[int] = []
+    assert read_body('{"a": "😀"}'.encode(), 1000, reserved.append) == {"a": "😀"}
+    assert reserved == []
 
 
 @check_each("data", [b'{"a": "' + b",\\" * 4000, b"," * 2000 + b'"'])
-def test_a_string_that_does_not_end_is_no_json(data: bytes) -> None:
+def test_unterminated_string_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_body(data, 5000)
 
 
-ASKED: dict[str, dict[str, Any]] = {
+VALID_BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "Hello"}]},
     "/v1/responses": {"model": "m", "input": "Hello"},
     "/v1/responses/input_tokens": {"model": "m", "input": "Hello"},
@@ -113,7 +117,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "/api/show": {"model": "demo"},
 }
 
-every_route = check_each("path", ASKED)
+every_route = check_each("path", VALID_BODIES)
 
 
 @every_route
@@ -125,7 +129,7 @@ every_route = check_each("path", ASKED)
 def test_every_route_reads_compressed_bodies(
     path: str, coding: str, compress: Any, demo: FlaskClient
 ) -> None:
-    data = json.dumps(ASKED[path]).encode()
+    data = json.dumps(VALID_BODIES[path]).encode()
     plain = demo.post(path, data=data)
 
     got = demo.post(path, data=compress(data), headers={"Content-Encoding": coding})
@@ -156,8 +160,8 @@ def test_unknown_coding_is_a_415(path: str, demo: FlaskClient) -> None:
 
 @every_route
 def test_a_broken_compressed_body_is_a_400(path: str, demo: FlaskClient) -> None:
-    whole = gzip.compress(json.dumps(ASKED[path]).encode())
-    for data in (b"nonsense", whole[:-1], whole + b"garbage"):
+    compressed = gzip.compress(json.dumps(VALID_BODIES[path]).encode())
+    for data in (b"nonsense", compressed[:-1], compressed + b"garbage"):
         got = demo.post(path, data=data, headers={"Content-Encoding": "gzip"})
 
         assert got.status_code == 400
@@ -175,10 +179,10 @@ def test_a_body_that_decodes_beyond_the_limit_is_a_413(path: str, serve: Serve) 
 
 
 def test_the_upstream_gets_the_decoded_body_and_no_content_encoding(serve: Serve) -> None:
-    asked: list[httpx2.Request] = []
+    requests: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request)
+        requests.append(request)
         message = {"role": "assistant", "content": "Hi"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return httpx2.Response(200, json={"id": "c", "choices": [choice]})
@@ -191,15 +195,15 @@ def test_the_upstream_gets_the_decoded_body_and_no_content_encoding(serve: Serve
     )
 
     assert got.status_code == 200
-    assert json.loads(asked[0].content)["messages"] == body["messages"]
-    assert "content-encoding" not in asked[0].headers
+    assert json.loads(requests[0].content)["messages"] == body["messages"]
+    assert "content-encoding" not in requests[0].headers
 
 
 def test_compressed_forms_are_decoded_too(serve: Serve) -> None:
-    asked: list[bytes] = []
+    bodies: list[bytes] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request.read())
+        bodies.append(request.read())
         return httpx2.Response(200, json={"id": "file-1"})
 
     form = httpx2.Request(
@@ -212,10 +216,10 @@ def test_compressed_forms_are_decoded_too(serve: Serve) -> None:
 
     got = serve(answer).post("/v1/files", data=zstd.compress(form.read()), headers=kind)
     assert got.get_json() == {"id": "file-1"}
-    assert b"content of the file" in asked[0]
+    assert b"content of the file" in bodies[0]
 
     got = serve(answer).post("/v1/files", data=b"nonsense", headers=kind)
-    assert (got.status_code, len(asked)) == (400, 1)
+    assert (got.status_code, len(bodies)) == (400, 1)
 
 
 def test_a_captured_request_has_its_decoded_body(serve: Serve) -> None:

@@ -34,7 +34,7 @@ CHAT = {"RESPONSES_BASE_URL": "", "CHAT_BASE_URL": "http://up.test/v1"}
 RESPONSES = {"RESPONSES_BASE_URL": "http://up.test/v1", "CHAT_BASE_URL": ""}
 
 
-def ask(client: FlaskClient, path: str = "/v1/messages", **change: Any) -> TestResponse:
+def post_message(client: FlaskClient, path: str = "/v1/messages", **change: Any) -> TestResponse:
     headers = {**HEADERS, **change.pop("headers", {})}
     buffered = change.pop("buffered", False)
     return client.post(path, json={**BODY, **change}, headers=headers, buffered=buffered)
@@ -48,14 +48,14 @@ def read_events(answer: TestResponse) -> list[Json]:
 
 
 @check_each("upstream", ["chat", "responses"])
-def test_whole_and_streamed_answers_are_the_same(upstream: str, demo: FlaskClient) -> None:
+def test_whole_and_streamed_answers_are_equal(upstream: str, demo: FlaskClient) -> None:
     thinking = {"type": "enabled", "budget_tokens": 2000}
-    whole = ask(demo, model=f"{upstream}/demo", thinking=thinking)
-    stream = ask(demo, model=f"{upstream}/demo", thinking=thinking, stream=True)
+    whole_answer = post_message(demo, model=f"{upstream}/demo", thinking=thinking)
+    stream = post_message(demo, model=f"{upstream}/demo", thinking=thinking, stream=True)
 
     events = read_events(stream)
     assert [mistake for event in events for mistake in event_mistakes(event)] == []
-    message, rebuilt = whole.get_json(), rebuild_message(events)
+    message, rebuilt = whole_answer.get_json(), rebuild_message(events)
     assert message_mistakes(message) == []
     assert stream.mimetype == "text/event-stream"
     assert [block["type"] for block in message["content"]] == ["thinking", "text"]
@@ -63,16 +63,16 @@ def test_whole_and_streamed_answers_are_the_same(upstream: str, demo: FlaskClien
         assert each["content"][0].pop("signature")
     assert rebuilt["content"] == message["content"]
     assert rebuilt["stop_reason"] == message["stop_reason"] == "end_turn"
-    assert whole.headers["request-id"] == whole.headers["X-Request-Id"]
+    assert whole_answer.headers["request-id"] == whole_answer.headers["X-Request-Id"]
 
 
 @check_each("path", ["/v1/messages", "/messages", "/v1/v1/messages", "/v1/messages/?beta=true"])
 def test_base_urls_may_have_several_forms(path: str, demo: FlaskClient) -> None:
-    assert ask(demo, path).status_code == 200
+    assert post_message(demo, path).status_code == 200
 
 
 def test_thinking_goes_back_to_the_upstream(serve: Serve) -> None:
-    """A seal of the first answer, over HTTP: only its own client can use it."""
+    """The seal of the first answer can be used only by its client."""
     bodies: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -89,22 +89,24 @@ def test_thinking_goes_back_to_the_upstream(serve: Serve) -> None:
             "role": "assistant",
             "content": [{"type": "output_text", "text": "Hi", "annotations": []}],
         }
-        whole = {
+        response = {
             "id": "resp_1",
             "object": "response",
             "status": "completed",
             "output": [item, message],
         }
-        return httpx2.Response(200, json=whole)
+        return httpx2.Response(200, json=response)
 
     client = serve(answer, **RESPONSES, FORWARDER_API_KEYS="one,two", RESPONSES_PROVIDER="openai")
     thinking = {"type": "adaptive"}
-    first = ask(client, headers={"x-api-key": "one"}, thinking=thinking, model="gpt-5").get_json()
+    first = post_message(
+        client, headers={"x-api-key": "one"}, thinking=thinking, model="gpt-5"
+    ).get_json()
     turn = {"role": "assistant", "content": first["content"]}
     more = [*BODY["messages"], turn, {"role": "user", "content": "More"}]
     for key in ("one", "two"):
         headers = {"x-api-key": key}
-        ask(client, messages=more, headers=headers, thinking=thinking, model="gpt-5")
+        post_message(client, messages=more, headers=headers, thinking=thinking, model="gpt-5")
 
     own, foreign = ([i for i in body["input"] if i["type"] == "reasoning"] for body in bodies[1:])
     assert [item["encrypted_content"] for item in own] == ["gAAA"]
@@ -122,7 +124,9 @@ def answer_one_end_two(request: httpx2.Request) -> httpx2.Response:
 
 
 def test_stop_sequence_over_a_responses_upstream_is_named(serve: Serve) -> None:
-    message = ask(serve(answer_one_end_two, **RESPONSES), stop_sequences=["END"]).get_json()
+    message = post_message(
+        serve(answer_one_end_two, **RESPONSES), stop_sequences=["END"]
+    ).get_json()
 
     assert message["content"] == [{"type": "text", "text": "one "}]
     assert message["stop_sequence"] == "END"
@@ -132,9 +136,9 @@ def test_cut_answers_count_for_the_clients_limit_of_tokens(serve: Serve) -> None
     limit = {"FORWARDER_RATE_LIMIT_TOKENS": "50/hour"}
     client = serve(answer_one_end_two, **limit, **RESPONSES)
 
-    cut = ask(client, stop_sequences=["END"], system="x" * 400)
+    cut = post_message(client, stop_sequences=["END"], system="x" * 400)
     assert cut.get_json()["usage"]["input_tokens"] > 50
-    assert read_error(ask(client)) == (429, "rate_limit_error")
+    assert read_error(post_message(client)) == (429, "rate_limit_error")
 
 
 # -- errors -------------------------------------------------------------------------------------
@@ -153,11 +157,17 @@ def test_errors_have_anthropics_form_everywhere(serve: Serve) -> None:
     client = serve(lambda request: httpx2.Response(500), FORWARDER_API_KEYS="k", **CHAT)
     key = {"x-api-key": "k"}
 
-    assert read_error(ask(client)) == (401, "authentication_error")
-    assert read_error(ask(client, headers={"x-api-key": "no"})) == (401, "authentication_error")
-    assert read_error(ask(client, headers=key, messages=1)) == (400, "invalid_request_error")
-    assert read_error(ask(client, "/v1/messages/nothing")) == (404, "not_found_error")
-    assert read_error(ask(client, "/nowhere")) == (404, "not_found_error")
+    assert read_error(post_message(client)) == (401, "authentication_error")
+    assert read_error(post_message(client, headers={"x-api-key": "no"})) == (
+        401,
+        "authentication_error",
+    )
+    assert read_error(post_message(client, headers=key, messages=1)) == (
+        400,
+        "invalid_request_error",
+    )
+    assert read_error(post_message(client, "/v1/messages/nothing")) == (404, "not_found_error")
+    assert read_error(post_message(client, "/nowhere")) == (404, "not_found_error")
     assert read_error(client.get("/v1/messages")) == (405, "invalid_request_error")
     assert read_error(client.post("/v1/messages", data="{", headers=key)) == (
         400,
@@ -172,8 +182,8 @@ def test_limits_of_the_forwarder_have_anthropics_form(serve: Serve) -> None:
     limits = {"FORWARDER_RATE_LIMIT_REQUESTS": "1/hour"}
     client = serve(lambda _: httpx2.Response(200, json=done), **limits, **CHAT)
 
-    assert ask(client).status_code == 200
-    limited = ask(client)
+    assert post_message(client).status_code == 200
+    limited = post_message(client)
     assert read_error(limited) == (429, "rate_limit_error")
     assert int(limited.headers["Retry-After"]) > 0
 
@@ -182,18 +192,18 @@ def test_bodies_have_a_limit(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500), FORWARDER_MAX_BODY="1k", **CHAT)
     large = [{"role": "user", "content": "x" * 2000}]
 
-    assert read_error(ask(client, messages=large)) == (413, "request_too_large")
+    assert read_error(post_message(client, messages=large)) == (413, "request_too_large")
 
 
 def test_bearer_keys_are_accepted(serve: Serve) -> None:
     done = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
     client = serve(lambda _: httpx2.Response(200, json=done), FORWARDER_API_KEYS="k", **CHAT)
 
-    assert ask(client, headers={"Authorization": "Bearer k"}).status_code == 200
+    assert post_message(client, headers={"Authorization": "Bearer k"}).status_code == 200
 
 
 @check_each(
-    ("status", "shown"),
+    ("status", "expected"),
     [
         (400, (400, "invalid_request_error")),
         (404, (404, "not_found_error")),
@@ -202,21 +212,21 @@ def test_bearer_keys_are_accepted(serve: Serve) -> None:
     ],
 )
 def test_errors_of_the_upstream_have_anthropics_form(
-    status: int, shown: tuple[int, str], serve: Serve
+    status: int, expected: tuple[int, str], serve: Serve
 ) -> None:
     error = {"error": {"message": "no", "code": "x"}}
     client = serve(
         lambda request: httpx2.Response(status, json=error), CHAT_MAX_RETRIES="0", **CHAT
     )
 
-    assert read_error(ask(client)) == shown
+    assert read_error(post_message(client)) == expected
 
 
 def test_full_context_is_reported_as_claude_code_expects(serve: Serve) -> None:
     error = {"error": {"message": "too many tokens", "code": "context_length_exceeded"}}
     client = serve(lambda request: httpx2.Response(400, json=error), **CHAT)
 
-    message = ask(client).get_json()["error"]["message"]
+    message = post_message(client).get_json()["error"]["message"]
     assert message == "prompt is too long: too many tokens"
 
 
@@ -224,7 +234,7 @@ def test_failure_in_a_stream_is_its_last_event(serve: Serve) -> None:
     first = {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}
     client = serve(lambda request: make_stream_response(first, done=False), **CHAT)
 
-    events = read_events(ask(client, stream=True))
+    events = read_events(post_message(client, stream=True))
 
     assert events[-1]["type"] == "error"
     assert [event["type"] for event in events].count("error") == 1
@@ -233,7 +243,7 @@ def test_failure_in_a_stream_is_its_last_event(serve: Serve) -> None:
 def test_parameters_in_errors_are_the_clients(serve: Serve) -> None:
     error = {"error": {"message": "no", "param": "max_completion_tokens"}}
     client = serve(lambda request: httpx2.Response(400, json=error), **CHAT)
-    dropped = ask(client, top_k=3, thinking={"type": "disabled"})
+    dropped = post_message(client, top_k=3, thinking={"type": "disabled"})
 
     assert dropped.status_code == 400
     assert dropped.headers["X-Forwarder-Dropped"] == "top_k"
@@ -256,7 +266,10 @@ def test_tokens_are_counted_without_a_limit(demo: FlaskClient) -> None:
 def test_counting_tokens_needs_a_key(serve: Serve) -> None:
     client = serve(lambda request: httpx2.Response(500), FORWARDER_API_KEYS="k", **CHAT)
 
-    assert read_error(ask(client, "/v1/messages/count_tokens")) == (401, "authentication_error")
+    assert read_error(post_message(client, "/v1/messages/count_tokens")) == (
+        401,
+        "authentication_error",
+    )
 
 
 def test_models_have_anthropics_form_for_its_clients(demo: FlaskClient) -> None:
@@ -279,7 +292,9 @@ def test_captured_exchanges_can_be_replayed(streamed: bool) -> None:
     settings = Settings.from_env({"FORWARDER_CAPTURE": "memory", "FORWARDER_DATABASE_URL": "none"})
     client = create_app(settings).test_client()
     thinking = {"type": "adaptive"}
-    first = ask(client, model="chat/demo", stream=streamed, thinking=thinking, buffered=True)
+    first = post_message(
+        client, model="chat/demo", stream=streamed, thinking=thinking, buffered=True
+    )
     record = client.get(f"/forwarder/exchanges/{first.headers['request-id']}").get_json()
 
     replay = make_replay_request(record, None)

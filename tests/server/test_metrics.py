@@ -12,7 +12,7 @@ from tests.server.conftest import Serve
 
 def test_requests_are_counted(demo: FlaskClient) -> None:
     body = {"model": "demo", "input": "hi"}
-    whole = demo.post("/v1/responses", json=body, buffered=True)
+    whole_answer = demo.post("/v1/responses", json=body, buffered=True)
     demo.post("/v1/responses", json={**body, "stream": True}, buffered=True)
 
     got = demo.get("/metrics")
@@ -20,7 +20,7 @@ def test_requests_are_counted(demo: FlaskClient) -> None:
     assert got.content_type.startswith("text/plain; version=0.0.4")
     found = parse_samples(got.text)
     assert found["requests_total"] == {("demo", "responses", "200", "chat"): 2}
-    used = whole.get_json()["usage"]["input_tokens"]
+    used = whole_answer.get_json()["usage"]["input_tokens"]
     assert found["input_tokens_total"] == {("demo", "responses", "chat"): 2 * used}
     assert found["stream_seconds_count"] == {("demo", "responses", "chat"): 1}
     assert found["open_streams"] == {("responses",): 0}
@@ -48,14 +48,14 @@ def test_disabled_metrics_are_not_found(serve: Serve) -> None:
 
 
 @check_each(
-    ("given", "status"),
+    ("authorization", "status"),
     [("Bearer right", 200), ("bearer  right", 200), ("Bearer wrong", 401), ("Basic right", 401),
      ("", 401), ("Bearer richtig-ü", 401)],
 )  # fmt: skip
-def test_metrics_key_is_required(given: str, status: int, serve: Serve) -> None:
+def test_metrics_key_is_required(authorization: str, status: int, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200), FORWARDER_METRICS_KEY="right")
 
-    got = client.get("/metrics", headers={"Authorization": given} if given else {})
+    got = client.get("/metrics", headers={"Authorization": authorization} if authorization else {})
 
     assert got.status_code == status
 

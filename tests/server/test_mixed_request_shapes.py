@@ -77,7 +77,7 @@ def get_refusal(request: Json, client: str) -> InvalidRequest:
 # -- at /chat/completions -------------------------------------------------------------------------
 
 
-def test_cursors_shape_is_read_as_a_chat_request() -> None:
+def test_request_in_the_shape_of_cursor_is_read_as_chat_request() -> None:
     chat, context = adapt(CURSOR, "chat")
 
     assert chat == {
@@ -128,13 +128,13 @@ def test_body_of_the_right_protocol_is_unchanged() -> None:
 
 def test_flat_tools_beside_messages_are_nested() -> None:
     messages = [{"role": "user", "content": "Hi"}]
-    given = {
+    body = {
         "messages": messages,
         "tools": [FLAT, NESTED, FLAT_CUSTOM],
         "tool_choice": {"type": "function", "name": "read_file"},
     }
 
-    assert adapt(given, "chat")[0] == {
+    assert adapt(body, "chat")[0] == {
         "messages": messages,
         "tools": [NESTED, NESTED, NESTED_CUSTOM],
         "tool_choice": {"type": "function", "function": {"name": "read_file"}},
@@ -142,17 +142,17 @@ def test_flat_tools_beside_messages_are_nested() -> None:
 
 
 @check_each("wrong", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
-def test_tools_of_a_wrong_type_are_left_for_others_to_refuse(wrong: Any) -> None:
+def test_tools_of_a_wrong_type_are_not_converted(wrong: Any) -> None:
     for name in ("tools", "tool_choice"):
-        given = {"messages": [], name: wrong}
-        assert adapt(given, "chat")[0] is given
-    given = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": wrong}
-    assert get_refusal(given, "chat").param in ("tools", "tools[0]", "tools[0].type")
+        body = {"messages": [], name: wrong}
+        assert adapt(body, "chat")[0] is body
+    body = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": wrong}
+    assert get_refusal(body, "chat").param in ("tools", "tools[0]", "tools[0].type")
 
 
-def test_nested_tools_beside_input_are_read_too() -> None:
-    given = {"input": [{"role": "user", "content": "Hi"}], "tools": [NESTED]}
-    assert adapt(given, "chat")[0]["tools"] == [NESTED]
+def test_nested_tools_beside_input_are_accepted() -> None:
+    body = {"input": [{"role": "user", "content": "Hi"}], "tools": [NESTED]}
+    assert adapt(body, "chat")[0]["tools"] == [NESTED]
 
 
 @check_each(
@@ -193,8 +193,8 @@ def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
         "input": "Hi",
         "max_output_tokens": 7,
     }
-    own = {"input": "Hi", name: 7, "max_output_tokens": 9}
-    assert adapt(own, "responses")[0] is own
+    body = {"input": "Hi", name: 7, "max_output_tokens": 9}
+    assert adapt(body, "responses")[0] is body
     assert get_refusal({"input": "Hi", name: "7"}, "responses").param == name
 
 
@@ -211,33 +211,33 @@ def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
 # -- through the routes ---------------------------------------------------------------------------
 
 
-@check_each("over", ["chat", "responses"])
+@check_each("api", ["chat", "responses"])
 @check_each("stream", [True, False])
-def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) -> None:
-    asked: list[Json] = []
+def test_cursor_gets_a_chat_completion(api: str, stream: bool, serve: Serve) -> None:
+    requests: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(json.loads(request.content))
+        requests.append(json.loads(request.content))
         call = {"id": "c1", "type": "function", "index": 0,
                 "function": {"name": "read_file", "arguments": "{}"}}  # fmt: skip
         item = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "read_file",
                 "arguments": "{}", "status": "completed"}  # fmt: skip
         response = {"id": "resp_1", "object": "response", "status": "completed", "output": [item]}
-        if over == "responses" and stream:
+        if api == "responses" and stream:
             return make_stream_response(
                 {"type": "response.created", "response": {**response, "output": []}},
                 {"type": "response.output_item.added", "output_index": 0, "item": item},
                 {"type": "response.output_item.done", "output_index": 0, "item": item},
                 {"type": "response.completed", "response": response},
             )
-        if over == "responses":
+        if api == "responses":
             return httpx2.Response(200, json=response)
-        place = "delta" if stream else "message"
-        choice = {"index": 0, place: {"tool_calls": [call]}, "finish_reason": "tool_calls"}
-        whole = {"id": "c", "object": "chat.completion", "choices": [choice]}
-        return make_stream_response(whole) if stream else httpx2.Response(200, json=whole)
+        field = "delta" if stream else "message"
+        choice = {"index": 0, field: {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+        completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
+        return make_stream_response(completion) if stream else httpx2.Response(200, json=completion)
 
-    client = serve(answer, FORWARDER_UPSTREAMS=over)
+    client = serve(answer, FORWARDER_UPSTREAMS=api)
     got = client.post("/v1/chat/completions", json={**CURSOR, "stream": stream})
 
     assert got.status_code == 200
@@ -245,16 +245,16 @@ def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) ->
     assert "read_file" in got.text
     assert "response.created" not in got.text
     assert "truncation" in got.headers["X-Forwarder-Dropped"]
-    [sent] = asked
-    assert ("messages" in sent, "input" in sent) == (over == "chat", over == "responses")
-    assert sent["tools"][0] == (NESTED if over == "chat" else FLAT)
+    [sent] = requests
+    assert ("messages" in sent, "input" in sent) == (api == "chat", api == "responses")
+    assert sent["tools"][0] == (NESTED if api == "chat" else FLAT)
 
 
-def test_a_converted_body_is_sent_as_the_provider_takes_it(serve: Serve) -> None:
-    asked: list[Json] = []
+def test_converted_body_is_adapted_to_the_provider(serve: Serve) -> None:
+    requests: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(json.loads(request.content))
+        requests.append(json.loads(request.content))
         return httpx2.Response(400, json={"error": {"message": "no"}})
 
     client = serve(answer, FORWARDER_UPSTREAMS="chat")
@@ -263,25 +263,25 @@ def test_a_converted_body_is_sent_as_the_provider_takes_it(serve: Serve) -> None
     body = {**rest, "input": [system, *CURSOR["input"][1:]], "max_output_tokens": 100}
     client.post("/v1/chat/completions", json=body)
 
-    [sent] = asked
+    [sent] = requests
     assert (sent["max_tokens"], "max_completion_tokens" in sent) == (100, False)
     assert sent["messages"][0]["role"] == "system"
 
 
-@check_each("over", ["chat", "responses"])
-def test_the_limit_reaches_the_upstream(over: str, serve: Serve) -> None:
-    asked: list[Json] = []
+@check_each("api", ["chat", "responses"])
+def test_the_limit_reaches_the_upstream(api: str, serve: Serve) -> None:
+    requests: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(json.loads(request.content))
+        requests.append(json.loads(request.content))
         return httpx2.Response(400, json={"error": {"message": "no"}})
 
-    client = serve(answer, FORWARDER_UPSTREAMS=over)
+    client = serve(answer, FORWARDER_UPSTREAMS=api)
     client.post("/v1/responses", json={"model": "m", "input": "Hi", "max_tokens": 77})
 
-    name = "max_output_tokens" if over == "responses" else "max_completion_tokens"
-    assert 77 in (asked[0].get(name), asked[0].get("max_tokens"))
-    assert over == "chat" or "max_tokens" not in asked[0]
+    name = "max_output_tokens" if api == "responses" else "max_completion_tokens"
+    assert 77 in (requests[0].get(name), requests[0].get("max_tokens"))
+    assert api == "chat" or "max_tokens" not in requests[0]
 
 
 @check_each("path", ["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/forwarder/translate?from=responses"])  # fmt: skip
@@ -294,10 +294,10 @@ def test_chat_body_error_on_every_responses_route(path: str, serve: Serve) -> No
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "input")
 
 
-@check_each("over", ["chat", "responses"])
+@check_each("api", ["chat", "responses"])
 @check_each("more", [{}, {"stream": True}, {"background": True}])
-def test_zero_max_tool_calls_is_refused(over: str, more: Json, serve: Serve) -> None:
-    client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=over)
+def test_zero_max_tool_calls_is_refused(api: str, more: Json, serve: Serve) -> None:
+    client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=api)
 
     got = client.post(
         "/v1/responses", json={"model": "m", "input": "a", "max_tool_calls": 0, **more}

@@ -23,7 +23,7 @@ from tests.server.conftest import Serve, make_stream_response
 
 BODY = {"model": "mine", "from": "m", "remote_host": "http://127.0.0.1:9/v1"}
 KEY = "sk-remote-secret"
-FROM_AFAR = {"REMOTE_ADDR": "8.8.8.8"}
+REMOTE_ADDRESS = {"REMOTE_ADDR": "8.8.8.8"}
 
 
 class Ollama:
@@ -34,14 +34,14 @@ class Ollama:
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(services, "select_transport", lambda *given: transport)
-        given = {
+        settings = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "CHAT_MODELS": "fast=quick",
             "FORWARDER_DATABASE_URL": f"sqlite:///{path}/state.db",
             "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
             **environment,
         }
-        self.app = create_app(Settings.from_env(given))
+        self.app = create_app(Settings.from_env(settings))
         self.client: FlaskClient = self.app.test_client()
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
@@ -49,11 +49,11 @@ class Ollama:
         self.requests.append(request)
         return self.answer(request)
 
-    def ask(self, method: str, path: str, body: Any = None, **given: Any) -> TestResponse:
-        return self.client.open(path, method=method, json=body, **given)
+    def send(self, method: str, path: str, body: Any = None, **options: Any) -> TestResponse:
+        return self.client.open(path, method=method, json=body, **options)
 
     def create(self, **change: Any) -> TestResponse:
-        return self.ask("POST", "/api/create", {**BODY, "stream": False, **change})
+        return self.send("POST", "/api/create", {**BODY, "stream": False, **change})
 
 
 Make = Callable[..., Ollama]
@@ -70,9 +70,9 @@ def ollama(make: Make) -> Ollama:
 
 
 def test_greeting_and_version_are_ollamas(ollama: Ollama) -> None:
-    assert ollama.ask("GET", "/").text == "Ollama is running"
-    assert ollama.ask("HEAD", "/").status_code == 200
-    assert ollama.ask("GET", "/api/version").get_json() == {"version": "0.33.0"}
+    assert ollama.send("GET", "/").text == "Ollama is running"
+    assert ollama.send("HEAD", "/").status_code == 200
+    assert ollama.send("GET", "/api/version").get_json() == {"version": "0.33.0"}
 
 
 def test_a_model_is_created_in_one_answer(ollama: Ollama) -> None:
@@ -86,7 +86,7 @@ def test_a_model_is_created_in_one_answer(ollama: Ollama) -> None:
 
 
 def test_create_streams_status_lines_by_default(ollama: Ollama) -> None:
-    got = ollama.ask("POST", "/api/create", BODY)
+    got = ollama.send("POST", "/api/create", BODY)
 
     assert got.mimetype == "application/x-ndjson"
     lines = [json.loads(line) for line in got.text.splitlines()]
@@ -95,9 +95,9 @@ def test_create_streams_status_lines_by_default(ollama: Ollama) -> None:
         "writing manifest",
         "success",
     ]
-    again = ollama.ask("POST", "/api/create", {**BODY, "verify": False})
-    assert "not verified" in again.text.splitlines()[0]
-    copied = ollama.ask("POST", "/api/create", {"model": "other", "from": "mine"})
+    second = ollama.send("POST", "/api/create", {**BODY, "verify": False})
+    assert "not verified" in second.text.splitlines()[0]
+    copied = ollama.send("POST", "/api/create", {"model": "other", "from": "mine"})
     assert copied.text.splitlines()[0] == '{"status":"writing manifest"}'
 
 
@@ -109,7 +109,7 @@ def test_failed_create_has_a_status_and_stores_nothing(ollama: Ollama) -> None:
         assert [*got.get_json()] == ["error"]
         assert KEY not in got.text
     assert ollama.client.get("/api/show", json={}).status_code == 405
-    assert ollama.ask("POST", "/api/show", {"model": "mine"}).get_json() == {
+    assert ollama.send("POST", "/api/show", {"model": "mine"}).get_json() == {
         "error": "model 'mine' not found"
     }
 
@@ -117,14 +117,14 @@ def test_failed_create_has_a_status_and_stores_nothing(ollama: Ollama) -> None:
 def test_registered_model_is_listed_without_its_key(ollama: Ollama) -> None:
     ollama.create(remote_api_key=KEY, parameters={"num_ctx": 4096})
     got = [
-        ollama.ask("GET", "/api/tags"),
-        ollama.ask("GET", "/api/ps"),
-        ollama.ask("POST", "/api/show", {"model": "mine:latest"}),
-        ollama.ask("POST", "/api/show", {"name": "mine", "verbose": True}),
-        ollama.ask("GET", "/v1/models?client_version=1"),
-        ollama.ask("GET", "/v1/models/mine"),
-        ollama.ask("GET", "/ready?verbose"),
-        ollama.ask("POST", "/forwarder/translate", {"model": "mine", "input": "hi"}),
+        ollama.send("GET", "/api/tags"),
+        ollama.send("GET", "/api/ps"),
+        ollama.send("POST", "/api/show", {"model": "mine:latest"}),
+        ollama.send("POST", "/api/show", {"name": "mine", "verbose": True}),
+        ollama.send("GET", "/v1/models?client_version=1"),
+        ollama.send("GET", "/v1/models/mine"),
+        ollama.send("GET", "/ready?verbose"),
+        ollama.send("POST", "/forwarder/translate", {"model": "mine", "input": "hi"}),
     ]
 
     assert [each.status_code for each in got] == [200] * len(got)
@@ -149,13 +149,13 @@ def test_verbose_show_probes_the_remote(make: Make) -> None:
     impatient.create()
     impatient.answer = refuse_connection
 
-    show = impatient.ask("POST", "/api/show", {"model": "mine", "verbose": True}).get_json()
+    show = impatient.send("POST", "/api/show", {"model": "mine", "verbose": True}).get_json()
     assert show["health"]["reachable"] is False
-    ready = impatient.ask("GET", "/ready?verbose").get_json()
+    ready = impatient.send("GET", "/ready?verbose").get_json()
     assert "cannot be reached" in ready["models"]["mine:latest"]["error"]
     assert ready["upstreams"]["chat"]["health"]["reachable"] is False
-    assert "models" not in impatient.ask("GET", "/ready").get_json()
-    metrics = impatient.ask("GET", "/metrics").text
+    assert "models" not in impatient.send("GET", "/ready").get_json()
+    metrics = impatient.send("GET", "/metrics").text
     assert 'forwarder_upstream_up{upstream="mine:latest"} 0.0' in metrics
 
 
@@ -163,7 +163,7 @@ def test_requests_for_a_registered_model_go_to_its_remote(ollama: Ollama) -> Non
     ollama.create(remote_api_key=KEY, parameters={"temperature": 0.5}, system="Be kind.")
     ollama.requests.clear()
 
-    got = ollama.ask("POST", "/v1/responses", {"model": "mine:latest", "input": "hi"})
+    got = ollama.send("POST", "/v1/responses", {"model": "mine:latest", "input": "hi"})
 
     assert got.status_code == 200
     assert got.get_json()["temperature"] == 0.5
@@ -189,10 +189,10 @@ def test_failing_remote_gives_a_clear_error(
 ) -> None:
     ollama.create(remote_api_key=KEY)
     ollama.answer = answer
-    asked = {"model": "mine", "input": "hi", "messages": [{"role": "user", "content": "hi"}]}
-    del asked["messages" if path.endswith("responses") else "input"]
+    body = {"model": "mine", "input": "hi", "messages": [{"role": "user", "content": "hi"}]}
+    del body["messages" if path.endswith("responses") else "input"]
 
-    got = ollama.ask("POST", path, asked)
+    got = ollama.send("POST", path, body)
 
     error = got.get_json()["error"]
     assert (got.status_code, error["code"]) == (status, code)
@@ -200,39 +200,39 @@ def test_failing_remote_gives_a_clear_error(
     assert KEY not in got.text
 
 
-def test_lost_key_of_a_model_is_reported(make: Make) -> None:
+def test_undecryptable_key_of_a_model_is_reported(make: Make) -> None:
     make(FORWARDER_SECRET_KEY="old").create(remote_api_key=KEY)
     ollama = make(FORWARDER_SECRET_KEY="new", FORWARDER_DEFAULT_MODEL="mine")
 
-    got = ollama.ask("POST", "/v1/responses", {"model": "mine", "input": "hi"})
+    got = ollama.send("POST", "/v1/responses", {"model": "mine", "input": "hi"})
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (403, "upstream_authentication")
-    assert "cannot decrypt its key" in ollama.ask("GET", "/ready?verbose").text
-    assert ollama.ask("POST", "/api/show", {"model": "mine"}).status_code == 200
-    assert ollama.ask("GET", "/api/tags").status_code == 200
-    listed = ollama.ask("GET", "/v1/models?client_version=1")
+    assert "cannot decrypt its key" in ollama.send("GET", "/ready?verbose").text
+    assert ollama.send("POST", "/api/show", {"model": "mine"}).status_code == 200
+    assert ollama.send("GET", "/api/tags").status_code == 200
+    listed = ollama.send("GET", "/v1/models?client_version=1")
     assert listed.status_code == 200
     assert "mine" not in listed.text
     copying = {"source": "mine", "destination": "other"}
-    assert "cannot be decrypted" in ollama.ask("POST", "/api/copy", copying).get_json()["error"]
-    assert ollama.ask("POST", "/api/show", {"model": "other"}).status_code == 404
+    assert "cannot be decrypted" in ollama.send("POST", "/api/copy", copying).get_json()["error"]
+    assert ollama.send("POST", "/api/show", {"model": "other"}).status_code == 404
 
 
 def test_every_listed_tag_can_be_shown(ollama: Ollama) -> None:
     ollama.create()
-    tags = ollama.ask("GET", "/api/tags").get_json()["models"]
+    tags = ollama.send("GET", "/api/tags").get_json()["models"]
 
     for tag in tags:
-        shown = ollama.ask("POST", "/api/show", {"model": tag["name"]})
-        assert (tag["name"], shown.status_code) == (tag["name"], 200)
-        told = shown.get_json()
-        assert {name: told[name] for name in ("remote_model", "modified_at", "details")} == {
+        response = ollama.send("POST", "/api/show", {"model": tag["name"]})
+        assert (tag["name"], response.status_code) == (tag["name"], 200)
+        details = response.get_json()
+        assert {name: details[name] for name in ("remote_model", "modified_at", "details")} == {
             name: tag[name] for name in ("remote_model", "modified_at", "details")
         }
     assert len(tags) == 3
 
 
-def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
+def test_show_resolves_a_name_like_api_chat(make: Make) -> None:
     ollama = make(
         RESPONSES_BASE_URL="http://other.test/v1",
         CHAT_CONTEXT_WINDOW="1000",
@@ -242,51 +242,51 @@ def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
     )
 
     for name in ("m", "m:latest", "shared"):  # both list "m" under longer names
-        shown = ollama.ask("POST", "/api/show", {"model": name}).get_json()
-        assert shown["details"]["context_length"] == 1000
-        asked = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
-        chat = ollama.ask("POST", "/api/chat", asked)
+        details = ollama.send("POST", "/api/show", {"model": name}).get_json()
+        assert details["details"]["context_length"] == 1000
+        body = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+        chat = ollama.send("POST", "/api/chat", body)
         assert chat.headers["X-Forwarder-Upstream"] == "chat"
     for name in ("nobody's", "chat/"):
-        assert ollama.ask("POST", "/api/show", {"model": name}).status_code == 404
+        assert ollama.send("POST", "/api/show", {"model": name}).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["files", "containers/c/files/f/content"])
 def test_files_of_a_registered_model_are_found_by_other_workers(ollama: Ollama, path: str) -> None:
     ollama.create(verify=False, remote_api_key=KEY)
-    where = f"/v1/{path}?upstream=mine:latest"
+    url = f"/v1/{path}?upstream=mine:latest"
 
-    assert ollama.client.get(where).status_code == 200
+    assert ollama.client.get(url).status_code == 200
 
     assert str(ollama.requests[-1].url) == f"http://127.0.0.1:9/v1/{path}"
     assert ollama.requests[-1].headers["authorization"] == f"Bearer {KEY}"
-    ollama.ask("DELETE", "/api/delete", {"model": "mine"})
-    assert ollama.client.get(where).status_code == 400
+    ollama.send("DELETE", "/api/delete", {"model": "mine"})
+    assert ollama.client.get(url).status_code == 400
 
 
 def test_files_of_a_registered_model_are_not_listed_for_clients(make: Make) -> None:
     ollama = make(FORWARDER_ADMIN_KEYS="sk-admin", FORWARDER_API_KEYS="sk-client")
     admin, client = ({"Authorization": f"Bearer sk-{who}"} for who in ("admin", "client"))
     body = {**BODY, "stream": False, "verify": False, "remote_api_key": KEY}
-    assert ollama.ask("POST", "/api/create", body, headers=admin).status_code == 200
-    asked = len(ollama.requests)
-    named = {**client, "X-Forwarder-Upstream": "mine:latest"}
+    assert ollama.send("POST", "/api/create", body, headers=admin).status_code == 200
+    request_count = len(ollama.requests)
+    headers = {**client, "X-Forwarder-Upstream": "mine:latest"}
 
-    assert ollama.client.get("/v1/files", headers=named).status_code == 403
-    assert ollama.client.get("/v1/files/file-1/content", headers=named).status_code == 404
-    assert len(ollama.requests) == asked
-    assert ollama.client.get(f"/v1/files/{'f' * 20}/content", headers=named).status_code == 200
+    assert ollama.client.get("/v1/files", headers=headers).status_code == 403
+    assert ollama.client.get("/v1/files/file-1/content", headers=headers).status_code == 404
+    assert len(ollama.requests) == request_count
+    assert ollama.client.get(f"/v1/files/{'f' * 20}/content", headers=headers).status_code == 200
 
 
 def test_registered_model_is_copied_and_deleted(ollama: Ollama) -> None:
     ollama.create()
-    copied = ollama.ask("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
+    copied = ollama.send("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
     assert (copied.status_code, copied.data) == (200, b"")
 
-    deleted = ollama.ask("DELETE", "/api/delete", {"name": "mine"})
+    deleted = ollama.send("DELETE", "/api/delete", {"name": "mine"})
     assert (deleted.status_code, deleted.data) == (200, b"")
-    assert ollama.ask("DELETE", "/api/delete", {"model": "mine"}).status_code == 404
-    assert ollama.ask("POST", "/api/show", {"model": "other:8b"}).status_code == 200
+    assert ollama.send("DELETE", "/api/delete", {"model": "mine"}).status_code == 404
+    assert ollama.send("POST", "/api/show", {"model": "other:8b"}).status_code == 200
     # It is no upstream any more, also for requests that name it.
     services = get_extension(ollama.app).services
     assert "mine:latest" not in services.upstreams
@@ -294,18 +294,18 @@ def test_registered_model_is_copied_and_deleted(ollama: Ollama) -> None:
 
 
 def test_configured_model_gets_a_second_name(ollama: Ollama) -> None:
-    ollama.ask("POST", "/api/create", {"model": "kind", "from": "fast", "system": "Be kind."})
-    shown = ollama.ask("POST", "/api/show", {"model": "kind"}).get_json()
-    assert (shown["remote_model"], shown["details"]["parent_model"]) == ("quick", "fast")
+    ollama.send("POST", "/api/create", {"model": "kind", "from": "fast", "system": "Be kind."})
+    details = ollama.send("POST", "/api/show", {"model": "kind"}).get_json()
+    assert (details["remote_model"], details["details"]["parent_model"]) == ("quick", "fast")
 
-    got = ollama.ask("POST", "/v1/responses", {"model": "kind", "input": "hi"})
+    got = ollama.send("POST", "/v1/responses", {"model": "kind", "input": "hi"})
 
     assert got.headers["X-Forwarder-Upstream"] == "chat"
     assert json.loads(ollama.requests[-1].content)["messages"][0]["content"] == "Be kind."
 
 
 def test_configured_model_cannot_be_deleted(ollama: Ollama) -> None:
-    got = ollama.ask("DELETE", "/api/delete", {"model": "fast"})
+    got = ollama.send("DELETE", "/api/delete", {"model": "fast"})
 
     assert got.status_code == 400
     assert "environment" in got.get_json()["error"]
@@ -320,7 +320,7 @@ def test_configured_model_cannot_be_deleted(ollama: Ollama) -> None:
     ],
 )
 def test_push_and_blobs_are_refused(ollama: Ollama, method: str, path: str) -> None:
-    got = ollama.ask(method, path, {"model": "mine"} if method == "POST" else None)
+    got = ollama.send(method, path, {"model": "mine"} if method == "POST" else None)
 
     assert got.status_code == 400
     if method == "POST":
@@ -362,41 +362,41 @@ def test_without_admin_keys_only_local_requests_write(
 ) -> None:
     ollama.create()
 
-    refused = ollama.ask(method, path, body, environ_base=FROM_AFAR)
+    refused = ollama.send(method, path, body, environ_base=REMOTE_ADDRESS)
     assert (refused.status_code, [*refused.get_json()]) == (403, ["error"])
-    assert ollama.ask(method, path, body).status_code == 200
+    assert ollama.send(method, path, body).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path", "body"), WRITING)
 def test_admin_key_writes_from_anywhere(make: Make, method: str, path: str, body: Any) -> None:
     ollama = make(FORWARDER_ADMIN_KEYS="boss", FORWARDER_API_KEYS="client")
-    boss, client = ({"Authorization": f"Bearer {key}"} for key in ("boss", "client"))
-    ollama.ask("POST", "/api/create", {**BODY, "verify": False}, headers=boss)
+    admin, client = ({"Authorization": f"Bearer {key}"} for key in ("boss", "client"))
+    ollama.send("POST", "/api/create", {**BODY, "verify": False}, headers=admin)
 
-    assert ollama.ask(method, path, body).status_code == 401
-    assert ollama.ask(method, path, body, headers=client).status_code == 403
-    allowed = ollama.ask(method, path, body, headers=boss, environ_base=FROM_AFAR)
+    assert ollama.send(method, path, body).status_code == 401
+    assert ollama.send(method, path, body, headers=client).status_code == 403
+    allowed = ollama.send(method, path, body, headers=admin, environ_base=REMOTE_ADDRESS)
     assert allowed.status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path", "body"), READING)
 def test_clients_and_administrators_read(make: Make, method: str, path: str, body: Any) -> None:
     ollama = make(FORWARDER_ADMIN_KEYS="boss", FORWARDER_API_KEYS="client")
-    boss = {"Authorization": "Bearer boss"}
-    ollama.ask("POST", "/api/create", {**BODY, "verify": False}, headers=boss)
+    admin = {"Authorization": "Bearer boss"}
+    ollama.send("POST", "/api/create", {**BODY, "verify": False}, headers=admin)
 
-    assert ollama.ask(method, path, body).status_code == 401
+    assert ollama.send(method, path, body).status_code == 401
     for key in ("boss", "client"):
-        got = ollama.ask(method, path, body, headers={"Authorization": f"Bearer {key}"})
+        got = ollama.send(method, path, body, headers={"Authorization": f"Bearer {key}"})
         assert got.status_code == 200
 
 
 def test_admin_key_is_not_sent_upstream(make: Make) -> None:
     ollama = make(FORWARDER_ADMIN_KEYS="boss", CHAT_API_KEY="passthrough")
-    boss = {"Authorization": "Bearer boss"}
+    admin = {"Authorization": "Bearer boss"}
 
-    ollama.ask("GET", "/api/tags", headers=boss)
-    ollama.ask("POST", "/api/copy", {"source": "x", "destination": "y"}, headers=boss)
+    ollama.send("GET", "/api/tags", headers=admin)
+    ollama.send("POST", "/api/copy", {"source": "x", "destination": "y"}, headers=admin)
 
     assert ollama.requests
     assert not any("boss" in str(request.headers) for request in ollama.requests)
@@ -410,9 +410,9 @@ def test_keys_are_not_logged_even_with_bodies(
     ollama.answer = refusing(401, f"bad key {KEY}")
     ollama.create(remote_api_key=KEY, model="other")
 
-    told = capsys.readouterr()
-    assert '"create"' in told.err + told.out
-    assert KEY not in told.err + told.out
+    output = capsys.readouterr()
+    assert '"create"' in output.err + output.out
+    assert KEY not in output.err + output.out
 
 
 def test_create_needs_a_database(make: Make) -> None:
@@ -421,8 +421,8 @@ def test_create_needs_a_database(make: Make) -> None:
     got = ollama.create()
     assert got.status_code == 400
     assert "FORWARDER_DATABASE_URL" in got.get_json()["error"]
-    assert ollama.ask("DELETE", "/api/delete", {"model": "mine"}).status_code == 400
-    assert [m["name"] for m in ollama.ask("GET", "/api/tags").get_json()["models"]] == [
+    assert ollama.send("DELETE", "/api/delete", {"model": "mine"}).status_code == 400
+    assert [m["name"] for m in ollama.send("GET", "/api/tags").get_json()["models"]] == [
         "fast:latest",
         "m:latest",
     ]
@@ -438,37 +438,37 @@ def test_pull_of_a_served_model_succeeds(ollama: Ollama, name: str) -> None:
     ollama.create()
     ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
 
-    streamed = ollama.ask("POST", "/api/pull", {"model": name})
-    older = ollama.ask("POST", "/api/pull", {"name": name, "insecure": True, "stream": True})
-    whole = ollama.ask("POST", "/api/pull", {"model": name, "stream": False})
+    streamed = ollama.send("POST", "/api/pull", {"model": name})
+    older = ollama.send("POST", "/api/pull", {"name": name, "insecure": True, "stream": True})
+    whole_answer = ollama.send("POST", "/api/pull", {"model": name, "stream": False})
 
     statuses = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
     assert read_lines(streamed) == [{"status": status} for status in statuses]
     assert older.text == streamed.text
-    assert (whole.status_code, whole.get_json()) == (200, {"status": "success"})
+    assert (whole_answer.status_code, whole_answer.get_json()) == (200, {"status": "success"})
 
 
 @pytest.mark.parametrize("name", ["unknown", "unknown:8b", "chat/"])
 def test_pull_of_an_unknown_model_fails(ollama: Ollama, name: str) -> None:
     ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
 
-    streamed = ollama.ask("POST", "/api/pull", {"model": name})
-    whole = ollama.ask("POST", "/api/pull", {"model": name, "stream": False})
+    streamed = ollama.send("POST", "/api/pull", {"model": name})
+    whole_answer = ollama.send("POST", "/api/pull", {"model": name, "stream": False})
 
     first, last = read_lines(streamed)
     assert (streamed.status_code, first) == (200, {"status": "pulling manifest"})
     assert last["error"].startswith("pull model manifest: file does not exist")
-    assert (whole.status_code, whole.get_json()) == (404, last)
+    assert (whole_answer.status_code, whole_answer.get_json()) == (404, last)
     assert name in last["error"]
 
 
 def test_a_pull_needs_a_name_and_a_key(make: Make) -> None:
     ollama = make(FORWARDER_API_KEYS="k")
 
-    assert ollama.ask("POST", "/api/pull", {"model": "fast"}).status_code == 401
+    assert ollama.send("POST", "/api/pull", {"model": "fast"}).status_code == 401
     key = {"Authorization": "Bearer k"}
-    assert ollama.ask("POST", "/api/pull", {"model": "fast"}, headers=key).status_code == 200
-    assert ollama.ask("POST", "/api/pull", {}, headers=key).status_code == 400
+    assert ollama.send("POST", "/api/pull", {"model": "fast"}, headers=key).status_code == 200
+    assert ollama.send("POST", "/api/pull", {}, headers=key).status_code == 400
 
 
 Json = dict[str, Any]
@@ -524,12 +524,12 @@ def test_an_answer_without_stream_is_one_object(
     body = {**BODIES[path], "model": f"{upstream}/demo", "stream": False}
     got = demo.post(path, json=body)
 
-    whole = got.get_json()
+    whole_answer = got.get_json()
     assert got.mimetype == "application/json"
-    assert read_line_text(whole) == "[demo upstream] You said: Hello"
-    assert whole["done"]
-    assert whole["eval_count"] > 0
-    assert list_mistakes(whole) == []
+    assert read_line_text(whole_answer) == "[demo upstream] You said: Hello"
+    assert whole_answer["done"]
+    assert whole_answer["eval_count"] > 0
+    assert list_mistakes(whole_answer) == []
 
 
 @check_each("path", {**BODIES, **EMBEDDING})
@@ -572,8 +572,8 @@ def test_unknown_model_has_the_error_that_makes_clients_pull(
 
     got = client.post(path, json={**body, "model": "m:latest"})
 
-    told = f"model 'm:latest' not found: {message}"
-    assert (got.status_code, got.get_json()) == (404, {"error": told})
+    expected = f"model 'm:latest' not found: {message}"
+    assert (got.status_code, got.get_json()) == (404, {"error": expected})
 
 
 @every_route
@@ -614,7 +614,9 @@ def test_a_failure_before_the_first_line_is_a_status(path: str, serve: Serve) ->
     ],
     ids=["cut", "reported", "failed"],
 )
-def test_a_failure_after_it_is_the_last_line(path: str, events: list[Json], serve: Serve) -> None:
+def test_failure_after_the_first_line_is_the_last_line(
+    path: str, events: list[Json], serve: Serve
+) -> None:
     client = serve(lambda _: make_stream_response(*events, done=False))
 
     got = client.post(path, json=BODIES[path])
@@ -690,17 +692,17 @@ def test_texts_are_embedded(upstream: str, demo: FlaskClient) -> None:
 
 
 def test_openai_embeddings_request_passes_through(serve: Serve) -> None:
-    asked: list[Json] = []
+    requests: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(json.loads(request.read()))
+        requests.append(json.loads(request.read()))
         assert request.url.path == "/v1/embeddings"
         return httpx2.Response(200, json={"data": [{"embedding": "AACAPw=="}], "vendor": 1})
 
     body = {"model": "chat/m", "input": [[1, 2]], "encoding_format": "base64", "vendor": {"x": 1}}
     got = serve(answer).post("/v1/embeddings", json=body)
 
-    assert asked == [{**body, "model": "m"}]
+    assert requests == [{**body, "model": "m"}]
     assert got.get_json() == {"data": [{"embedding": "AACAPw=="}], "vendor": 1}
 
 

@@ -16,7 +16,7 @@ from tests.server.test_serving import BODIES, every_route, make_chunk
 Json = dict[str, Any]
 
 
-def test_models_are_found_by_their_whole_name(demo: FlaskClient) -> None:
+def test_models_are_found_by_their_full_name(demo: FlaskClient) -> None:
     listed = demo.get("/v1/models").get_json()
 
     assert listed["object"] == "list"
@@ -26,10 +26,10 @@ def test_models_are_found_by_their_whole_name(demo: FlaskClient) -> None:
     assert (missing.status_code, missing.get_json()["error"]["param"]) == (404, "model")
 
 
-@check_each(("key", "asked"), [("k", "codex-auto-review"), ("x", "usual")])
+@check_each(("key", "upstream_model"), [("k", "codex-auto-review"), ("x", "usual")])
 @check_each("protocol", ["responses", "chat"])
 def test_codex_model_is_routed_by_the_client_key(
-    key: str, asked: str, protocol: str, serve: Serve
+    key: str, upstream_model: str, protocol: str, serve: Serve
 ) -> None:
     bodies = []
 
@@ -57,7 +57,7 @@ def test_codex_model_is_routed_by_the_client_key(
     found = client.get("/v1/models/codex-auto-review", headers=headers).get_json()
 
     assert sent.status_code == 200
-    assert [body["model"] for body in bodies] == [asked]
+    assert [body["model"] for body in bodies] == [upstream_model]
     assert (found["id"], found["owned_by"]) == ("codex-auto-review", "chat")
 
 
@@ -71,12 +71,12 @@ def test_models_need_a_key(path: str, serve: Serve) -> None:
 
 def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
     plain = demo.get("/v1/models").get_json()
-    told = demo.get("/v1/models?client_version=0.169.0").get_json()
+    answer = demo.get("/v1/models?client_version=0.169.0").get_json()
 
     assert "models" not in plain
-    assert told["data"] == plain["data"]
-    listed = [entry["slug"] for entry in told["models"] if entry["visibility"] == "list"]
-    assert listed == [model["id"] for model in told["data"]]
+    assert answer["data"] == plain["data"]
+    listed = [entry["slug"] for entry in answer["models"] if entry["visibility"] == "list"]
+    assert listed == [model["id"] for model in answer["data"]]
 
 
 def test_response_has_the_headers_that_codex_reads(serve: Serve) -> None:
@@ -119,18 +119,18 @@ def test_a_conversation_continues_after_compaction(serve: Serve) -> None:
 
 
 def test_compaction_is_passed_to_upstreams_that_support_it(serve: Serve) -> None:
-    whole = {"id": "r", "object": "response.compaction", "created_at": 1, "output": []}
+    compaction = {"id": "r", "object": "response.compaction", "created_at": 1, "output": []}
     paths: list[str] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         paths.append(request.url.path)
         assert json.loads(request.read()) == {"model": "m", "input": TALK}
-        return httpx2.Response(200, json=whole)
+        return httpx2.Response(200, json=compaction)
 
     client = serve(answer, RESPONSES_PROVIDER="openai")
     got = client.post("/v1/responses/compact", json={"model": "responses/m", "input": TALK})
 
-    assert (got.get_json(), paths) == (whole, ["/v1/responses/compact"])
+    assert (got.get_json(), paths) == (compaction, ["/v1/responses/compact"])
 
 
 @check_each(
@@ -159,10 +159,10 @@ def test_a_foreign_compaction_is_named_in_the_header_or_refused(demo: FlaskClien
 @check_each("path", ["v1/responses", "v1/chat/completions", "forwarder/translate"])
 def test_invalid_strict_header_is_refused(path: str, demo: FlaskClient) -> None:
     question = [{"role": "user", "content": "hi"}]
-    asked = {"messages": question} if path.endswith("completions") else {"input": question}
-    for said, status in {"maybe": 400, "TRUE": 200, "off": 200, "0": 200, "": 200}.items():
-        headers = {"X-Forwarder-Strict": said}
-        got = demo.post(f"/{path}", json={"model": "demo", **asked}, headers=headers)
+    parameters = {"messages": question} if path.endswith("completions") else {"input": question}
+    for strict, status in {"maybe": 400, "TRUE": 200, "off": 200, "0": 200, "": 200}.items():
+        headers = {"X-Forwarder-Strict": strict}
+        got = demo.post(f"/{path}", json={"model": "demo", **parameters}, headers=headers)
         assert got.status_code == status
         if status == 400:
             assert got.get_json()["error"]["param"] == "X-Forwarder-Strict"
@@ -172,28 +172,28 @@ def test_invalid_strict_header_is_refused(path: str, demo: FlaskClient) -> None:
 def test_compaction_keeps_user_messages_beside_the_summary(serve: Serve) -> None:
     part = {"type": "output_text", "text": "said", "annotations": []}
     message = {"type": "message", "id": "msg_1", "role": "assistant", "content": [part]}
-    over = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
-    asked: list[Any] = []
+    response = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
+    inputs: list[Any] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         body = json.loads(request.content)
-        asked.append(body["input"])
+        inputs.append(body["input"])
         if body.get("stream"):
             return make_stream_response(
-                {"type": "response.completed", "response": over, "sequence_number": 0}
+                {"type": "response.completed", "response": response, "sequence_number": 0}
             )
-        return httpx2.Response(200, json=over)
+        return httpx2.Response(200, json=response)
 
     client = serve(answer, RESPONSES_QUIRKS='{"keeps_responses": true}')
     first = client.post("/v1/responses", json={"model": "responses/m", "input": "remember"})
-    given = {"model": "responses/m", "previous_response_id": first.get_json()["id"]}
-    got = client.post("/v1/responses/compact", json=given)
+    request_body = {"model": "responses/m", "previous_response_id": first.get_json()["id"]}
+    got = client.post("/v1/responses/compact", json=request_body)
 
     assert got.status_code == 200, got.text
-    kept, summary = got.get_json()["output"]
-    assert (kept["role"], kept["content"][0]["text"]) == ("user", "remember")
+    user_message, summary = got.get_json()["output"]
+    assert (user_message["role"], user_message["content"][0]["text"]) == ("user", "remember")
     assert summary["type"] == "compaction"
-    assert [item.get("role") for item in asked[-1]] == ["user", "assistant", "user"]
+    assert [item.get("role") for item in inputs[-1]] == ["user", "assistant", "user"]
 
 
 CLIENT_HEADERS = {
@@ -210,18 +210,18 @@ CLIENT_HEADERS = {
 
 
 @every_route
-@check_each("over", ["chat", "responses"])
-def test_provider_headers_are_forwarded(path: str, over: str, serve: Serve) -> None:
-    asked: list[httpx2.Headers] = []
+@check_each("api", ["chat", "responses"])
+def test_provider_headers_are_forwarded(path: str, api: str, serve: Serve) -> None:
+    received_headers: list[httpx2.Headers] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request.headers)
+        received_headers.append(request.headers)
         return httpx2.Response(400, json={"error": {"message": "no"}})
 
-    client = serve(answer, FORWARDER_UPSTREAMS=over, FORWARDER_CLIENT_HEADERS="x-codex-*")
+    client = serve(answer, FORWARDER_UPSTREAMS=api, FORWARDER_CLIENT_HEADERS="x-codex-*")
     client.post(path, json=BODIES[path], headers=CLIENT_HEADERS)
 
-    sent = asked[0]
+    sent = received_headers[0]
     private = {"Cookie", "X-Api-Key"}
     others = CLIENT_HEADERS.keys() - {"Idempotency-Key"}
     assert {n: sent.get(n) for n in others} == {
@@ -244,8 +244,8 @@ def test_clients_do_not_share_an_idempotency_key(path: str, key: str, serve: Ser
         headers = {"Authorization": f"Bearer {who}", "Idempotency-Key": "one"}
         client.post(path, json=BODIES[path], headers=headers)
 
-    first, second, again = sent
-    assert first == again
+    first, second, repeated = sent
+    assert first == repeated
     if key == "passthrough":
         assert sent == ["one"] * 3
     else:
@@ -253,19 +253,19 @@ def test_clients_do_not_share_an_idempotency_key(path: str, key: str, serve: Ser
 
 
 def test_several_choices_do_not_share_an_idempotency_key(serve: Serve) -> None:
-    asked: list[httpx2.Headers] = []
+    received_headers: list[httpx2.Headers] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request.headers)
+        received_headers.append(request.headers)
         return httpx2.Response(400, json={"error": {"message": "no"}})
 
     client = serve(answer, FORWARDER_UPSTREAMS="responses")
     body = {**BODIES["/v1/chat/completions"], "n": 2}
     client.post("/v1/chat/completions", json=body, headers=CLIENT_HEADERS)
 
-    assert len(asked) == 2
-    assert not any("idempotency-key" in headers for headers in asked)
-    assert all(headers["x-title"] == "App" for headers in asked)
+    assert len(received_headers) == 2
+    assert not any("idempotency-key" in headers for headers in received_headers)
+    assert all(headers["x-title"] == "App" for headers in received_headers)
 
 
 ANSWER = {
@@ -312,15 +312,13 @@ ANSWER = {
 def test_reasoning_is_not_reported_lost_if_the_client_sent_none(
     environment: dict[str, str], strict: str, serve: Serve
 ) -> None:
-    over = environment["FORWARDER_UPSTREAMS"]
-    client = serve(lambda _: httpx2.Response(200, json=ANSWER[over]), **environment)
+    api = environment["FORWARDER_UPSTREAMS"]
+    client = serve(lambda _: httpx2.Response(200, json=ANSWER[api]), **environment)
 
     def read_dropped(strict: str = strict, **answer: object) -> str | None:
         history = [{"role": "assistant", **answer}, {"role": "user", "content": "And?"}]
-        asked = {"model": "m", "messages": [{"role": "user", "content": "a"}, *history]}
-        got = client.post(
-            "/v1/chat/completions", json=asked, headers={"X-Forwarder-Strict": strict}
-        )
+        body = {"model": "m", "messages": [{"role": "user", "content": "a"}, *history]}
+        got = client.post("/v1/chat/completions", json=body, headers={"X-Forwarder-Strict": strict})
         assert got.status_code == 200
         return got.headers.get("X-Forwarder-Dropped")
 
@@ -336,9 +334,9 @@ def test_reasoning_is_not_reported_lost_if_the_client_sent_none(
 def test_schema_error_of_an_emulation_names_the_clients_parameter(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500), CHAT_PROVIDER="deepseek")
     schema = {"type": "json_schema", "name": "n", "schema": {"type": "no such type"}}
-    asked = {"model": "chat/m", "input": "hi", "text": {"format": schema}}
+    body = {"model": "chat/m", "input": "hi", "text": {"format": schema}}
 
-    got = client.post("/v1/responses", json=asked)
+    got = client.post("/v1/responses", json=body)
 
     assert got.status_code == 400
     assert got.json["error"]["param"] == "text.format.schema"
@@ -347,12 +345,12 @@ def test_schema_error_of_an_emulation_names_the_clients_parameter(serve: Serve) 
 
 def test_loss_at_the_provider_is_named_by_the_clients_parameter(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json=ANSWER["chat"]), CHAT_PROVIDER="deepseek")
-    asked = {"model": "chat/m", "input": "hi", "text": {"verbosity": "low"}}
+    body = {"model": "chat/m", "input": "hi", "text": {"verbosity": "low"}}
 
-    lost = client.post("/v1/responses", json=asked)
-    refused = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "true"})
+    answer = client.post("/v1/responses", json=body)
+    refused = client.post("/v1/responses", json=body, headers={"X-Forwarder-Strict": "true"})
 
-    assert lost.headers["X-Forwarder-Dropped"] == "text.verbosity"
+    assert answer.headers["X-Forwarder-Dropped"] == "text.verbosity"
     assert refused.json["error"]["param"] == "text.verbosity"
 
 
@@ -409,15 +407,15 @@ LATE_KEY_ERROR = {"error": {"message": "Incorrect API key provided", "code": "in
 
 
 @every_route
-@check_each("over", ["chat", "responses"])
+@check_each("api", ["chat", "responses"])
 @check_each("stream", [False, True])
-def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
-    path: str, over: str, stream: bool, serve: Serve
+def test_late_key_error_of_the_upstream_is_not_attributed_to_the_client(
+    path: str, api: str, stream: bool, serve: Serve
 ) -> None:
     response = {"id": "r", "object": "response", "status": "in_progress", "output": []}
     item = {"id": "m", "type": "message", "role": "assistant", "content": [], "status": "completed"}
     place = {"item_id": "m", "output_index": 0, "content_index": 0}
-    begun = {
+    first_events = {
         "chat": [make_chunk("Hi")],
         "responses": [
             {"type": "response.created", "response": response},
@@ -425,19 +423,19 @@ def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
             {"type": "response.output_text.delta", **place, "delta": "Hi"},
         ],
     }
-    last = LATE_KEY_ERROR if over == "chat" else {"type": "error", **LATE_KEY_ERROR}
-    frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*begun[over], last]]
+    last = LATE_KEY_ERROR if api == "chat" else {"type": "error", **LATE_KEY_ERROR}
+    frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*first_events[api], last]]
 
     def answer(_: httpx2.Request) -> httpx2.Response:
         headers = {"content-type": "text/event-stream"}
         return httpx2.Response(200, headers=headers, content=iter(frames))
 
-    client = serve(answer, FORWARDER_UPSTREAMS=over, CHAT_API_KEY="ours", RESPONSES_API_KEY="ours")
+    client = serve(answer, FORWARDER_UPSTREAMS=api, CHAT_API_KEY="ours", RESPONSES_API_KEY="ours")
     got = client.post(path, json={**BODIES[path], "stream": stream})
 
     assert got.status_code == (200 if stream else 403)
     assert "invalid_api_key" not in got.text
-    assert f"{over.upper()}_API_KEY" in got.text
+    assert f"{api.upper()}_API_KEY" in got.text
     if stream:
         assert "Hi" in got.text
     if not stream or path == "/v1/chat/completions":
@@ -446,7 +444,7 @@ def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
 
 LONG = "v" * 5000
 CALL = {"id": LONG, "type": "function", "function": {"name": "f", "arguments": "{}"}}
-TOLD: dict[str, tuple[str, Json]] = {
+LONG_ID_REQUESTS: dict[str, tuple[str, Json]] = {
     "an output without a call": (
         "responses",
         {"input": [{"type": "function_call_output", "call_id": LONG, "output": "x"}]},
@@ -472,7 +470,7 @@ TOLD: dict[str, tuple[str, Json]] = {
 }
 
 
-@check_each(("path", "body"), TOLD.values(), ids=TOLD)
+@check_each(("path", "body"), LONG_ID_REQUESTS.values(), ids=LONG_ID_REQUESTS)
 @check_each("model", ["chat/m", "responses/m"])
 def test_an_error_quotes_200_characters_of_the_id_of_a_call(
     serve: Serve, path: str, body: Json, model: str

@@ -69,8 +69,8 @@ def test_page_loads_only_files_of_this_server(demo: FlaskClient, path: str) -> N
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert got.headers["X-Content-Type-Options"] == "nosniff"
     assert not re.findall(r"<script(?![^>]* src=)|\son\w+=|https?:", got.text)
-    named = re.findall(r'(?:src|href)="api/([\w.-]+)"', got.text)
-    assert sorted(named) == sorted(ASSETS)
+    file_names = re.findall(r'(?:src|href)="api/([\w.-]+)"', got.text)
+    assert sorted(file_names) == sorted(ASSETS)
 
 
 @check_each("name", ASSETS)

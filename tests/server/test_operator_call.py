@@ -55,7 +55,7 @@ def test_an_internal_call_needs_no_client_key_and_is_captured(serve: Serve) -> N
     assert listed["request_id"] == "own"
 
 
-def test_no_client_can_mark_its_request(serve: Serve) -> None:
+def test_clients_cannot_mark_requests_as_internal(serve: Serve) -> None:
     client = serve_keys(serve)
     for name in ("forwarder.operator_call", "Forwarder.Internal-Call", "Forwarder-Internal-Call"):
         answer = client.post("/v1/responses", data=BODY, headers={name: "1"})
@@ -63,21 +63,21 @@ def test_no_client_can_mark_its_request(serve: Serve) -> None:
 
 
 def test_an_internal_call_has_the_address_and_the_host_of_its_origin(serve: Serve) -> None:
-    seen: list[Request] = []
+    requests: list[Request] = []
     client = serve_keys(serve)
 
     @client.application.before_request
     def note() -> None:
         from flask import request
 
-        seen.append(request._get_current_object())  # type: ignore[attr-defined]
+        requests.append(request._get_current_object())  # type: ignore[attr-defined]
 
     origin = {"base_url": "http://127.0.0.1:8000", "environ_base": {"REMOTE_ADDR": "127.0.0.9"}}
     send(client.application, OperatorCall(None, make_recorder), **origin)
 
-    assert (seen[0].remote_addr, seen[0].host) == ("127.0.0.9", "127.0.0.1:8000")
-    assert dict(seen[0].args) == {"a": "b"}
-    assert seen[0].headers["X-Request-Id"] == "own"
+    assert (requests[0].remote_addr, requests[0].host) == ("127.0.0.9", "127.0.0.1:8000")
+    assert dict(requests[0].args) == {"a": "b"}
+    assert requests[0].headers["X-Request-Id"] == "own"
 
 
 def test_the_client_key_goes_to_upstreams_that_need_it(serve: Serve) -> None:

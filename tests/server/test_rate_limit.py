@@ -56,11 +56,11 @@ class Failing(MemoryStorage):
     """A storage that can go down."""
 
     STORAGE_SCHEME = ["failing"]
-    asked = 0
+    call_count = 0
     down = False
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        self.asked += 1
+        self.call_count += 1
         if self.down:
             raise StorageError(ConnectionError("redis://:password@host"))
         return int(super().incr(key, expiry, amount))
@@ -70,8 +70,8 @@ class Failing(MemoryStorage):
 
 
 def make_settings(**rates: str) -> Settings:
-    named = {f"FORWARDER_RATE_LIMIT_{name}": value for name, value in rates.items()}
-    return Settings.from_env({"FORWARDER_API_KEYS": "a,b", **named})
+    settings = {f"FORWARDER_RATE_LIMIT_{name}": value for name, value in rates.items()}
+    return Settings.from_env({"FORWARDER_API_KEYS": "a,b", **settings})
 
 
 def limits_of(
@@ -208,17 +208,17 @@ def test_request_without_admission_is_not_charged(clock: Clock) -> None:
 def log_lines() -> Iterator[list[str]]:
     lines: list[str] = []
 
-    class Keeper(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(record.getMessage())
 
-    log, keeper = logging.getLogger("forwarder.ratelimit"), Keeper()
-    log.addHandler(keeper)
+    log, handler = logging.getLogger("forwarder.ratelimit"), RecordingHandler()
+    log.addHandler(handler)
     before = log.level
     log.setLevel(logging.INFO)  # independent of earlier applications
     yield lines
     log.setLevel(before)
-    log.removeHandler(keeper)
+    log.removeHandler(handler)
 
 
 def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list[str]) -> None:
@@ -229,7 +229,7 @@ def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list
     for _ in range(5):
         assert admit_request(limits).rate_limit_headers == {}
 
-    assert storage.asked == 1, "a storage that is down costs every request a wait"
+    assert storage.call_count == 1, "each request waits for a storage that is down"
     [line] = log_lines
     assert "pass unlimited" in line
     assert "password" not in line
@@ -245,14 +245,14 @@ def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None
 
     deadline = time.monotonic() + 10
     while not admit_request(limits).rate_limit_headers:
-        assert time.monotonic() < deadline, "the storage is not asked again"
+        assert time.monotonic() < deadline, "the storage is not called again"
         time.sleep(0.01)
 
     get_refusal(limits)
     assert "answers again" in log_lines[-1]
 
 
-def test_closed_limits_stop_asking_a_storage_that_is_down(log_lines: list[str]) -> None:
+def test_closed_limits_stop_calling_a_storage_that_is_down(log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/hour")
     before = set(threading.enumerate())
@@ -265,7 +265,7 @@ def test_closed_limits_stop_asking_a_storage_that_is_down(log_lines: list[str]) 
 
     for thread in started:
         thread.join(5)
-        assert not thread.is_alive(), "the storage is still asked"
+        assert not thread.is_alive(), "a call of the storage still runs"
 
 
 def test_storage_outage_can_refuse_requests(clock: Clock, log_lines: list[str]) -> None:
@@ -287,11 +287,11 @@ class Hanging(MemoryStorage):
     STORAGE_SCHEME = ["hanging"]
 
     def __init__(self) -> None:
-        self.go = threading.Event()
+        self.proceed = threading.Event()
         super().__init__()
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        assert self.go.wait(20)
+        assert self.proceed.wait(20)
         return int(super().incr(key, expiry, amount))
 
 
@@ -301,10 +301,10 @@ def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> Non
     limits = limits_of(storage, REQUESTS="1/hour", TIMEOUT=seconds)
     waiting = seconds == "20"
     if waiting:
-        threading.Timer(0.2, storage.go.set).start()  # several times the default
+        threading.Timer(0.2, storage.proceed.set).start()  # several times the default
 
     assert bool(admit_request(limits).rate_limit_headers) is waiting
-    storage.go.set()
+    storage.proceed.set()
 
 
 def test_failed_charge_does_not_break_the_response(clock: Clock, log_lines: list[str]) -> None:
@@ -337,7 +337,7 @@ def test_storage_contains_no_client_keys() -> None:
     [(0, "0s"), (0.0174, "18ms"), (0.5, "500ms"), (1, "1s"), (5.1, "6s"), (59.5, "1m0s"),
      (360, "6m0s"), (3599.2, "1h0m0s"), (86400, "24h0m0s")],
 )  # fmt: skip
-def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
+def test_durations_have_the_format_of_openai(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
@@ -348,10 +348,10 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
     def make_client(**environment: str) -> FlaskClient:
         def answer(request: httpx2.Request) -> httpx2.Response:
-            answered = make_stream_response(CHUNK, USAGE)
-            answered.headers["x-ratelimit-limit-requests"] = "10000"
-            answered.headers["x-ratelimit-reset-project-tokens"] = "1s"
-            return answered
+            response = make_stream_response(CHUNK, USAGE)
+            response.headers["x-ratelimit-limit-requests"] = "10000"
+            response.headers["x-ratelimit-reset-project-tokens"] = "1s"
+            return response
 
         transport = httpx2.MockTransport(answer)
         monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
@@ -362,17 +362,17 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
 
 def send_request(client: FlaskClient, **headers: str) -> Any:
     body = {"model": "m", "input": "hi", "stream": True}
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return client.post("/v1/responses", json=body, headers=given, buffered=True)
+    renamed = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post("/v1/responses", json=body, headers=renamed, buffered=True)
 
 
 def test_streamed_usage_is_charged_exactly(serve: Callable[..., FlaskClient]) -> None:
     client = serve(FORWARDER_RATE_LIMIT_TOKENS="150/hour", FORWARDER_RATE_LIMIT_REQUESTS="9/hour")
 
-    left = [send_request(client).headers["x-ratelimit-remaining-tokens"] for _ in range(2)]
+    remaining = [send_request(client).headers["x-ratelimit-remaining-tokens"] for _ in range(2)]
     refused = send_request(client)
 
-    assert left == ["150", "60"]
+    assert remaining == ["150", "60"]
     assert refused.status_code == 429
     assert refused.get_json()["error"]["type"] == "tokens"
     assert 3590 < int(refused.headers["Retry-After"]) <= 3600
@@ -383,13 +383,13 @@ def test_streamed_usage_is_charged_exactly(serve: Callable[..., FlaskClient]) ->
 
 
 def test_client_sees_only_own_rate_limit_headers(serve: Callable[..., FlaskClient]) -> None:
-    theirs = send_request(serve())
-    ours = send_request(serve(FORWARDER_RATE_LIMIT_REQUESTS="9/hour"))
+    unlimited = send_request(serve())
+    limited = send_request(serve(FORWARDER_RATE_LIMIT_REQUESTS="9/hour"))
 
-    assert theirs.headers["x-ratelimit-limit-requests"] == "10000"
-    names = {name.lower() for name, _ in ours.headers if name.lower().startswith("x-rate")}
+    assert unlimited.headers["x-ratelimit-limit-requests"] == "10000"
+    names = {name.lower() for name, _ in limited.headers if name.lower().startswith("x-rate")}
     assert names == {f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")}
-    assert ours.headers["x-ratelimit-limit-requests"] == "9"
+    assert limited.headers["x-ratelimit-limit-requests"] == "9"
 
 
 def test_file_requests_are_limited(serve: Callable[..., FlaskClient]) -> None:
@@ -415,8 +415,10 @@ def test_forwarded_address_needs_a_trusted_proxy(
 ) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES=proxies)
 
-    given = ["192.0.2.1", "192.0.2.2"]
-    assert [send_request(client, X_Forwarded_For=address).status_code for address in given] == codes
+    addresses = ["192.0.2.1", "192.0.2.2"]
+    assert [
+        send_request(client, X_Forwarded_For=address).status_code for address in addresses
+    ] == codes
 
 
 def test_forged_forwarded_addresses_are_ignored(
@@ -424,8 +426,8 @@ def test_forged_forwarded_addresses_are_ignored(
 ) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES="1")
 
-    given = [f"198.51.100.{i}, 192.0.2.1" for i in range(2)]
-    codes = [send_request(client, X_Forwarded_For=address).status_code for address in given]
+    forwarded = [f"198.51.100.{i}, 192.0.2.1" for i in range(2)]
+    codes = [send_request(client, X_Forwarded_For=address).status_code for address in forwarded]
     assert codes == [200, 429]
 
 

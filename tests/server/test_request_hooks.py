@@ -32,19 +32,19 @@ def app() -> Flask:
 
 
 def make_context(app: Flask, **headers: str) -> RequestContext:
-    given = {k.replace("_", "-"): v for k, v in headers.items()}
-    with app.test_request_context(headers=given) as context:
+    renamed = {k.replace("_", "-"): v for k, v in headers.items()}
+    with app.test_request_context(headers=renamed) as context:
         return request_hooks.create_context(context.request, get_extension(app).services, "test")
 
 
-@pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
-def test_a_client_s_id_is_kept(given: str, app: Flask) -> None:
-    assert make_context(app, X_Request_Id=given).id == given
+@pytest.mark.parametrize("request_id", ["a", "my-id-42", "x" * 128, "!~"])
+def test_a_client_s_id_is_kept(request_id: str, app: Flask) -> None:
+    assert make_context(app, X_Request_Id=request_id).id == request_id
 
 
-@pytest.mark.parametrize("given", ["", "x" * 129, "two words", "ümlaut", "a\tb"])
-def test_unsafe_request_id_is_replaced(given: str, app: Flask) -> None:
-    assert make_context(app, X_Request_Id=given).id.startswith("req_")
+@pytest.mark.parametrize("request_id", ["", "x" * 129, "two words", "ümlaut", "a\tb"])
+def test_unsafe_request_id_is_replaced(request_id: str, app: Flask) -> None:
+    assert make_context(app, X_Request_Id=request_id).id.startswith("req_")
 
 
 def test_generated_request_ids_differ(app: Flask) -> None:
@@ -52,13 +52,13 @@ def test_generated_request_ids_differ(app: Flask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "strict"),
+    ("headers", "strict"),
     [({}, False), ({"X_Forwarder_Strict": "TRUE"}, True), ({"X_Forwarder_Strict": "no"}, False)],
 )
 def test_strict_header_makes_a_request_strict(
-    given: dict[str, str], strict: bool, app: Flask
+    headers: dict[str, str], strict: bool, app: Flask
 ) -> None:
-    assert make_context(app, **given).loss_report.strict is strict
+    assert make_context(app, **headers).loss_report.strict is strict
 
 
 def test_strict_setting_overrides_the_header() -> None:
@@ -227,7 +227,7 @@ def find_client(records: list[logging.LogRecord], route: str) -> str | None:
     raise AssertionError(f"no line about {route}")
 
 
-def ask(key: str, caplog: pytest.LogCaptureFixture, **more: object) -> None:
+def send_logged_request(key: str, caplog: pytest.LogCaptureFixture, **more: object) -> None:
     """Send a request, of which ``caplog`` has the log line."""
     app = create_app(Settings.from_env({"FORWARDER_API_KEYS": "alice:sk-1,sk-2"}))
     logging.getLogger("forwarder").propagate = True
@@ -249,7 +249,7 @@ def test_log_line_names_the_client(
     key: str, name: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.clear()
-    ask(key, caplog)
+    send_logged_request(key, caplog)
     found = find_client(caplog.records, "responses")
 
     assert (found or "").startswith(name or "")
@@ -257,7 +257,7 @@ def test_log_line_names_the_client(
 
 
 def test_background_work_has_the_name_of_its_client(caplog: pytest.LogCaptureFixture) -> None:
-    ask("sk-1", caplog, background=True)
+    send_logged_request("sk-1", caplog, background=True)
 
     assert find_client(caplog.records, "background") == "alice"
 
@@ -284,7 +284,7 @@ def test_the_largest_body_is_accepted_as_background_work() -> None:
     assert got.status_code == 200
 
 
-def test_history_takes_memory(app: Flask) -> None:
+def test_history_reserves_memory(app: Flask) -> None:
     memory, client = get_extension(app).services.body_memory, app.test_client()
     first = client.post(
         "/v1/responses", json={"model": "demo", "input": LARGE}, buffered=True
@@ -303,7 +303,7 @@ def test_history_takes_memory(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/input_items"])
-def test_stored_data_that_is_read_takes_memory(path: str, app: Flask) -> None:
+def test_reading_stored_data_reserves_memory(path: str, app: Flask) -> None:
     memory, client = get_extension(app).services.body_memory, app.test_client()
     body = {"model": "demo", "input": LARGE, "instructions": LARGE}
     made = client.post("/v1/responses", json=body, buffered=True).get_json()
@@ -317,7 +317,7 @@ def test_stored_data_that_is_read_takes_memory(path: str, app: Flask) -> None:
     assert memory.used == 0
 
 
-def test_a_large_answer_takes_memory_until_it_is_sent(app: Flask) -> None:
+def test_large_answer_reserves_memory_until_it_is_sent(app: Flask) -> None:
     memory, client = get_extension(app).services.body_memory, app.test_client()
     body = {"model": "demo", "input": "hi", "instructions": LARGE}
     with client.post("/v1/responses", json=body, buffered=False) as got:
@@ -330,7 +330,7 @@ def test_a_large_answer_takes_memory_until_it_is_sent(app: Flask) -> None:
     assert memory.used == 0
 
 
-def test_data_of_an_earlier_attempt_takes_no_memory(app: Flask) -> None:
+def test_data_of_an_earlier_attempt_reserves_no_memory(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     context = RequestContext("req_1", "chat", LossReport(), body_memory=memory)
     context.added_memory.grow(100_000)
@@ -354,10 +354,10 @@ def test_log_has_the_method_and_the_model_that_the_client_asked_for(
         app.test_client().post("/v1/chat/completions", json=body)
         app.test_client().get("/v1/models")
 
-    answered, listed = [record.msg for record in caplog.records]
-    assert isinstance(answered, dict)
+    completed, listed = [record.msg for record in caplog.records]
+    assert isinstance(completed, dict)
     assert isinstance(listed, dict)
-    assert (answered["method"], answered["requested_model"], answered["model"]) == (
+    assert (completed["method"], completed["requested_model"], completed["model"]) == (
         "POST",
         "fast",
         "demo-1",

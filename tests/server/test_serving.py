@@ -69,7 +69,7 @@ def test_stream_has_to_be_a_boolean(path: str, demo: FlaskClient) -> None:
 
 
 @every_route
-def test_a_request_without_a_key_has_an_id_and_a_line_too(
+def test_unauthorized_request_has_an_id_and_a_log_line(
     path: str, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = serve(lambda _: httpx2.Response(500), FORWARDER_API_KEYS="k")
@@ -117,7 +117,7 @@ def asking_chat() -> dict[str, Any]:
     return {**BODIES["/v1/chat/completions"], "model": "chat/m", "stream": True}
 
 
-def test_an_error_of_null_is_no_failure(serve: Serve) -> None:
+def test_null_error_is_not_a_failure(serve: Serve) -> None:
     client = serve(lambda _: make_stream_response(make_chunk("Hi", "stop", error=None)))
 
     assert client.post("/v1/chat/completions", json=asking_chat()).text.endswith("[DONE]\n\n")

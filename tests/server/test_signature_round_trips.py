@@ -59,12 +59,12 @@ def make_calls(turn: int, **signature: Any) -> Iterator[Json]:
 
 def make_turn(turn: int, before: list[Json], after: list[Json], **signature: Any) -> list[Json]:
     """The deltas of a turn: the first two turns call, the third says a text."""
-    said = (
+    deltas = (
         [{"content": "It is "}, {"content": "42."}]
         if turn == 3
         else [*make_calls(turn, **signature)]
     )
-    return [{"role": "assistant", "content": None}, *before, *said, *after]
+    return [{"role": "assistant", "content": None}, *before, *deltas, *after]
 
 
 def extra_content(turn: int) -> list[Json]:
@@ -90,7 +90,7 @@ def bare_signature(turn: int) -> list[Json]:
 
 
 def late_signature(turn: int) -> list[Json]:
-    """A signature that comes when the calls are whole."""
+    """A signature that arrives after complete calls."""
     late = {"tool_calls": [{"index": 0, **make_google_signature(turn)}]}
     return make_turn(turn, [], [late] if turn < 3 else [make_google_signature(turn)])
 
@@ -121,12 +121,12 @@ def two_thinking_blocks(turn: int) -> list[Json]:
 def encrypted_details(turn: int) -> list[Json]:
     """OpenRouter before OpenAI: the sealed entry comes last."""
     summary = {"type": "reasoning.summary", "format": "openai-responses-v1", "index": 0}
-    sealed = {"type": "reasoning.encrypted", "data": f"sealed-{turn}", "id": "rs_1", "index": 0}
+    detail = {"type": "reasoning.encrypted", "data": f"sealed-{turn}", "id": "rs_1", "index": 0}
     before: list[Json] = [
         {"reasoning": text, "reasoning_details": [{**summary, "summary": text}]}
         for text in ("Let me ", "see.")
     ]
-    return make_turn(turn, before, [{"reasoning_details": [sealed]}])
+    return make_turn(turn, before, [{"reasoning_details": [detail]}])
 
 
 def signed_details(turn: int) -> list[Json]:
@@ -235,7 +235,7 @@ class ResponsesClient:
         if mode == "conversation":
             self.conversation = workers[0].post("/v1/conversations", json={}).json["id"]
 
-    def ask(self, *new: Json) -> Json:
+    def send(self, *new: Json) -> Json:
         body: Json = {"model": self.model, "stream": self.stream, "tools": [
             {"type": "function", "name": "f", "parameters": {"type": "object"}}
         ]}  # fmt: skip
@@ -258,9 +258,9 @@ class ResponsesClient:
         self.items += [*new, *response["output"]]
         return response
 
-    def turn(self, said: str | None = None) -> None:
-        new = [] if said is None else [{"type": "message", "role": "user", "content": said}]
-        response = self.ask(*self.outputs, *new)
+    def turn(self, text: str | None = None) -> None:
+        new = [] if text is None else [{"type": "message", "role": "user", "content": text}]
+        response = self.send(*self.outputs, *new)
         self.outputs = [
             {"type": "function_call_output", "call_id": item["call_id"], "output": "42"}
             for item in response["output"]
@@ -280,17 +280,17 @@ class ChatClient:
         self.headers: Json = {"X-Forwarder-Reasoning": "thinking"} if mode == "styled" else {}
         self.messages: list[Json] = []
 
-    def turn(self, said: str | None = None) -> None:
-        if said is not None:
-            self.messages.append({"role": "user", "content": said})
+    def turn(self, text: str | None = None) -> None:
+        if text is not None:
+            self.messages.append({"role": "user", "content": text})
         body = {"model": self.model, "messages": self.messages, "tools": TOOLS}
         body |= {"stream": self.stream}
         self.workers.append(self.workers.pop(0))
         answer = self.workers[0].post("/v1/chat/completions", json=body, headers=self.headers)
         assert answer.status_code == 200, answer.text
         self.dropped = answer.headers.get("X-Forwarder-Dropped", "")
-        whole = fold_chat(iter([parse_events(answer.text)])) if self.stream else answer.json
-        message = whole["choices"][0]["message"]
+        completion = fold_chat(iter([parse_events(answer.text)])) if self.stream else answer.json
+        message = completion["choices"][0]["message"]
         if not self.keeps:
             message = {k: message[k] for k in ("role", "content", "tool_calls") if k in message}
             if message.get("tool_calls"):
@@ -310,9 +310,9 @@ class OllamaClient:
         self.stream = stream
         self.messages: list[Json] = []
 
-    def turn(self, said: str | None = None) -> None:
-        if said is not None:
-            self.messages.append({"role": "user", "content": said})
+    def turn(self, text: str | None = None) -> None:
+        if text is not None:
+            self.messages.append({"role": "user", "content": text})
         body = {"model": "chat/m", "messages": self.messages, "tools": TOOLS}
         body |= {"stream": self.stream}
         self.workers.append(self.workers.pop(0))
@@ -334,13 +334,13 @@ class MessagesClient:
         self.stream = stream
         self.messages: list[Json] = []
 
-    def turn(self, said: str | None = None) -> None:
+    def turn(self, text: str | None = None) -> None:
         results = [
             {"type": "tool_result", "tool_use_id": block["id"], "content": "42"}
             for block in (self.messages[-1]["content"] if self.messages else ())
             if block["type"] == "tool_use"
         ]
-        texts = [] if said is None else [{"type": "text", "text": said}]
+        texts = [] if text is None else [{"type": "text", "text": text}]
         self.messages.append({"role": "user", "content": [*results, *texts]})
         tool = {"name": "f", "input_schema": {"type": "object"}}
         body = {"model": "chat/m", "messages": self.messages, "tools": [tool], "max_tokens": 9000}
@@ -348,17 +348,19 @@ class MessagesClient:
         self.workers.append(self.workers.pop(0))
         answer = self.workers[0].post("/v1/messages", json=body)
         assert answer.status_code == 200, answer.text
-        whole = (
+        message = (
             fold_messages(iter([parse_events(answer.text)])) if self.stream else answer.get_json()
         )
-        self.messages.append({"role": "assistant", "content": whole["content"]})
+        self.messages.append({"role": "assistant", "content": message["content"]})
 
 
-def serialize_again(made: Json) -> Json:
+def serialize_again(function_call: Json) -> Json:
     """Return a call whose arguments were parsed and serialized again."""
-    arguments = json.dumps(json.loads(made["function"]["arguments"]), separators=(",", ":"))
-    function = {"name": made["function"]["name"], "arguments": arguments}
-    return {"id": made["id"], "type": "function", "function": function}
+    arguments = json.dumps(
+        json.loads(function_call["function"]["arguments"]), separators=(",", ":")
+    )
+    function = {"name": function_call["function"]["name"], "arguments": arguments}
+    return {"id": function_call["id"], "type": "function", "function": function}
 
 
 def parse_events(text: str) -> list[Json]:
@@ -406,17 +408,19 @@ def workers(serve: Serve, empty_database: Path, tmp_path: Path) -> Any:
 @check_each("stream", [False, True], ids=["whole", "streamed"])
 @check_each("client", CLIENTS)
 @check_each("form", FORMS, parts=4)
-def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any) -> None:
+def test_signatures_return_to_the_provider(
+    form: str, client: str, stream: bool, workers: Any
+) -> None:
     provider = Provider(form)
     make, mode = CLIENTS[client]
-    talk = make(workers(provider), stream, mode)
+    api_client = make(workers(provider), stream, mode)
 
-    talk.turn("What is it?")
-    talk.turn()
+    api_client.turn("What is it?")
+    api_client.turn()
     assert provider.given_back == [provider.get_signatures(1)]
-    talk.turn()
+    api_client.turn()
     assert provider.given_back == [provider.get_signatures(1), provider.get_signatures(2)]
-    talk.turn("Are you sure?")
+    api_client.turn("Are you sure?")
     assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
@@ -434,19 +438,19 @@ def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any
     ],
     parts=3,
 )
-def test_profiles_let_the_signatures_of_their_providers_pass(
+def test_profiles_forward_the_signatures_of_their_providers(
     provider: str, model: str, form: str, client: str, stream: bool, workers: Any
 ) -> None:
     upstream = Provider(form)
     make, mode = CLIENTS[client]
-    talk = make(workers(upstream, CHAT_PROVIDER=provider), stream, mode)
-    talk.model = model
+    api_client = make(workers(upstream, CHAT_PROVIDER=provider), stream, mode)
+    api_client.model = model
 
-    for said in ("What is it?", None, None, "Are you sure?"):
-        talk.turn(said)
+    for text in ("What is it?", None, None, "Are you sure?"):
+        api_client.turn(text)
 
     assert upstream.given_back == [upstream.get_signatures(turn) for turn in (1, 2, 3)]
-    assert "extra_content" not in talk.dropped
+    assert "extra_content" not in api_client.dropped
 
 
 UNSIGNED = {"call_1_0": {}, "call_1_1": {}}
@@ -457,46 +461,48 @@ UNSIGNED = {"call_1_0": {}, "call_1_1": {}}
 def test_another_model_gets_no_signatures(form: str, client: str, workers: Any) -> None:
     provider = Provider(form)
     make, mode = CLIENTS[client]
-    talk = make(workers(provider), True, mode)
-    talk.turn("What is it?")
+    api_client = make(workers(provider), True, mode)
+    api_client.turn("What is it?")
 
-    talk.model = "chat/other"
-    talk.turn()
+    api_client.model = "chat/other"
+    api_client.turn()
 
     assert provider.given_back == [UNSIGNED]
-    named = "input.reasoning.encrypted_content" in talk.dropped
-    assert named == (make is ResponsesClient and mode != "bare")
-    talk.model = "chat/m"
-    talk.turn()
+    is_reported = "input.reasoning.encrypted_content" in api_client.dropped
+    assert is_reported == (make is ResponsesClient and mode != "bare")
+    api_client.model = "chat/m"
+    api_client.turn()
     assert provider.given_back[0] == provider.get_signatures(1)
 
 
 def test_another_client_gets_no_signatures(workers: Any) -> None:
     provider = Provider("extra_content")
-    talk = ChatClient(workers(provider, FORWARDER_API_KEYS="a,b"), False, "dropping")
-    talk.headers = {"Authorization": "Bearer a"}
-    talk.turn("What is it?")
+    client = ChatClient(workers(provider, FORWARDER_API_KEYS="a,b"), False, "dropping")
+    client.headers = {"Authorization": "Bearer a"}
+    client.turn("What is it?")
 
-    talk.headers = {"Authorization": "Bearer b"}
-    talk.turn()
+    client.headers = {"Authorization": "Bearer b"}
+    client.turn()
 
     assert provider.given_back == [UNSIGNED]
 
 
 @check_each("mode", ["dropping", "bare"])
-def test_a_placeholder_for_a_lost_signature_is_named(mode: str, workers: Any) -> None:
+def test_placeholder_for_a_lost_signature_is_reported(mode: str, workers: Any) -> None:
     provider = Provider("extra_content")
     make = ChatClient if mode == "dropping" else ResponsesClient
-    talk = make(workers(provider, CHAT_PROVIDER="gemini", FORWARDER_REASONING_TTL="0"), False, mode)
-    talk.turn("What is it?")
-    assert talk.dropped == ("output.signatures" if mode == "bare" else "")
+    client = make(
+        workers(provider, CHAT_PROVIDER="gemini", FORWARDER_REASONING_TTL="0"), False, mode
+    )
+    client.turn("What is it?")
+    assert client.dropped == ("output.signatures" if mode == "bare" else "")
 
-    talk.turn()
+    client.turn()
 
-    [given] = provider.given_back
+    [signatures] = provider.given_back
     placeholder = {"google": {"thought_signature": "skip_thought_signature_validator"}}
-    assert given == {**UNSIGNED, "call_1_0": {"extra_content": placeholder}}
-    assert "tool_calls.extra_content" in talk.dropped
+    assert signatures == {**UNSIGNED, "call_1_0": {"extra_content": placeholder}}
+    assert "tool_calls.extra_content" in client.dropped
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -506,10 +512,10 @@ def test_stored_or_encrypted_signatures_need_no_cache(
     form: str, mode: str, stream: bool, workers: Any
 ) -> None:
     provider = Provider(form)
-    talk = ResponsesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream, mode)
+    client = ResponsesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream, mode)
 
-    for said in ("What is it?", None, None, "Are you sure?"):
-        talk.turn(said)
+    for text in ("What is it?", None, None, "Are you sure?"):
+        client.turn(text)
 
     assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
@@ -519,16 +525,16 @@ def test_signatures_are_kept_in_memory_without_a_store(mode: str, workers: Any) 
     provider = Provider("late_signature")
     [worker, _] = workers(provider, FORWARDER_DATABASE_URL="none")
     make = ChatClient if mode == "dropping" else ResponsesClient
-    talk = make([worker], True, mode)
+    client = make([worker], True, mode)
 
-    for said in ("What is it?", None, None, "Are you sure?"):
-        talk.turn(said)
+    for text in ("What is it?", None, None, "Are you sure?"):
+        client.turn(text)
 
     assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("background", [False, True])
-def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: Any) -> None:
+def test_stored_seals_are_returned_only_if_included(background: bool, workers: Any) -> None:
     [worker, _] = workers(Provider("extra_content"))
     body = {"model": "chat/m", "input": "hi", "stream": True, "background": background}
     answer = worker.post("/v1/responses", json=body)
@@ -539,36 +545,40 @@ def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: A
     assert "encrypted_content" not in answer.text
     assert worker.get(path).json["output"] == output
     assert "encrypted_content" not in worker.get(f"{path}?stream=true").text
-    shown = worker.get(f"{path}?include[]=reasoning.encrypted_content").json["output"]
-    assert [item["type"] for item in shown] == ["function_call", "function_call", "reasoning"]
-    assert shown[-1]["encrypted_content"].startswith("fwd2.")
+    output_items = worker.get(f"{path}?include[]=reasoning.encrypted_content").json["output"]
+    assert [item["type"] for item in output_items] == [
+        "function_call",
+        "function_call",
+        "reasoning",
+    ]
+    assert output_items[-1]["encrypted_content"].startswith("fwd2.")
 
 
 @check_each("mode", ["bare", "dropping"])
 def test_refused_signatures_are_removed_on_retry(mode: str, workers: Any) -> None:
     provider = Provider("extra_content")
     make = ChatClient if mode == "dropping" else ResponsesClient
-    talk = make(workers(provider), False, mode)
-    talk.turn("What is it?")
+    client = make(workers(provider), False, mode)
+    client.turn("What is it?")
     refusal = {"error": {"message": "Corrupted thought signature.", "code": 400}}
     provider.refusals = [httpx2.Response(400, json=refusal)]
 
-    talk.turn()
+    client.turn()
 
     assert provider.given_back == [UNSIGNED]
-    assert "signatures" in talk.dropped
+    assert "signatures" in client.dropped
 
 
 @check_each("form", FORMS)
-def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> None:
+def test_chat_client_gets_the_fields_unchanged(form: str, workers: Any) -> None:
     provider = Provider(form)
     [worker, _] = workers(provider)
     body: Json = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
 
-    whole = worker.post("/v1/chat/completions", json=body).json
+    completion = worker.post("/v1/chat/completions", json=body).json
     parts = worker.post("/v1/chat/completions", json={**body, "stream": True})
 
-    assert list_signatures(whole["choices"][0]["message"]) == provider.get_signatures(1)
+    assert list_signatures(completion["choices"][0]["message"]) == provider.get_signatures(1)
     assert parse_events(parts.text) == provider.chunks(2)
 
 
@@ -582,7 +592,9 @@ def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> 
         ({"type": "function", "name": "f", "parameters": {"type": "object"}}, ""),
     ],
 )
-def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers: Any) -> None:
+def test_signatures_of_all_tool_types_are_restored(
+    tool: Json, arguments: str, workers: Any
+) -> None:
     """Clients may reformat arguments and omit call ids."""
     bodies: list[Json] = []
 
@@ -598,13 +610,15 @@ def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers
     items: list[Json] = [{"role": "user", "content": "go"}]
     for _ in range(3):
         body = {"model": "chat/m", "input": items, "tools": [tool], "store": False}
-        [made] = worker.post("/v1/responses", json=body).json["output"]
-        kind = made["type"].removesuffix("_call") + "_call_output"
-        said = {"output": "done", "status": "completed"}
-        items += [made, {"type": kind, "call_id": made["call_id"], **said}]
+        [returned_call] = worker.post("/v1/responses", json=body).json["output"]
+        kind = returned_call["type"].removesuffix("_call") + "_call_output"
+        result = {"output": "done", "status": "completed"}
+        items += [returned_call, {"type": kind, "call_id": returned_call["call_id"], **result}]
 
-    given = [m["tool_calls"][0] for m in bodies[-1]["messages"] if m["role"] == "assistant"]
-    assert [{"extra_content": made.get("extra_content")} for made in given] == [
+    sent_calls = [m["tool_calls"][0] for m in bodies[-1]["messages"] if m["role"] == "assistant"]
+    assert [
+        {"extra_content": returned_call.get("extra_content")} for returned_call in sent_calls
+    ] == [
         make_google_signature(1),
         make_google_signature(2),
     ]
@@ -649,30 +663,33 @@ class ResponsesProvider:
         return httpx2.Response(200, json=response)
 
     def output(self, turn: int) -> list[Json]:
-        sealed = {"type": "reasoning", "id": f"rs_{turn}", "summary": [],
+        reasoning = {"type": "reasoning", "id": f"rs_{turn}", "summary": [],
                   "encrypted_content": f"sealed-{turn}"}  # fmt: skip
         if turn == 3:
             part = {"type": "output_text", "text": "It is 42.", "annotations": []}
             message = {"type": "message", "id": "msg", "role": "assistant", "content": [part]}
-            return [sealed, message]
-        made = {"type": "function_call", "name": "f", "arguments": f'{{"a": {turn}}}'}
+            return [reasoning, message]
+        function_call = {"type": "function_call", "name": "f", "arguments": f'{{"a": {turn}}}'}
         return [
-            sealed,
-            *({**made, "id": f"fc_{turn}_{i}", "call_id": f"call_{turn}_{i}"} for i in range(2)),
+            reasoning,
+            *(
+                {**function_call, "id": f"fc_{turn}_{i}", "call_id": f"call_{turn}_{i}"}
+                for i in range(2)
+            ),
         ]
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
 @check_each("mode", ["keeping", "dropping", "styled"])
-def test_sealed_reasoning_of_a_responses_upstream_comes_back(
+def test_encrypted_reasoning_returns_to_a_responses_upstream(
     mode: str, stream: bool, workers: Any
 ) -> None:
     provider = ResponsesProvider()
-    talk = ChatClient(workers(provider), stream, mode)
-    talk.model = "responses/gpt-5.5"
+    client = ChatClient(workers(provider), stream, mode)
+    client.model = "responses/gpt-5.5"
 
-    for said in ("What is it?", None, None, "Are you sure?"):
-        talk.turn(said)
+    for text in ("What is it?", None, None, "Are you sure?"):
+        client.turn(text)
 
     kinds = [
         item.get("encrypted_content", item["type"])
@@ -690,25 +707,25 @@ def test_sealed_reasoning_of_a_responses_upstream_comes_back(
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
 @check_each("form", FORMS)
-def test_signatures_come_back_for_an_ollama_client(form: str, stream: bool, workers: Any) -> None:
+def test_signatures_return_for_an_ollama_client(form: str, stream: bool, workers: Any) -> None:
     provider = Provider(form)
-    talk = OllamaClient(workers(provider), stream, "")
+    client = OllamaClient(workers(provider), stream, "")
 
-    for said in ("What is it?", None, None, "Are you sure?"):
-        talk.turn(said)
+    for text in ("What is it?", None, None, "Are you sure?"):
+        client.turn(text)
 
     signed = [[*provider.get_signatures(turn).values()] for turn in (1, 2, 3)]
-    assert [[*given.values()] for given in provider.given_back] == signed
+    assert [[*sent_signatures.values()] for sent_signatures in provider.given_back] == signed
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
 @check_each("form", FORMS)
-def test_signatures_come_back_for_a_messages_client(form: str, stream: bool, workers: Any) -> None:
+def test_signatures_return_for_a_messages_client(form: str, stream: bool, workers: Any) -> None:
     """Its blocks contain the signatures, so that no cache is needed."""
     provider = Provider(form)
-    talk = MessagesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream)
+    client = MessagesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream)
 
-    for said in ("What is it?", None, None, "Are you sure?"):
-        talk.turn(said)
+    for text in ("What is it?", None, None, "Are you sure?"):
+        client.turn(text)
 
     assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]

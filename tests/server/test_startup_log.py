@@ -25,14 +25,14 @@ def log_messages() -> Iterator[list[Any]]:
     """The messages of the application's logger during the test."""
     messages: list[Any] = []
 
-    class Keeper(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             messages.append(record.msg)
 
-    log, keeper = logging.getLogger("forwarder.app"), Keeper()
-    log.addHandler(keeper)
+    log, handler = logging.getLogger("forwarder.app"), RecordingHandler()
+    log.addHandler(handler)
     yield messages
-    log.removeHandler(keeper)
+    log.removeHandler(handler)
 
 
 def make_app(**environ: str) -> Flask:
@@ -173,24 +173,24 @@ def test_console_is_named_if_the_application_has_one() -> None:
 
 
 @check_each(
-    ("address", "shown"),
+    ("address", "expected"),
     [
         ("http://0.0.0.0:80", "http://127.0.0.1:80"),
         ("http://[::]:80", "http://[::1]:80"),
         ("http://10.0.0.1:80", "http://10.0.0.1:80"),
     ],
 )
-def test_wildcard_addresses_become_local(address: str, shown: str) -> None:
-    assert make_local(address) == shown
+def test_wildcard_addresses_become_local(address: str, expected: str) -> None:
+    assert make_local(address) == expected
 
 
 @check_each(
-    ("url", "shown"),
+    ("url", "expected"),
     [
         ("https://u:p@h.test:8443/v1?key=k#f", "https://h.test:8443/v1"),
         ("https://h.test/openai/deployments/gpt-4o", "https://h.test/openai/deployments/gpt-4o"),
         ("https://h.test/v1/0123456789abcdef0123/x", "https://h.test/v1/***/x"),
     ],
 )
-def test_addresses_are_shown_without_secrets(url: str, shown: str) -> None:
-    assert hide_path_secrets(url) == shown
+def test_addresses_are_shown_without_secrets(url: str, expected: str) -> None:
+    assert hide_path_secrets(url) == expected

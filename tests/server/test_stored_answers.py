@@ -52,7 +52,7 @@ def test_invalid_query_is_refused(path: str, param: str, demo: FlaskClient) -> N
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
 
 
-def test_bodies_are_checked(demo: FlaskClient) -> None:
+def test_invalid_bodies_are_refused_with_the_parameter(demo: FlaskClient) -> None:
     for path, body, param in (
         ("/v1/responses/input_tokens", {"input": 5}, "input"),
         ("/v1/responses/input_tokens", {"conversation": 5}, "conversation"),
@@ -89,9 +89,9 @@ def test_tokens_are_estimated_without_a_store() -> None:
         assert (got.status_code, got.get_json()["error"]["param"]) == (400, name)
 
 
-def test_estimate_is_the_one_that_the_compaction_threshold_uses(demo: FlaskClient) -> None:
+def test_input_tokens_equal_the_estimate_of_the_compaction_threshold(demo: FlaskClient) -> None:
     image = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
-    asked = {
+    body = {
         "model": "demo",
         "input": [
             {"role": "user", "content": [image] * 20},
@@ -99,12 +99,12 @@ def test_estimate_is_the_one_that_the_compaction_threshold_uses(demo: FlaskClien
             {"role": "user", "content": "What do they show?"},
         ],
     }
-    tokens = demo.post("/v1/responses/input_tokens", json=asked).get_json()["input_tokens"]
+    tokens = demo.post("/v1/responses/input_tokens", json=body).get_json()["input_tokens"]
     assert tokens > 20 * 765
 
     def list_output_types(threshold: int) -> list[str]:
         entry = {"type": "compaction", "compact_threshold": threshold}
-        got = demo.post("/v1/responses", json={**asked, "context_management": [entry]})
+        got = demo.post("/v1/responses", json={**body, "context_management": [entry]})
         return [item["type"] for item in got.get_json()["output"]]
 
     assert "compaction" in list_output_types(tokens)
@@ -125,18 +125,18 @@ def test_chat_store_parameter_without_a_store_is_reported() -> None:
 
 def test_completions_can_be_deleted_while_paging(demo: FlaskClient) -> None:
     request = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
-    made = [demo.post("/v1/chat/completions", json=request).get_json()["id"] for _ in range(5)]
-    seen, after = [], ""
+    ids = [demo.post("/v1/chat/completions", json=request).get_json()["id"] for _ in range(5)]
+    listed_ids, after = [], ""
     while True:
         page = demo.get(f"/v1/chat/completions?limit=2{after}").get_json()
         for each in page["data"]:
-            if each["id"] in made:
-                seen.append(each["id"])
+            if each["id"] in ids:
+                listed_ids.append(each["id"])
                 demo.delete(f"/v1/chat/completions/{each['id']}")
         if not page["has_more"]:
             break
         after = f"&after={page['last_id']}"
-    assert seen == made
+    assert listed_ids == ids
     got = demo.get("/v1/chat/completions?after=nobody")
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")
 

@@ -63,8 +63,8 @@ def test_file_is_stored_read_and_deleted(client: FlaskClient, prefix: str) -> No
     assert content.headers["Content-Disposition"] == "attachment; filename=b.html"
     assert content.headers["Content-Security-Policy"] == "sandbox"
     assert content.headers["X-Content-Type-Options"] == "nosniff"
-    gone = client.delete(at, headers=ONE).get_json()
-    assert FileDeleted.model_validate(gone, strict=True).deleted
+    deletion = client.delete(at, headers=ONE).get_json()
+    assert FileDeleted.model_validate(deletion, strict=True).deleted
     assert client.get(at, headers=ONE).status_code == 404
 
 
@@ -159,17 +159,17 @@ def test_name_of_a_file_is_the_last_part_of_its_path(filename: str | None, name:
 
 
 def test_named_upstream_has_its_own_files(serve: Serve) -> None:
-    asked: list[str] = []
+    urls: list[str] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(str(request.url))
+        urls.append(str(request.url))
         return httpx2.Response(200, json={"id": "file-1"})
 
     client = serve(answer, FORWARDER_FILES="store")
     client.get("/v1/files/file-1234567890123456789?upstream=responses")
     client.get("/v1/files/file-1", headers={"X-Forwarder-Upstream": "responses"})
 
-    assert [url.rpartition("/")[2] for url in asked] == ["file-1234567890123456789", "file-1"]
+    assert [url.rpartition("/")[2] for url in urls] == ["file-1234567890123456789", "file-1"]
 
 
 @check_each(
@@ -199,10 +199,10 @@ def test_store_needs_a_database(serve: Serve) -> None:
         assert (answer.status_code, answer.get_json()["error"]["code"]) == (400, "store_disabled")
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("upstream", ["chat", "responses"])
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_stored_file_is_sent_to_every_upstream(
-    serve: Serve, environment: dict[str, str], api: str, over: str
+    serve: Serve, environment: dict[str, str], api: str, upstream: str
 ) -> None:
     sent: list[str] = []
 
@@ -212,7 +212,7 @@ def test_stored_file_is_sent_to_every_upstream(
 
     client = serve(answer, **environment)
     name = require_id(upload(client, b"%PDF-1.7 text", "a.pdf", purpose="user_data"))
-    model = f"{over}/m"
+    model = f"{upstream}/m"
     if api == "chat":
         content = [{"type": "file", "file": {"file_id": name}}]
         path, body = "chat/completions", {"messages": [{"role": "user", "content": content}]}

@@ -36,7 +36,7 @@ def test_missing_object_raises_its_error() -> None:
         answer_deletion(False, "x", "thing.deleted", ERROR)
 
 
-def test_deletions_have_one_form(demo: FlaskClient) -> None:
+def test_all_deletions_have_the_same_form(demo: FlaskClient) -> None:
     made = demo.post("/v1/conversations").get_json()
     message = {"role": "user", "content": "x"}
     body = {"model": "demo", "messages": [message], "store": True}

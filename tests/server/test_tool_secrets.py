@@ -37,28 +37,28 @@ class Upstream:
         self.inputs: list[Any] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        asked = orjson.loads(request.read())
+        body = orjson.loads(request.read())
         if request.url.path.endswith("/chat/completions"):
             choice = {"index": 0, "delta": {"content": "Hello."}, "finish_reason": "stop"}
             chunk = {"id": "c", "created": 1, "model": "m", "choices": [choice]}
             return make_stream_response({**chunk, "object": "chat.completion.chunk"})
-        self.tools.append(asked.get("tools"))
-        self.inputs.append(asked.get("input"))
+        self.tools.append(body.get("tools"))
+        self.inputs.append(body.get("input"))
         response = {
             "id": "resp_up", "object": "response", "created_at": 1, "status": "completed",
-            "model": "m", "tools": asked.get("tools"), "output": [], "metadata": {},
+            "model": "m", "tools": body.get("tools"), "output": [], "metadata": {},
         }  # fmt: skip
-        if not asked.get("stream"):
+        if not body.get("stream"):
             return httpx2.Response(200, json=response)
-        begun = {"type": "response.created", "response": {**response, "status": "in_progress"}}
+        created = {"type": "response.created", "response": {**response, "status": "in_progress"}}
         done = {"type": "response.completed", "response": response}
         return make_stream_response(
-            *({**e, "sequence_number": i} for i, e in enumerate((begun, done)))
+            *({**e, "sequence_number": i} for i, e in enumerate((created, done)))
         )
 
 
-def assert_hidden(said: str) -> None:
-    assert not [secret for secret in SECRETS if secret in said]
+def assert_hidden(text: str) -> None:
+    assert not [secret for secret in SECRETS if secret in text]
 
 
 @pytest.mark.parametrize("model", ["chat/m", "responses/m"])
@@ -67,7 +67,7 @@ def assert_hidden(said: str) -> None:
     ("background", "store"),
     [(False, False), (False, True), (True, True)],  # background work is always stored
 )
-def test_secrets_of_tools_reach_the_upstream_alone(
+def test_secrets_of_tools_reach_only_the_upstream(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
     model: str, stream: bool, background: bool, store: bool,
 ) -> None:  # fmt: skip
@@ -81,12 +81,12 @@ def test_secrets_of_tools_reach_the_upstream_alone(
 
     got = app.post("/v1/responses", json=body, buffered=True)
 
-    said = got.get_data(as_text=True)
-    assert (got.status_code, "Hello." in said or model != "chat/m" or background) == (200, True)
-    assert '"server_label"' in said
-    assert_hidden(said)
+    text = got.get_data(as_text=True)
+    assert (got.status_code, "Hello." in text or model != "chat/m" or background) == (200, True)
+    assert '"server_label"' in text
+    assert_hidden(text)
     if store:
-        *_, last = [line for line in said.splitlines() if "resp_" in line]
+        *_, last = [line for line in text.splitlines() if "resp_" in line]
         response = json.loads(last.removeprefix("data: "))
         name = response.get("id") or response["response"]["id"]
         for _ in range(100):
@@ -122,20 +122,21 @@ def test_a_dry_run_shows_no_secrets_of_tools(serve: Serve) -> None:
     assert_hidden(got.get_data(as_text=True))
 
 
-def test_items_show_no_secrets_of_their_tools_and_hand_them_on(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_stored_items_hide_tool_secrets_and_forward_them(serve: Serve, tmp_path: Path) -> None:
     upstream = Upstream()
     app = serve(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
     items = [{"type": "additional_tools", "tools": [TOOL]}, {"role": "user", "content": "Hi."}]
     body = {"model": "responses/m", "input": items}
 
     made = app.post("/v1/responses", json=body).get_json()
-    talk = app.post("/v1/conversations", json={"items": items[:1]}).get_json()["id"]
-    listed = [f"/v1/responses/{made['id']}/input_items", f"/v1/conversations/{talk}/items"]
-    for said in (app.get(path).get_data(as_text=True) for path in listed):
-        assert '"server_label":"x"' in said
-        assert_hidden(said)
+    conversation_id = app.post("/v1/conversations", json={"items": items[:1]}).get_json()["id"]
+    listed = [
+        f"/v1/responses/{made['id']}/input_items",
+        f"/v1/conversations/{conversation_id}/items",
+    ]
+    for text in (app.get(path).get_data(as_text=True) for path in listed):
+        assert '"server_label":"x"' in text
+        assert_hidden(text)
 
     app.post("/v1/responses", json={**body, "input": "On.", "previous_response_id": made["id"]})
     assert upstream.inputs[-1][0]["tools"] == [TOOL]

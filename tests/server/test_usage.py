@@ -58,7 +58,7 @@ def client(serve: Serve, tmp_path: Path) -> FlaskClient:
     )
 
 
-def ask(client: FlaskClient, body: Json, headers: Json = ALICE, path: str = "") -> int:
+def send(client: FlaskClient, body: Json, headers: Json = ALICE, path: str = "") -> int:
     path = path or ("/v1/responses" if "input" in body else "/v1/chat/completions")
     return client.post(path, json=body, headers=headers, buffered=True).status_code
 
@@ -78,11 +78,11 @@ def read_total(client: FlaskClient) -> Json:
 
 def test_requests_of_all_kinds_count_once(client: FlaskClient) -> None:
     for stream in (False, True):
-        assert ask(client, {**CHAT, "stream": stream}) == 200
-        assert ask(client, {**RESPONSES, "stream": stream}) == 200
-    assert ask(client, {"model": "chat/m", "input": "hi"}, path="/v1/embeddings") == 200
-    assert ask(client, {**CHAT, "stream": True}, path="/api/chat") == 200
-    assert ask(client, {"model": "chat/m", "input": "hi"}, path="/v1/responses/compact") == 200
+        assert send(client, {**CHAT, "stream": stream}) == 200
+        assert send(client, {**RESPONSES, "stream": stream}) == 200
+    assert send(client, {"model": "chat/m", "input": "hi"}, path="/v1/embeddings") == 200
+    assert send(client, {**CHAT, "stream": True}, path="/api/chat") == 200
+    assert send(client, {"model": "chat/m", "input": "hi"}, path="/v1/responses/compact") == 200
 
     [line] = read_report(client, "?group=client,model,upstream")["data"]
     assert (line["client"], line["model"], line["upstream"]) == ("alice", "chat/m", "chat")
@@ -94,7 +94,7 @@ def test_requests_of_all_kinds_count_once(client: FlaskClient) -> None:
 
 def test_background_work_counts_once_and_for_its_client(client: FlaskClient) -> None:
     for stream in (False, True):
-        assert ask(client, {**RESPONSES, "background": True, "stream": stream}, BOB) == 200
+        assert send(client, {**RESPONSES, "background": True, "stream": stream}, BOB) == 200
     deadline = time.monotonic() + 10
     while read_total(client)["requests"] < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -123,7 +123,7 @@ def test_failed_requests_are_errors(
         "FORWARDER_DATABASE_URL": "none",
     }
     client = create_app(Settings.from_env(environment)).test_client()
-    assert ask(client, body, {}) == status
+    assert send(client, body, {}) == status
 
     report = read_report(client, "?group=client,model,upstream", {})
     [line] = report["data"]
@@ -132,24 +132,24 @@ def test_failed_requests_are_errors(
     assert (line["requests"], line["errors"], line["cost"]) == (1, 1, None)
 
 
-def test_requests_that_no_upstream_was_to_answer_do_not_count(client: FlaskClient) -> None:
-    assert ask(client, CHAT, {"Authorization": "Bearer wrong"}) == 401
+def test_requests_without_an_upstream_call_do_not_count(client: FlaskClient) -> None:
+    assert send(client, CHAT, {"Authorization": "Bearer wrong"}) == 401
     assert client.post("/v1/chat/completions", data="{", headers=ALICE).status_code == 400
     assert client.get("/v1/models", headers=ALICE).status_code == 200
-    assert ask(client, CHAT, ALICE, "/forwarder/translate") == 200
-    assert ask(client, {**RESPONSES, "background": True, "tools": 5}) == 400
+    assert send(client, CHAT, ALICE, "/forwarder/translate") == 200
+    assert send(client, {**RESPONSES, "background": True, "tools": 5}) == 400
 
     assert read_total(client)["requests"] == 0
 
 
-def test_tokens_of_an_answer_that_was_cut_here_are_estimated(serve: Serve) -> None:
+def test_tokens_of_an_answer_cut_by_the_forwarder_are_estimated(serve: Serve) -> None:
     def stream(request: httpx2.Request) -> httpx2.Response:
         delta = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0}
         return make_stream_response({**delta, "content_index": 0, "delta": "some text STOP more"})
 
     client = serve(stream, FORWARDER_DATABASE_URL="none")
     body = {**CHAT, "model": "responses/m", "stop": "STOP", "stream": True}
-    assert ask(client, body, {}) == 200
+    assert send(client, body, {}) == 200
 
     found = read_report(client, "?group=", {})["total"]
     assert (found["requests"], found["errors"], found["estimated"]) == (1, 0, 1)
@@ -197,7 +197,7 @@ def test_finished_rounds_count_if_the_client_leaves_in_a_later_one(
 
 
 def test_model_has_the_name_that_the_client_sent(client: FlaskClient) -> None:
-    ask(client, {**CHAT, "model": "fast"})
+    send(client, {**CHAT, "model": "fast"})
 
     [line] = read_report(client, "?group=model")["data"]
     assert line["model"] == "fast"
@@ -205,9 +205,9 @@ def test_model_has_the_name_that_the_client_sent(client: FlaskClient) -> None:
 
 
 def test_client_sees_its_own_usage_only(client: FlaskClient) -> None:
-    ask(client, CHAT, ALICE)
-    ask(client, CHAT, BOB)
-    ask(client, CHAT, BOB)
+    send(client, CHAT, ALICE)
+    send(client, CHAT, BOB)
+    send(client, CHAT, BOB)
 
     assert read_report(client, "?group=")["total"]["requests"] == 3
     own = read_report(client, "?group=client", BOB)
@@ -217,7 +217,7 @@ def test_client_sees_its_own_usage_only(client: FlaskClient) -> None:
     assert wrong.status_code == 401
 
 
-def test_client_s_reports_count_for_its_rate_limit(serve: Serve) -> None:
+def test_usage_reports_count_towards_the_rate_limit(serve: Serve) -> None:
     client = serve(answer, FORWARDER_API_KEYS="k", FORWARDER_RATE_LIMIT_REQUESTS="2/hour")
     headers = {"Authorization": "Bearer k"}
 
@@ -234,7 +234,7 @@ def test_without_keys_only_local_programs_see_usage(serve: Serve) -> None:
 
 
 def test_csv_is_a_download(client: FlaskClient) -> None:
-    ask(client, {**CHAT, "model": "=1+1"})
+    send(client, {**CHAT, "model": "=1+1"})
     got = client.get("/forwarder/usage?group=model&format=csv", headers=ADMIN)
 
     assert got.mimetype == "text/csv"
@@ -260,7 +260,7 @@ def test_bad_parameters_are_named(query: str, param: str, client: FlaskClient) -
 
 
 def test_usage_is_stored_when_the_process_ends(client: FlaskClient) -> None:
-    ask(client, CHAT)
+    send(client, CHAT)
     extension = get_extension(client.application)
     extension.save_usage()
 
@@ -281,8 +281,8 @@ def show(client: FlaskClient, query: str, headers: Json = ADMIN) -> Json:
 
 
 def test_pages_have_a_bucket_for_each_day(client: FlaskClient) -> None:
-    ask(client, CHAT, ALICE)
-    ask(client, {**CHAT, "model": "fast"}, BOB)
+    send(client, CHAT, ALICE)
+    send(client, {**CHAT, "model": "fast"}, BOB)
     day = int(time.time()) // 86400 * 86400
     start = day - 2 * 86400
 
@@ -308,7 +308,7 @@ def test_pages_have_the_same_base_urls_as_other_routes_of_the_api(client: FlaskC
         assert (path, got.status_code) == (path, 200)
 
 
-def test_bucket_that_is_cut_is_on_the_next_page(
+def test_truncated_bucket_continues_on_the_next_page(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = int(time.time()) // 86400 * 86400
@@ -335,11 +335,11 @@ def test_bucket_that_is_cut_is_on_the_next_page(
     assert show(client, query)["next_page"] == str(start + 86400)
 
 
-def test_file_that_is_cut_has_another_name(
+def test_truncated_csv_has_another_file_name(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask(client, CHAT, ALICE)
-    ask(client, CHAT, BOB)
+    send(client, CHAT, ALICE)
+    send(client, CHAT, BOB)
     monkeypatch.setattr(report, "MAX_ROWS", 1)
     got = client.get("/forwarder/usage?group=client&format=csv", headers=ADMIN)
 
@@ -348,7 +348,7 @@ def test_file_that_is_cut_has_another_name(
 
 
 def test_buckets_can_be_hours(client: FlaskClient) -> None:
-    ask(client, CHAT)
+    send(client, CHAT)
     hour = int(time.time()) // 3600 * 3600
     page = show(client, f"?start_time={hour}&bucket_width=1h&end_time={hour + 3600}")
 
@@ -381,10 +381,10 @@ def test_pages_are_for_administrators(client: FlaskClient) -> None:
 
 
 def test_context_without_a_model_request_has_no_requested_model(client: FlaskClient) -> None:
-    seen: list[RequestContext] = []
+    contexts: list[RequestContext] = []
     found = get_extension(client.application).services
-    found.usage.on_complete = lambda context, seconds: seen.append(context)  # type: ignore[method-assign]
+    found.usage.on_complete = lambda context, seconds: contexts.append(context)  # type: ignore[method-assign]
     client.get("/v1/models", headers=ALICE)
-    ask(client, CHAT)
+    send(client, CHAT)
 
-    assert [context.requested_model for context in seen] == [None, "chat/m"]
+    assert [context.requested_model for context in contexts] == [None, "chat/m"]

@@ -128,8 +128,8 @@ def test_stores_are_created_changed_listed_and_deleted(api: Api) -> None:
     assert list_stores("order=asc&limit=2") == [store.id, others[0]]
     assert list_stores(f"order=asc&before={others[1]}&limit=1") == [others[0]]
     assert list_stores(f"after={others[1]}") == [others[0], store.id]
-    gone = api.call("DELETE", f"/vector_stores/{others[0]}")
-    assert VectorStoreDeleted.model_validate(gone, strict=True).deleted
+    deletion = api.call("DELETE", f"/vector_stores/{others[0]}")
+    assert VectorStoreDeleted.model_validate(deletion, strict=True).deleted
     assert list_stores("order=asc") == [store.id, *others[1:]]
     assert list_stores(f"order=asc&after={others[0]}") == others[1:]
 
@@ -210,13 +210,13 @@ def test_files_of_a_store(api: Api) -> None:
         {"query": "text", "filters": {"type": "eq", "key": "number", "value": 9}},
     )
     assert [entry["file_id"] for entry in found["data"]] == names[:1]
-    gone = api.call("DELETE", f"{at}/{names[0]}")
-    assert VectorStoreFileDeleted.model_validate(gone, strict=True).deleted
+    deletion = api.call("DELETE", f"{at}/{names[0]}")
+    assert VectorStoreFileDeleted.model_validate(deletion, strict=True).deleted
     assert list_files("order=asc") == names[1:]
     assert api.call("GET", f"/files/{names[0]}")["id"] == names[0]
 
 
-def test_batches(api: Api) -> None:
+def test_file_batches_are_created_listed_and_cancelled(api: Api) -> None:
     store = api.create_store()
     names = [api.upload(f"text {n}") for n in range(3)]
     at = f"/vector_stores/{store}/file_batches"

@@ -13,7 +13,7 @@ from forwarder.server.websocket_history import expand_history
 
 Json = dict[str, Any]
 HI: Json = {"type": "message", "role": "user", "content": "hi"}
-SAID: Json = {"type": "message", "role": "assistant", "content": []}
+ANSWER: Json = {"type": "message", "role": "assistant", "content": []}
 
 
 class SessionHistory(websocket_history.SessionHistory):
@@ -32,7 +32,7 @@ def make_request_after(name: str, **more: Any) -> Json:
 
 
 def add_response(chain: SessionHistory, name: str, **more: Any) -> None:
-    chain.add_response(make_response(name, SAID), None, {"input": "hi", **more})
+    chain.add_response(make_response(name, ANSWER), None, {"input": "hi", **more})
 
 
 def test_expanded_request_has_all_earlier_items() -> None:
@@ -43,9 +43,9 @@ def test_expanded_request_has_all_earlier_items() -> None:
     assert link is not None
     assert expand_history(make_request_after("r1", model="m"), link) == {
         "model": "m",
-        "input": [HI, SAID, {**HI, "content": "and?"}],
+        "input": [HI, ANSWER, {**HI, "content": "and?"}],
     }
-    chain.add_response(make_response("r2", SAID), link, make_request_after("r1"))
+    chain.add_response(make_response("r2", ANSWER), link, make_request_after("r1"))
     second = chain.find_previous(make_request_after("r2"), keeps_responses=False)
     assert second is not None
     assert len(second.items) == 4
@@ -70,7 +70,7 @@ def test_continuation_of_a_prepared_turn_uses_its_conversation() -> None:
 
 def test_stored_base_is_kept_when_expanding() -> None:
     chain = SessionHistory(1000)
-    chain.add_response(make_response("r2", SAID), None, make_request_after("r1", store=False))
+    chain.add_response(make_response("r2", ANSWER), None, make_request_after("r1", store=False))
     for name, request in (
         ("r3", make_request_after("r2", store=False)),
         ("r4", make_request_after("r3", generate=False)),
@@ -78,7 +78,7 @@ def test_stored_base_is_kept_when_expanding() -> None:
         link = chain.find_previous(request, keeps_responses=True)
         assert link is not None
         assert expand_history(request, link)["previous_response_id"] == "r1"
-        chain.add_response(make_response(name, SAID), link, request)
+        chain.add_response(make_response(name, ANSWER), link, request)
 
 
 def test_stored_responses_are_left_to_the_store() -> None:
@@ -115,12 +115,14 @@ def test_history_is_bounded_in_size() -> None:
     chain = SessionHistory(500)
     add_response(chain, "small")
     chain.add_response(
-        make_response("large", {**SAID, "content": "x" * 500}), None, {"input": "hi"}
+        make_response("large", {**ANSWER, "content": "x" * 500}), None, {"input": "hi"}
     )
     assert chain.find_previous(make_request_after("large"), keeps_responses=False) is None
     assert chain.find_previous(make_request_after("small"), keeps_responses=False) is not None
 
-    chain.add_response(make_response("fits", {**SAID, "content": "x" * 210}), None, {"input": "hi"})
+    chain.add_response(
+        make_response("fits", {**ANSWER, "content": "x" * 210}), None, {"input": "hi"}
+    )
     assert chain.find_previous(make_request_after("fits"), keeps_responses=False) is not None
     assert chain.find_previous(make_request_after("small"), keeps_responses=False) is None
 
@@ -137,7 +139,7 @@ def test_history_is_bounded_in_number() -> None:
 def test_entry_size_includes_earlier_turns() -> None:
     chain, link = SessionHistory(1000), None
     for number in range(9):
-        chain.add_response(make_response(f"r{number}", SAID), link, {"input": "hi"})
+        chain.add_response(make_response(f"r{number}", ANSWER), link, {"input": "hi"})
         link = chain.find_previous(make_request_after(f"r{number}"), keeps_responses=False)
         if link is None:
             break
@@ -146,15 +148,15 @@ def test_entry_size_includes_earlier_turns() -> None:
 
 def test_unknown_reasoning_is_not_replayed() -> None:
     chain = SessionHistory(2000)
-    lost = {"type": "reasoning", "id": "rs_1", "summary": []}
-    sealed = {**lost, "encrypted_content": "x"}
+    reasoning = {"type": "reasoning", "id": "rs_1", "summary": []}
+    sealed = {**reasoning, "encrypted_content": "x"}
     chain.add_response(
-        make_response("r1", lost, sealed, SAID), None, {"input": "hi", "store": False}
+        make_response("r1", reasoning, sealed, ANSWER), None, {"input": "hi", "store": False}
     )
     link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
 
     assert link is not None
-    assert link.items == [HI, sealed, SAID]
+    assert link.items == [HI, sealed, ANSWER]
 
 
 # -- the memory of all connections ---------------------------------------------------------------
@@ -178,7 +180,7 @@ def test_shared_turns_count_once_in_the_memory() -> None:
     assert memory.kept == 0
 
 
-def test_the_history_that_is_unused_for_the_longest_gives_way_to_bodies() -> None:
+def test_least_recently_used_history_is_dropped_for_bodies() -> None:
     memory = BodyMemory(1_000_000)
     histories = [SessionHistory(10**6, memory) for _ in range(3)]
     for history in (*histories, histories[0]):
@@ -203,7 +205,7 @@ def test_all_histories_together_have_a_limit() -> None:
     assert [is_known(history, "r1") for history in histories] == [False] * 7 + [True] * 3
 
 
-def test_a_closed_history_counts_nothing_more() -> None:
+def test_closed_history_takes_no_memory() -> None:
     memory = BodyMemory(1_000_000)
     history = SessionHistory(10**6, memory)
     history.close()

@@ -26,15 +26,16 @@ def receive_bytes(sock: socket.socket, size: int) -> bytes:
 
 
 def test_sends_of_several_threads_do_not_mix() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        whole = LockedSocket(ours, 10)
+    server_end, peer = socket.socketpair()
+    with server_end, peer:
+        locked_socket = LockedSocket(server_end, 10)
         senders = [
-            threading.Thread(target=whole.send, args=(letter * SIZE,)) for letter in (b"a", b"b")
+            threading.Thread(target=locked_socket.send, args=(letter * SIZE,))
+            for letter in (b"a", b"b")
         ]
         for sender in senders:
             sender.start()
-        data = receive_bytes(theirs, 2 * SIZE)
+        data = receive_bytes(peer, 2 * SIZE)
         for sender in senders:
             sender.join()
 
@@ -42,54 +43,54 @@ def test_sends_of_several_threads_do_not_mix() -> None:
 
 
 def test_headers_are_added_to_the_first_send_only() -> None:
-    ours, theirs = socket.socketpair()
+    server_end, peer = socket.socketpair()
     answer = b"HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n"
-    with ours, theirs:
-        whole = LockedSocket(ours, 1, {"x-a": "1", "x-b": "2"})
-        whole.send(answer)
-        whole.send(answer)
+    with server_end, peer:
+        locked_socket = LockedSocket(server_end, 1, {"x-a": "1", "x-b": "2"})
+        locked_socket.send(answer)
+        locked_socket.send(answer)
         expected = answer[:-2] + b"x-a: 1\r\nx-b: 2\r\n\r\n" + answer
-        assert receive_bytes(theirs, len(expected)) == expected
+        assert receive_bytes(peer, len(expected)) == expected
 
 
 def test_blocked_peer_is_an_os_error() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs, pytest.raises(OSError, match="timed out"):
-        LockedSocket(ours, 0.1).send(b"x" * SIZE)
+    server_end, peer = socket.socketpair()
+    with server_end, peer, pytest.raises(OSError, match="timed out"):
+        LockedSocket(server_end, 0.1).send(b"x" * SIZE)
 
 
-def test_other_attributes_are_the_sockets() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        whole = LockedSocket(ours, 1)
-        theirs.sendall(b"hello")
+def test_other_attributes_are_those_of_the_socket() -> None:
+    server_end, peer = socket.socketpair()
+    with server_end, peer:
+        locked_socket = LockedSocket(server_end, 1)
+        peer.sendall(b"hello")
 
-        assert whole.fileno() == ours.fileno()
-        assert whole.recv(5) == b"hello"
+        assert locked_socket.fileno() == server_end.fileno()
+        assert locked_socket.recv(5) == b"hello"
 
 
-def test_bytes_of_a_message_count_from_the_end_of_the_one_before() -> None:
-    ours, theirs = socket.socketpair()
+def test_bytes_of_a_message_are_counted_after_the_previous_message() -> None:
+    server_end, peer = socket.socketpair()
     server, client = Connection(ConnectionType.SERVER), Connection(ConnectionType.CLIENT)
-    with ours, theirs:
-        whole = LockedSocket(ours, 1)
-        read_events = watch_events(server.events, whole.start_message)
+    with server_end, peer:
+        locked_socket = LockedSocket(server_end, 1)
+        read_events = watch_events(server.events, locked_socket.start_message)
         first = client.send(TextMessage(data="x" * 2000))
         begin, more = (
             client.send(TextMessage(data=letter * 1000, message_finished=False)) for letter in "yz"
         )
         counts = []
         for data in (first[:1000], first[1000:] + begin, more):
-            theirs.sendall(data)
-            server.receive_data(whole.recv(2**16))
+            peer.sendall(data)
+            server.receive_data(locked_socket.recv(2**16))
             finished = [event.message_finished for event in read_events()]
-            counts.append((any(finished), whole.message_bytes))
+            counts.append((any(finished), locked_socket.message_bytes))
 
     assert counts == [(False, 1000), (True, 0), (False, len(more))]
 
 
 @pytest.mark.live
-def test_under_gevent_too() -> None:
+def test_concurrent_sends_do_not_mix_under_gevent() -> None:
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, socket

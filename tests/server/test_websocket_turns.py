@@ -220,9 +220,7 @@ def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("more", [{"pad": "x" * 5000}, {"type": "response.interrupts"}])
-def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
-    more: Json, app: Flask
-) -> None:
+def test_malformed_interrupt_gets_one_error(more: Json, app: Flask) -> None:
     [event] = run_session(app, Played(interrupt(**more))).sent
 
     assert (event["type"], event["error"]["param"]) == ("error", "type")
@@ -338,23 +336,23 @@ class Turns(Played):
 
 
 class Images:
-    """A media fetcher whose images can disappear; ``asked`` records upstream requests."""
+    """A media fetcher whose images can disappear; ``requests`` records upstream requests."""
 
     def __init__(self) -> None:
-        self.gone: set[str] = set()
-        self.asked: list[Json] = []
+        self.missing_paths: set[str] = set()
+        self.requests: list[Json] = []
 
-    def fetch(self, wanted: Json) -> dict[str, Blob]:
-        lost = self.gone & set(wanted)
-        for url in lost:
-            raise MediaUnavailable(f"'{wanted[url]}' is gone.", param=wanted[url], names=lost)
-        return {url: Blob(b"\x89PNG\r\n\x1a\n", "image/png", None) for url in wanted}
+    def fetch(self, names: Json) -> dict[str, Blob]:
+        missing = self.missing_paths & set(names)
+        for url in missing:
+            raise MediaUnavailable(f"'{names[url]}' is gone.", param=names[url], names=missing)
+        return {url: Blob(b"\x89PNG\r\n\x1a\n", "image/png", None) for url in names}
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            there = request.url.path not in self.gone
+            there = request.url.path not in self.missing_paths
             return httpx2.Response(200 if there else 404, content=b"\x89PNG\r\n\x1a\n")
-        self.asked.append(json.loads(request.content))
+        self.requests.append(json.loads(request.content))
         chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
         return make_stream_response(chunk)
 
@@ -377,11 +375,11 @@ def make_request_after(event: Json) -> Json:
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_a_mistake_is_named_where_the_client_made_it(
+def test_error_position_is_that_in_the_client_message(
     store: bool, images: tuple[Images, Flask]
 ) -> None:
     fetcher, app = images
-    fetcher.gone = {"https://x/gone.png"}
+    fetcher.missing_paths = {"https://x/gone.png"}
     ws = Turns(
         lambda _: make_image_request("https://x/a.png", store=store),
         lambda last: {
@@ -400,26 +398,26 @@ def test_missing_earlier_image_does_not_end_a_conversation(
     fetcher, app = images
 
     def go_on(last: Json) -> Json:
-        fetcher.gone = {"https://x/a.png"}
+        fetcher.missing_paths = {"https://x/a.png"}
         return {**make_request_after(last), "store": store}
 
     ws = Turns(lambda _: make_image_request("https://x/a.png", store=store), go_on, go_on)
     run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
-    for asked in fetcher.asked[1:]:
-        assert "[image no longer available]" in str(asked["messages"][0])
+    for request in fetcher.requests[1:]:
+        assert "[image no longer available]" in str(request["messages"][0])
 
 
 def test_missing_earlier_image_is_reported(images: tuple[Images, Flask]) -> None:
     fetcher, app = images
     client = app.test_client()
     made = client.post("/v1/responses", json=make_image_request("https://x/a.png")).get_json()
-    fetcher.gone = {"https://x/a.png"}
-    asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
-    got = client.post("/v1/responses", json=asked)
+    fetcher.missing_paths = {"https://x/a.png"}
+    body = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    got = client.post("/v1/responses", json=body)
     dropped = got.headers["X-Forwarder-Dropped"]
     assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
-    got = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "1"})
+    got = client.post("/v1/responses", json=body, headers={"X-Forwarder-Strict": "1"})
     param = got.get_json()["error"]["param"]
     assert (got.status_code, param) == (400, "previous_response_id.input_image")
 
@@ -430,21 +428,21 @@ def test_missing_earlier_image_id_does_not_end_a_conversation(images: tuple[Imag
     part = {"type": "input_image", "file_id": "file-1"}
     first = {"model": "chat/m", "input": [{"role": "user", "content": [part]}]}
     made = client.post("/v1/responses", json=first).get_json()
-    fetcher.gone = {"/v1/files/file-1/content"}
-    asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
-    got = client.post("/v1/responses", json=asked)
+    fetcher.missing_paths = {"/v1/files/file-1/content"}
+    body = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    got = client.post("/v1/responses", json=body)
     dropped = got.headers["X-Forwarder-Dropped"]
     assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
-    assert "[image no longer available]" in str(fetcher.asked[-1]["messages"][0])
+    assert "[image no longer available]" in str(fetcher.requests[-1]["messages"][0])
     refused = client.post("/v1/responses", json=first)
     assert refused.get_json()["error"]["param"] == "input[0].content[0].file_id"
 
 
-def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(
+def test_prepared_turn_without_its_image_keeps_the_conversation(
     images: tuple[Images, Flask],
 ) -> None:
     fetcher, app = images
-    fetcher.gone = {"https://x/a.png"}
+    fetcher.missing_paths = {"https://x/a.png"}
     name = app.test_client().post("/v1/conversations", json={}).get_json()["id"]
     ws = Turns(
         lambda _: make_image_request("https://x/a.png", generate=False, conversation=name),
@@ -473,14 +471,14 @@ def test_history_is_complete_between_stored_and_unstored_turns(
     )
     run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 5
-    asked = [[m["content"] for m in each["messages"]] for each in upstream.asked]
-    said = [m for m in asked[-1] if m != "Hi"]
-    assert said == ["one", "two", "three", "four", "five"]
-    assert [m for m in asked[-2] if m != "Hi"] == said[:4]
+    contents = [[m["content"] for m in each["messages"]] for each in upstream.requests]
+    last_contents = [m for m in contents[-1] if m != "Hi"]
+    assert last_contents == ["one", "two", "three", "four", "five"]
+    assert [m for m in contents[-2] if m != "Hi"] == last_contents[:4]
     name = ws.ends[-1]["response"]["id"]
-    kept = app.test_client().get(f"/v1/responses/{name}/input_items?order=asc").get_json()
-    texts = [item["content"][0]["text"] for item in kept["data"]]
-    assert [text for text in texts if text != "Hi"] == said
+    input_items = app.test_client().get(f"/v1/responses/{name}/input_items?order=asc").get_json()
+    texts = [item["content"][0]["text"] for item in input_items["data"]]
+    assert [text for text in texts if text != "Hi"] == last_contents
 
 
 def test_a_prepared_turn_keeps_its_conversation(images: tuple[Images, Flask]) -> None:
@@ -517,14 +515,14 @@ def test_chat_body_error_names_the_right_path(app: Flask) -> None:
     assert "/v1/chat/completions" in error["error"]["message"]
 
 
-def test_the_handshake_s_headers_go_on_with_every_turn(
+def test_handshake_headers_are_sent_with_every_turn(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[httpx2.Headers] = []
+    received_headers: list[httpx2.Headers] = []
     send = httpx2.MockTransport.handle_request
 
     def record_headers(self: Any, sent: httpx2.Request) -> httpx2.Response:
-        asked.append(sent.headers)
+        received_headers.append(sent.headers)
         return send(self, sent)
 
     monkeypatch.setattr(httpx2.MockTransport, "handle_request", record_headers)
@@ -537,8 +535,8 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
         app.preprocess_request()
         new_session(app, Played(create(), create())).run()
 
-    assert len(asked) == 2
-    for sent in asked:
+    assert len(received_headers) == 2
+    for sent in received_headers:
         assert sent["x-title"] == "App"
         assert "idempotency-key" not in sent
         assert "openai-beta" not in sent
@@ -670,19 +668,19 @@ def test_message_that_has_arrived_is_answered_without_free_memory(app: Flask) ->
 def test_history_counts_in_the_memory_of_the_worker(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     first = create(input="x" * 10_000, store=False)
-    kept: list[int] = []
+    kept_bytes: list[int] = []
 
     def shorten_idle_limit() -> None:
         settings = replace(connection._services.settings, websocket_idle=0.05)
         connection._services = replace(connection._services, settings=settings)
 
     ws = Played(first, IDLE, shorten_idle_limit, {"type": "response.processed"}, STAY)
-    ws.close = lambda *_: kept.append(memory.kept)  # type: ignore[method-assign]
+    ws.close = lambda *_: kept_bytes.append(memory.kept)  # type: ignore[method-assign]
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
         connection.run()
-    assert kept[0] > 10_000
+    assert kept_bytes[0] > 10_000
     assert memory.kept == 0
 
 
