@@ -12,7 +12,7 @@ from forwarder.storage.db.database import SqliteDatabase
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
-    made = SqliteDatabase(tmp_path / "state.db")
-    made.prepare()
-    yield made
-    made.close()
+    new_database = SqliteDatabase(tmp_path / "state.db")
+    new_database.prepare()
+    yield new_database
+    new_database.close()

@@ -53,9 +53,12 @@ def test_completion_is_stored_before_its_end_is_sent(database: SqliteDatabase) -
     assert record_batches(database, batches) == [(b, i > 2) for i, b in enumerate(batches)]
     stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
     assert stored_completion is not None
-    shown = completion_recorder.render_completion(stored_completion)
-    assert (shown["choices"][0]["message"]["content"], shown["usage"]) == ("Hello", USAGE["usage"])
-    assert shown["metadata"] == {"a": "b"}
+    rendered = completion_recorder.render_completion(stored_completion)
+    assert (rendered["choices"][0]["message"]["content"], rendered["usage"]) == (
+        "Hello",
+        USAGE["usage"],
+    )
+    assert rendered["metadata"] == {"a": "b"}
 
 
 def test_usage_is_stored_and_sent_only_on_request(database: SqliteDatabase) -> None:
@@ -81,9 +84,9 @@ def test_completion_ends_with_its_last_choice(database: SqliteDatabase) -> None:
 def test_non_streamed_completion_is_stored(database: SqliteDatabase) -> None:
     message = {"role": "assistant", "content": "x"}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    whole = {"id": "c", "model": "m", "choices": [choice]}
+    completion = {"id": "c", "model": "m", "choices": [choice]}
 
-    assert record_batches(database, [[whole]]) == [([whole], True)]
+    assert record_batches(database, [[completion]]) == [([completion], True)]
 
 
 @check_each(("store", "is_stored"), [(True, True), (False, False), (None, False)])
@@ -91,14 +94,14 @@ def test_completion_is_stored_only_on_request(store: bool | None, is_stored: boo
     assert completion_recorder.is_completion_stored({**REQUEST, "store": store}) is is_stored
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("is_whole", [True, False])
 def test_id_is_generated_unless_the_upstream_stores_it(
-    database: SqliteDatabase, whole: bool
+    database: SqliteDatabase, is_whole: bool
 ) -> None:
     message = {"role": "assistant", "content": "x"}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     batches: list[Batch] = [[make_chunk("Hel")], [make_chunk("lo", "stop")], [USAGE]]
-    if whole:
+    if is_whole:
         batches = [[{"id": "c", "model": "m", "choices": [choice]}]]
     expected = [
         {e["id"] for batch in make_recorder(database, None).record(iter(batches)) for e in batch}

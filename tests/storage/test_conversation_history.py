@@ -23,11 +23,11 @@ ANSWER: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content"
 NEXT: Json = {"type": "message", "role": "user", "content": "three"}
 
 
-UP = UpstreamMemory("up")
+UPSTREAM = UpstreamMemory("up")
 
 
 def call_with_history(
-    database: SqliteDatabase, memory: UpstreamMemory = UP, owner: str = "o", **request: Any
+    database: SqliteDatabase, memory: UpstreamMemory = UPSTREAM, owner: str = "o", **request: Any
 ) -> Json:
     """Return the request as the wrapped handler receives it."""
     requests: list[Json] = []
@@ -102,10 +102,10 @@ def test_upstream_that_stores_responses_gets_the_id(database: SqliteDatabase) ->
         database, UpstreamMemory("up", stores_responses=True), **request_input
     )
     assert request == {"model": "m", "input": "three", "previous_response_id": "theirs"}
-    elsewhere = call_with_history(
+    at_other_upstream = call_with_history(
         database, UpstreamMemory("another", stores_responses=True), **request_input
     )
-    assert elsewhere["input"] == [USER, ANSWER, NEXT]
+    assert at_other_upstream["input"] == [USER, ANSWER, NEXT]
 
 
 def test_upstream_that_cannot_continue_gets_the_history(database: SqliteDatabase) -> None:
@@ -117,21 +117,21 @@ def test_upstream_that_cannot_continue_gets_the_history(database: SqliteDatabase
 def test_unknown_history_is_passed_to_upstreams_with_client_keys(
     database: SqliteDatabase,
 ) -> None:
-    theirs = UpstreamMemory("up", stores_responses=True, has_client_key=True)
+    upstream_memory = UpstreamMemory("up", stores_responses=True, has_client_key=True)
     for base in ({"previous_response_id": "resp_x"}, {"conversation": "conv_x"}):
-        assert call_with_history(database, theirs, input="hi", **base) == {
+        assert call_with_history(database, upstream_memory, input="hi", **base) == {
             "model": "m",
             "input": "hi",
             **base,
         }
 
 
-@pytest.mark.parametrize("memory", [UP, UpstreamMemory("up", stores_responses=True)])
+@pytest.mark.parametrize("memory", [UPSTREAM, UpstreamMemory("up", stores_responses=True)])
 def test_missing_history_is_not_found(database: SqliteDatabase, memory: UpstreamMemory) -> None:
     for owner, name in (("o", "resp_x"), ("p", "resp_1")):
-        with pytest.raises(InvalidRequest) as lost:
+        with pytest.raises(InvalidRequest) as raised:
             call_with_history(database, memory, owner, input="hi", previous_response_id=name)
-        assert lost.value.code == "previous_response_not_found"
+        assert raised.value.code == "previous_response_not_found"
         with pytest.raises(NotFound):
             call_with_history(database, memory, owner, input="hi", conversation=name)
 
@@ -167,19 +167,19 @@ def test_references_are_resolved_for_their_owner(database: SqliteDatabase) -> No
     assert call_with_history(database, owner="p", input=request_input)["input"] == request_input
 
 
-@pytest.mark.parametrize(("place", "param"), [(2, "input[0].content"), (1, "conversation")])
+@pytest.mark.parametrize(("position", "param"), [(2, "input[0].content"), (1, "conversation")])
 def test_error_names_the_position_in_the_client_input(
-    database: SqliteDatabase, place: int, param: str
+    database: SqliteDatabase, position: int, param: str
 ) -> None:
     def handler(request: Json) -> EventStream:
-        raise InvalidRequest("Wrong.", param=f"input[{place}].content")
+        raise InvalidRequest("Wrong.", param=f"input[{position}].content")
 
     for base in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
         with pytest.raises(ForwarderError) as refused:
-            with_history(handler, HistoryRepository(database), lambda: "o", UP, LossReport().drop)(
-                {"input": [NEXT], **base}
-            )
-        assert refused.value.param == (param if place == 2 else next(iter(base)))
+            with_history(
+                handler, HistoryRepository(database), lambda: "o", UPSTREAM, LossReport().drop
+            )({"input": [NEXT], **base})
+        assert refused.value.param == (param if position == 2 else next(iter(base)))
 
 
 def test_references_of_earlier_turns_are_resolved(
@@ -196,7 +196,7 @@ def test_references_of_earlier_turns_are_resolved(
         return iter(())
 
     request_input = {"input": [NEXT], "previous_response_id": "resp_3"}
-    with_history(handler, HistoryRepository(database), lambda: "o", UP, loss_report.drop)(
+    with_history(handler, HistoryRepository(database), lambda: "o", UPSTREAM, loss_report.drop)(
         request_input
     )
     assert requests[0]["input"] == [ANSWER, NEXT]
@@ -214,9 +214,9 @@ def resume_within(database: SqliteDatabase, limits: RequestLimits, **request: An
         requests.append(request)
         return iter(())
 
-    with_history(handler, HistoryRepository(database), lambda: "o", UP, LossReport().drop, limits)(
-        {"model": "m", **request}
-    )
+    with_history(
+        handler, HistoryRepository(database), lambda: "o", UPSTREAM, LossReport().drop, limits
+    )({"model": "m", **request})
     return requests
 
 

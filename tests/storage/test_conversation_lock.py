@@ -109,7 +109,7 @@ def test_lock_is_renewed(database: SqliteDatabase, monkeypatch: pytest.MonkeyPat
     wait_until(lambda: (read_lease(database) or 0.0) > before)
     lock.release_now()
     wait_until(lambda: not locks._is_renewing)
-    again = locks.acquire("o", "conv")
+    second_lock = locks.acquire("o", "conv")
     before = read_lease(database) or 0.0
     wait_until(lambda: (read_lease(database) or 0.0) > before)
-    again.release_now()
+    second_lock.release_now()

@@ -66,11 +66,11 @@ def test_interrupted_upload_is_removed(store: FileStore) -> None:
 def test_only_the_owner_has_access(store: FileStore) -> None:
     name = upload(store, b"x")
 
-    for owner, wanted in (("other", name), ("o", "file-none"), ("o", "\0")):
+    for owner, file_id in (("other", name), ("o", "file-none"), ("o", "\0")):
         with pytest.raises(NotFound):
-            store.find(owner, wanted)
+            store.find(owner, file_id)
         with pytest.raises(NotFound):
-            store.remove(owner, wanted)
+            store.remove(owner, file_id)
     assert store.find_missing("o", [name, "file-none", "\0"]) == "file-none"
     assert store.find_missing("o", [name]) is None
     assert store.find_position("o", name) is not None

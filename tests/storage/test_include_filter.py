@@ -20,7 +20,7 @@ from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
-WHOLE: dict[str, tuple[Json, Json]] = {
+ITEMS_AND_FILTERED: dict[str, tuple[Json, Json]] = {
     "file_search_call.results": (
         {"type": "file_search_call", "id": "fs", "results": [{"text": "x"}]},
         {"type": "file_search_call", "id": "fs", "results": None},
@@ -67,20 +67,20 @@ PLAIN: list[Json] = [
 
 
 def test_all_include_values_are_supported() -> None:
-    assert set(WHOLE) == set(HIDDEN_FIELDS) == set(get_args(ResponseIncludable))
+    assert set(ITEMS_AND_FILTERED) == set(HIDDEN_FIELDS) == set(get_args(ResponseIncludable))
 
 
-@check_each("name", WHOLE)
+@check_each("name", ITEMS_AND_FILTERED)
 @check_each("key", ["include", "include[]", "include[0]"])
 def test_included_field_is_shown(name: str, key: str) -> None:
-    whole, bare = WHOLE[name]
-    before = deepcopy(whole)
-    others = [(key, other) for other in WHOLE if other != name]
+    item, filtered = ITEMS_AND_FILTERED[name]
+    before = deepcopy(item)
+    others = [(key, other) for other in ITEMS_AND_FILTERED if other != name]
 
-    assert IncludeFilter([("stream", "true"), (key, name)]).filter_item(whole) == whole
-    assert IncludeFilter([]).filter_item(whole) == bare
-    assert IncludeFilter(others).filter_item(whole) == bare
-    assert whole == before
+    assert IncludeFilter([("stream", "true"), (key, name)]).filter_item(item) == item
+    assert IncludeFilter([]).filter_item(item) == filtered
+    assert IncludeFilter(others).filter_item(item) == filtered
+    assert item == before
 
 
 @check_each("item", PLAIN)
@@ -89,14 +89,14 @@ def test_other_fields_are_always_shown(item: Json) -> None:
 
 
 def test_responses_and_events_are_filtered_alike() -> None:
-    whole, bare = WHOLE["reasoning.encrypted_content"]
+    item, filtered = ITEMS_AND_FILTERED["reasoning.encrypted_content"]
     logged, text = ({"type": "output_text", "text": "x", "logprobs": p} for p in ([{}], []))
     events: list[tuple[Json, Json]] = [
         (
-            {"type": "a", "response": {"output": [whole]}},
-            {"type": "a", "response": {"output": [bare]}},
+            {"type": "a", "response": {"output": [item]}},
+            {"type": "a", "response": {"output": [filtered]}},
         ),
-        ({"type": "b", "item": whole}, {"type": "b", "item": bare}),
+        ({"type": "b", "item": item}, {"type": "b", "item": filtered}),
         ({"type": "c", "part": logged}, {"type": "c", "part": text}),
         (
             {"type": "d", "delta": "x", "logprobs": [{}]},
@@ -104,12 +104,15 @@ def test_responses_and_events_are_filtered_alike() -> None:
         ),
         ({"type": "e", "delta": "x"}, {"type": "e", "delta": "x"}),
     ]
-    given, seen = ([pair[i] for pair in events] for i in (0, 1))
+    batch, expected = ([pair[i] for pair in events] for i in (0, 1))
 
-    assert IncludeFilter([]).filter_batch(given) == seen
-    assert IncludeFilter([("include", name) for name in WHOLE]).filter_batch(given) == given
-    assert IncludeFilter([]).filter_response({"output": [whole], "id": "r"}) == {
-        "output": [bare],
+    assert IncludeFilter([]).filter_batch(batch) == expected
+    assert (
+        IncludeFilter([("include", name) for name in ITEMS_AND_FILTERED]).filter_batch(batch)
+        == batch
+    )
+    assert IncludeFilter([]).filter_response({"output": [item], "id": "r"}) == {
+        "output": [filtered],
         "id": "r",
     }
 
@@ -123,25 +126,35 @@ def test_unknown_include_value_is_rejected() -> None:
 
 
 def test_only_own_encrypted_reasoning_is_hidden() -> None:
-    shown = {"type": "reasoning", "id": "rs", "summary": [{"text": "Hm."}]}
-    own = {**shown, "encrypted_content": "fwd1.x"}
-    alone = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "fwd1.x"}
+    expected = {"type": "reasoning", "id": "rs", "summary": [{"text": "Hm."}]}
+    own_reasoning = {**expected, "encrypted_content": "fwd1.x"}
+    without_summary = {
+        "type": "reasoning",
+        "id": "rs",
+        "summary": [],
+        "encrypted_content": "fwd1.x",
+    }
     others = [
         {"type": "reasoning", "id": "rs", "encrypted_content": "gAAAA"},
         {"type": "compaction", "id": "cmp", "encrypted_content": "fwd1.x"},
     ]
-    event = {"type": "response.completed", "response": {"output": [own, *others, alone]}}
-    hidden = {"type": "response.completed", "response": {"output": [shown, *others]}}
+    event = {
+        "type": "response.completed",
+        "response": {"output": [own_reasoning, *others, without_summary]},
+    }
+    hidden = {"type": "response.completed", "response": {"output": [expected, *others]}}
 
     assert hide_batch_reasoning([event, {"type": "x"}]) == [hidden, {"type": "x"}]
     assert hide_event_reasoning(hidden) is hidden
-    assert IncludeFilter([]).filter_response({"output": [own, alone]}) == {"output": [shown]}
-    assert event["response"] == {"output": [own, *others, alone]}
+    assert IncludeFilter([]).filter_response({"output": [own_reasoning, without_summary]}) == {
+        "output": [expected]
+    }
+    assert event["response"] == {"output": [own_reasoning, *others, without_summary]}
 
 
 @check_each(
-    ("include", "shown"),
+    ("include", "expected"),
     [(None, False), ("odd", False), ([], False), (["reasoning.encrypted_content"], True)],
 )
-def test_included_encrypted_reasoning_is_shown(include: Any, shown: bool) -> None:
-    assert wants_encrypted_reasoning({"include": include}) is shown
+def test_included_encrypted_reasoning_is_shown(include: Any, expected: bool) -> None:
+    assert wants_encrypted_reasoning({"include": include}) is expected

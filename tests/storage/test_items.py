@@ -12,7 +12,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.storage.items import check_items, derive_id, parse_derived_id, render_item, to_items
 from tests.helpers.check_cases import check_each
 
-GIVEN: list[Any] = [
+INPUT_ITEMS: list[Any] = [
     {"role": "user", "content": "hi"},
     {"role": "assistant", "content": "hello"},
     {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "u"}]},
@@ -30,16 +30,16 @@ def make_message(*parts: Any, role: str = "user") -> list[Any]:
     return [{"role": role, "content": [*parts]}]
 
 
-@check_each("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
+@check_each("item", INPUT_ITEMS, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
 def test_rendered_items_are_complete(item: Any) -> None:
-    whole = render_item(item, derive_id(item, "resp_1", 0))
+    rendered = render_item(item, derive_id(item, "resp_1", 0))
 
-    TypeAdapter(ResponseItem).validate_python(whole, strict=True)
+    TypeAdapter(ResponseItem).validate_python(rendered, strict=True)
     assert render_item({**item, "id": "own"}, "other")["id"] == "own"
 
 
 def test_derived_id_is_stable() -> None:
-    user, call = GIVEN[0], GIVEN[4]
+    user, call = INPUT_ITEMS[0], INPUT_ITEMS[4]
     assert derive_id(user, "a", 1) == derive_id(user, "a", 1)
     assert len({derive_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
     assert derive_id(user, "a", 1).startswith("msg_")
@@ -48,15 +48,15 @@ def test_derived_id_is_stable() -> None:
 
 def test_derived_id_encodes_the_position() -> None:
     for holder in ("resp_" + "0" * 32, "resp_a-b", "chatcmpl-7"):
-        holders, place = parse_derived_id(derive_id(GIVEN[0], holder, 12))
-        assert (holder in holders, place) == (True, 12)
+        holders, position = parse_derived_id(derive_id(INPUT_ITEMS[0], holder, 12))
+        assert (holder in holders, position) == (True, 12)
     assert parse_derived_id("msg_" + "0" * 32)[0] == []
 
 
 def test_string_input_is_a_user_message() -> None:
     assert to_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
     assert to_items(None) == []
-    assert to_items(GIVEN) is GIVEN
+    assert to_items(INPUT_ITEMS) is INPUT_ITEMS
 
 
 @check_each(
@@ -70,17 +70,17 @@ def test_string_input_is_a_user_message() -> None:
         ([{"role": "king", "content": ""}], "items[0].role"),
         ([{"role": "user"}], "items[0].content"),
         ([{"role": "user", "content": [{}]}], "items[0].content[0].type"),
-        ([GIVEN[0], {**GIVEN[0], "id": 5}], "items[1].id"),
-        ([GIVEN[0], {**GIVEN[0], "id": ""}], "items[1].id"),
-        ([GIVEN[0], {**GIVEN[0], "id": "a/b"}], "items[1].id"),
-        ([{**GIVEN[0], "id": "x" * 257}], "items[0].id"),
-        ([GIVEN[0]] * 4, "items"),
+        ([INPUT_ITEMS[0], {**INPUT_ITEMS[0], "id": 5}], "items[1].id"),
+        ([INPUT_ITEMS[0], {**INPUT_ITEMS[0], "id": ""}], "items[1].id"),
+        ([INPUT_ITEMS[0], {**INPUT_ITEMS[0], "id": "a/b"}], "items[1].id"),
+        ([{**INPUT_ITEMS[0], "id": "x" * 257}], "items[0].id"),
+        ([INPUT_ITEMS[0]] * 4, "items"),
         ([{"type": "function_call"}], "items[0].call_id"),
-        ([GIVEN[0], {"type": "function_call", "call_id": "c"}], "items[1].name"),
-        ([{**GIVEN[4], "arguments": {}}], "items[0].arguments"),
+        ([INPUT_ITEMS[0], {"type": "function_call", "call_id": "c"}], "items[1].name"),
+        ([{**INPUT_ITEMS[4], "arguments": {}}], "items[0].arguments"),
         ([{"type": "function_call_output", "output": "x"}], "items[0].call_id"),
         ([{"type": "function_call_output", "call_id": "c"}], "items[0].output"),
-        ([{**GIVEN[5], "output": [{"type": "no"}]}], "items[0].output[0].type"),
+        ([{**INPUT_ITEMS[5], "output": [{"type": "no"}]}], "items[0].output[0].type"),
         ([{"type": "shell_call", "call_id": "c", "action": "ls"}], "items[0].action"),
         ([{"type": "apply_patch_call_output", "call_id": "c"}], "items[0].status"),
         ([{"type": "reasoning", "summary": [{}]}], "items[0].summary[0].text"),
@@ -122,7 +122,7 @@ def test_invalid_item_is_rejected(items: Any, path: str) -> None:
 
 
 def test_valid_items_are_accepted() -> None:
-    assert check_items(GIVEN, "items", 20) == GIVEN
+    assert check_items(INPUT_ITEMS, "items", 20) == INPUT_ITEMS
 
 
 @check_each(
@@ -133,7 +133,7 @@ def test_valid_items_are_accepted() -> None:
         *make_message({"type": "input_file", "file_url": "https://x/a.pdf"}),
         *make_message({"type": "input_file", "file_data": "JVBERi0xLjQ=", "filename": "a.pdf"}),
         *make_message({"type": "refusal", "refusal": "no"}, role="assistant"),
-        {**GIVEN[5], "output": [{"type": "input_image", "image_url": "https://x/a.png"}]},
+        {**INPUT_ITEMS[5], "output": [{"type": "input_image", "image_url": "https://x/a.png"}]},
         {"type": "shell_call_output", "call_id": "c", "output": []},
         {"type": "local_shell_call_output", "id": "c", "output": "x"},
         {"type": "web_search_call", "id": "ws_1", "status": "completed"},

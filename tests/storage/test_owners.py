@@ -44,15 +44,15 @@ def list_names(database: Database, owner: str) -> set[str]:
     return {completion.id for completion in database.read(listed)}
 
 
-def test_a_key_has_one_owner_for_all_workers_and_another_in_another_database(
+def test_owner_of_a_key_is_shared_by_workers_and_differs_by_database(
     database: SqliteDatabase, tmp_path: Path
 ) -> None:
-    elsewhere = SqliteDatabase(tmp_path / "other.db")
-    one, two, far = (OwnerResolver(d, ["s"]) for d in (database, database, elsewhere))
+    other_database = SqliteDatabase(tmp_path / "other.db")
+    one, two, far = (OwnerResolver(d, ["s"]) for d in (database, database, other_database))
 
     assert one.find_owner("k") == two.find_owner("k") == one.derive_owner("k")
     assert len({one.find_owner("k"), one.find_owner("l"), far.find_owner("k"), OLD}) == 4
-    elsewhere.close()
+    other_database.close()
 
 
 def test_owner_cannot_be_guessed_from_the_database(database: SqliteDatabase) -> None:
@@ -194,9 +194,9 @@ def test_owner_keys_are_loaded_when_the_database_is_back(
     assert late.find_owner("k") == owner
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", raise_unavailable)
-        beside = OwnerResolver(database, ["s"])
-    wait_until_loaded(beside)
-    assert beside.derive_owner("k") == owner
+        second = OwnerResolver(database, ["s"])
+    wait_until_loaded(second)
+    assert second.derive_owner("k") == owner
 
 
 def wait_until_loaded(owners: OwnerResolver) -> None:
@@ -225,7 +225,9 @@ def test_a_change_of_the_secret_changes_no_owner(database: SqliteDatabase) -> No
 
     assert OwnerResolver(database, ["new"]).find_owner("k") == owner
     assert both.find_owner("k") == owner
-    assert OwnerResolver(database, ["old"])._keys != both._keys, "it opens nothing any more"
+    assert OwnerResolver(database, ["old"])._keys != both._keys, (
+        "the old secret still decrypts a key"
+    )
 
 
 def test_rotation_moves_all_guessable_owners(database: SqliteDatabase) -> None:
@@ -275,25 +277,25 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/shared.db"
     else:
-        with run_postgres() as made:
-            yield made
+        with run_postgres() as server_url:
+            yield server_url
 
 
 def open_one(url: str) -> Database:
     parsed = sa.make_url(url)
     is_file = parsed.drivername == "sqlite"
-    made: Database = (
+    database: Database = (
         SqliteDatabase(Path(str(parsed.database))) if is_file else PostgresqlDatabase(parsed)
     )
-    made.prepare()
-    return made
+    database.prepare()
+    return database
 
 
-def find_owner(url: str, barrier: Any, found: Any) -> None:
+def find_owner(url: str, barrier: Any, results: Any) -> None:
     database = open_one(url)
     barrier.wait(60)
     owner = OwnerResolver(database, ["s"]).find_owner("k")
-    found.put((owner, len(list_names(database, owner))))
+    results.put((owner, len(list_names(database, owner))))
     database.close()
 
 
@@ -304,11 +306,11 @@ def test_concurrent_processes_move_data_once(url: str) -> None:
     for number in range(5):
         add_completion(database, OLD, f"chat_{number}")
     context = multiprocessing.get_context("spawn")
-    barrier, found = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=find_owner, args=(url, barrier, found)) for _ in range(3)]
+    barrier, queue = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=find_owner, args=(url, barrier, queue)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    results = {found.get(timeout=60) for _ in workers}
+    results = {queue.get(timeout=60) for _ in workers}
     for worker in workers:
         worker.join(60)
 

@@ -23,8 +23,8 @@ ALL = [{"id": name} for name in "abcde"]
 
 
 def list_page_names(page: PageRequest) -> tuple[str, bool]:
-    found = make_page(ALL, page)
-    return "".join(entry["id"] for entry in found["data"]), found["has_more"]
+    body = make_page(ALL, page)
+    return "".join(entry["id"] for entry in body["data"]), body["has_more"]
 
 
 def test_page_respects_limit_cursor_and_order() -> None:
@@ -38,27 +38,28 @@ def test_page_respects_limit_cursor_and_order() -> None:
 
 
 def test_unknown_cursor_is_rejected() -> None:
-    places = {"a": 7, "first": 0}
-    marks = [
-        find_page_start(PageRequest(2, after, False), places.get) for after in (None, "a", "first")
+    positions = {"a": 7, "first": 0}
+    starts = [
+        find_page_start(PageRequest(2, after, False), positions.get)
+        for after in (None, "a", "first")
     ]
-    assert marks == [None, 7, 0]
+    assert starts == [None, 7, 0]
     with pytest.raises(InvalidRequest) as refused:
-        find_page_start(PageRequest(2, "x", False), places.get)
+        find_page_start(PageRequest(2, "x", False), positions.get)
     assert refused.value.param == "after"
 
 
 def test_numbered_page_has_both_cursors() -> None:
-    places = {"a": 7, "b": 9}
+    positions = {"a": 7, "b": 9}
 
-    page = find_numbered_page(PageRequest(2, "a", True), "b", places.get)
+    page = find_numbered_page(PageRequest(2, "a", True), "b", positions.get)
 
     assert page == NumberedPage(2, 7, 9, True)
-    assert find_numbered_page(PageRequest(2, None, False), "", places.get) == NumberedPage(
+    assert find_numbered_page(PageRequest(2, None, False), "", positions.get) == NumberedPage(
         2, None, None, False
     )
     with pytest.raises(InvalidRequest) as refused:
-        find_numbered_page(PageRequest(2, None, False), "x", places.get)
+        find_numbered_page(PageRequest(2, None, False), "x", positions.get)
     assert refused.value.param == "before"
 
 

@@ -17,7 +17,7 @@ from forwarder.storage import reasoning_cache
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.reasoning_cache import DatabaseBackend
 
-ME, OTHER = b"me", b"other"
+OWNER, OTHER_OWNER = b"me", b"other"
 TTL = 3600.0
 
 
@@ -47,10 +47,10 @@ class WatchedDatabase(SqliteDatabase):
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[WatchedDatabase]:
-    made = WatchedDatabase(tmp_path / "state.db")
-    made.prepare()
-    yield made
-    made.close()
+    watched = WatchedDatabase(tmp_path / "state.db")
+    watched.prepare()
+    yield watched
+    watched.close()
 
 
 def new_worker(database: SqliteDatabase, secret: str = "s") -> DatabaseBackend:
@@ -65,61 +65,61 @@ def set_age(database: WatchedDatabase, seconds: float) -> None:
 
 def read_use(database: WatchedDatabase) -> float:
     """Return the seconds since the last use of the stored value."""
-    found = database.read(lambda c: c.scalar(sa.text("SELECT min(used) FROM thoughts")))
-    return float(time.time() - found)
+    used_at = database.read(lambda c: c.scalar(sa.text("SELECT min(used) FROM thoughts")))
+    return float(time.time() - used_at)
 
 
 def test_value_is_shared_between_workers(database: WatchedDatabase) -> None:
     one, two = new_worker(database), new_worker(database)
-    one.store(ME, {b"a": b'["x"]', b"b": b"[1]"})
+    one.store(OWNER, {b"a": b'["x"]', b"b": b"[1]"})
 
-    assert two.find(ME, [b"a", b"b", b"c"]) == {b"a": b'["x"]', b"b": b"[1]"}
-    assert two.find(OTHER, [b"a"]) == {}
+    assert two.find(OWNER, [b"a", b"b", b"c"]) == {b"a": b'["x"]', b"b": b"[1]"}
+    assert two.find(OTHER_OWNER, [b"a"]) == {}
     assert database.writes == 1
 
 
 def test_known_value_needs_no_query(database: WatchedDatabase) -> None:
     one, two = new_worker(database), new_worker(database)
-    one.store(ME, {b"a": b"[1]"})
-    assert one.find(ME, [b"a"])
-    assert one.find(ME, []) == {}
+    one.store(OWNER, {b"a": b"[1]"})
+    assert one.find(OWNER, [b"a"])
+    assert one.find(OWNER, []) == {}
     assert database.reads == 0
-    assert two.find(ME, [b"a"]) == two.find(ME, [b"a"])
+    assert two.find(OWNER, [b"a"]) == two.find(OWNER, [b"a"])
     assert database.reads == 1
 
 
 def test_stored_value_is_encrypted(database: WatchedDatabase) -> None:
-    new_worker(database).store(ME, {b"a": b'["a certain text"]'})
+    new_worker(database).store(OWNER, {b"a": b'["a certain text"]'})
 
     data = database.read(lambda c: c.scalar(sa.text("SELECT data FROM thoughts")))
     assert b"certain" not in data
-    assert new_worker(database, "another").find(ME, [b"a"]) == {}
+    assert new_worker(database, "another").find(OWNER, [b"a"]) == {}
 
 
 def test_value_moved_to_another_row_is_ignored(database: WatchedDatabase) -> None:
-    new_worker(database).store(ME, {b"a": b"[1]"})
-    moved = sa.text("UPDATE thoughts SET owner = :owner").bindparams(owner=OTHER.hex())
+    new_worker(database).store(OWNER, {b"a": b"[1]"})
+    moved = sa.text("UPDATE thoughts SET owner = :owner").bindparams(owner=OTHER_OWNER.hex())
     database.write(lambda c: c.execute(moved))
 
-    assert new_worker(database).find(OTHER, [b"a"]) == {}
+    assert new_worker(database).find(OTHER_OWNER, [b"a"]) == {}
 
 
 def test_expired_value_is_not_found(database: WatchedDatabase) -> None:
-    new_worker(database).store(ME, {b"a": b"[1]"})
+    new_worker(database).store(OWNER, {b"a": b"[1]"})
     set_age(database, TTL + 1)
 
-    assert new_worker(database).find(ME, [b"a"]) == {}
+    assert new_worker(database).find(OWNER, [b"a"]) == {}
 
 
 def test_used_value_does_not_expire(database: WatchedDatabase) -> None:
-    new_worker(database).store(ME, {b"a": b"[1]"})
+    new_worker(database).store(OWNER, {b"a": b"[1]"})
     set_age(database, TTL / 5)
     two = new_worker(database)
-    assert two.find(ME, [b"a"])
+    assert two.find(OWNER, [b"a"])
     assert read_use(database) > TTL / 6  # recorded only from time to time
 
     set_age(database, TTL / 2)
-    assert new_worker(database).find(ME, [b"a"])
+    assert new_worker(database).find(OWNER, [b"a"])
     assert read_use(database) < 60
 
 
@@ -127,12 +127,12 @@ def test_use_of_a_known_value_is_recorded(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = new_worker(database)
-    one.store(ME, {b"a": b"[1]"})
+    one.store(OWNER, {b"a": b"[1]"})
     later = time.time() + TTL / 2
     with monkeypatch.context() as patch:
         patch.setattr(reasoning_cache.time, "time", lambda: later)
-        assert one.find(ME, [b"a"])
-        assert one.find(ME, [b"a"])
+        assert one.find(OWNER, [b"a"])
+        assert one.find(OWNER, [b"a"])
     assert read_use(database) < -TTL / 3
     assert database.reads == 2  # one of them is this test's own
 
@@ -141,34 +141,34 @@ def test_database_failure_pauses_access(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = new_worker(database), new_worker(database)
-    one.store(ME, {b"a": b"[1]"})
+    one.store(OWNER, {b"a": b"[1]"})
     database.fails = True
-    two.store(ME, {b"b": b"[2]"})
-    assert two.find(ME, [b"a", b"b"]) == {b"b": b"[2]"}
+    two.store(OWNER, {b"b": b"[2]"})
+    assert two.find(OWNER, [b"a", b"b"]) == {b"b": b"[2]"}
     assert (database.reads, database.writes) == (0, 2)  # access is paused
 
     database.fails = False
-    assert two.find(ME, [b"a"]) == {}
+    assert two.find(OWNER, [b"a"]) == {}
     now = time.monotonic()
     monkeypatch.setattr(reasoning_cache.time, "monotonic", lambda: now + 60)
-    assert two.find(ME, [b"a"]) == {b"a": b"[1]"}
+    assert two.find(OWNER, [b"a"]) == {b"a": b"[1]"}
 
 
 def test_hanging_database_pauses_access(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reasoning_cache, "MAX_WAIT_SECONDS", 0.03)
-    new_worker(database).store(ME, {b"a": b'["x"]'})
+    new_worker(database).store(OWNER, {b"a": b'["x"]'})
     one = new_worker(database)
     database.free.clear()
 
     for _ in range(20):
-        assert one.find(ME, [b"a"]) == {}
+        assert one.find(OWNER, [b"a"]) == {}
     assert database.reads == 1
     database.free.set()
 
     deadline = time.monotonic() + 5  # shorter than the pause after a failure
-    while one.find(ME, [b"a"]) != {b"a": b'["x"]'}:
+    while one.find(OWNER, [b"a"]) != {b"a": b'["x"]'}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -176,45 +176,45 @@ def test_hanging_database_pauses_access(
 def test_missing_mark_is_looked_up_once(database: WatchedDatabase) -> None:
     one = new_worker(database)
 
-    assert not one.has_mark(ME, b"mark")
-    assert not one.has_mark(ME, b"mark")
+    assert not one.has_mark(OWNER, b"mark")
+    assert not one.has_mark(OWNER, b"mark")
     assert database.reads == 1
-    assert not one.has_mark(OTHER, b"mark")
+    assert not one.has_mark(OTHER_OWNER, b"mark")
     assert database.reads == 2
 
 
 def test_mark_of_another_worker_is_seen_at_once(database: WatchedDatabase) -> None:
     one, two = new_worker(database), new_worker(database)
-    assert not one.has_mark(ME, b"mark")
+    assert not one.has_mark(OWNER, b"mark")
 
-    two.store(ME, {b"a": b"[1]"}, b"mark")
+    two.store(OWNER, {b"a": b"[1]"}, b"mark")
 
-    assert one.has_mark(ME, b"mark")
-    assert two.has_mark(ME, b"mark")
-    assert one.find(ME, [b"a"]) == {b"a": b"[1]"}
+    assert one.has_mark(OWNER, b"mark")
+    assert two.has_mark(OWNER, b"mark")
+    assert one.find(OWNER, [b"a"]) == {b"a": b"[1]"}
 
 
 def test_second_value_announces_no_mark(database: WatchedDatabase) -> None:
     one, two = new_worker(database), new_worker(database)
-    one.store(ME, {b"a": b"[1]"}, b"mark")
-    assert not two.has_mark(OTHER, b"mark")
+    one.store(OWNER, {b"a": b"[1]"}, b"mark")
+    assert not two.has_mark(OTHER_OWNER, b"mark")
     reads = database.reads
 
-    one.store(ME, {b"b": b"[2]"}, b"mark")
+    one.store(OWNER, {b"b": b"[2]"}, b"mark")
 
-    assert not two.has_mark(OTHER, b"mark")
+    assert not two.has_mark(OTHER_OWNER, b"mark")
     assert database.reads == reads
 
 
 def test_mark_is_not_missing_because_the_database_failed(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new_worker(database).store(ME, {b"a": b"[1]"}, b"mark")
+    new_worker(database).store(OWNER, {b"a": b"[1]"}, b"mark")
     two = new_worker(database)
     database.fails = True
-    assert not two.has_mark(ME, b"mark")
+    assert not two.has_mark(OWNER, b"mark")
 
     database.fails = False
     later = time.monotonic() + reasoning_cache.PAUSE_SECONDS + 1
     monkeypatch.setattr(reasoning_cache.time, "monotonic", lambda: later)
-    assert two.has_mark(ME, b"mark")
+    assert two.has_mark(OWNER, b"mark")

@@ -30,12 +30,12 @@ NAME = "resp_" + "0" * 32
 
 
 def make_answer(name: str = NAME, deltas: int = 2, status: str = "completed") -> list[Batch]:
-    begun = {"id": name, "status": "in_progress", "output": []}
-    over = {"id": name, "status": status, "output": [ITEM]}
+    created = {"id": name, "status": "in_progress", "output": []}
+    completed = {"id": name, "status": status, "output": [ITEM]}
     events: Batch = [
-        {"type": "response.created", "response": begun},
+        {"type": "response.created", "response": created},
         *({"type": "response.output_text.delta", "delta": "x"} for _ in range(deltas)),
-        {"type": f"response.{status}", "response": over},
+        {"type": f"response.{status}", "response": completed},
     ]
     return [[{**event, "sequence_number": i}] for i, event in enumerate(events)]
 
@@ -43,8 +43,8 @@ def make_answer(name: str = NAME, deltas: int = 2, status: str = "completed") ->
 def make_recorder(
     database: SqliteDatabase, origin: str | None = None, **request: Any
 ) -> ResponseRecorder:
-    given = {"model": "m", "input": "hi", **request}
-    return ResponseRecorder(ResponseRepository(database), "o", given, lambda: origin)
+    body = {"model": "m", "input": "hi", **request}
+    return ResponseRecorder(ResponseRepository(database), "o", body, lambda: origin)
 
 
 def find_stored(database: SqliteDatabase, name: str = NAME) -> StoredResponse | None:
@@ -84,8 +84,8 @@ def test_invalid_upstream_numbers_disable_the_log(
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", 3)
     events = [event for batch in make_answer(deltas=10) for event in batch]
-    odd = [[{**e, "sequence_number": n}] for e, n in zip(events, numbers, strict=True)]
-    list(make_recorder(database, stream=True).record(iter(odd)))
+    batches = [[{**e, "sequence_number": n}] for e, n in zip(events, numbers, strict=True)]
+    list(make_recorder(database, stream=True).record(iter(batches)))
 
     stored = find_stored(database)
     assert stored is not None
@@ -97,8 +97,14 @@ def test_gaps_in_upstream_numbers_are_allowed(
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", 3)
     events = [event for batch in make_answer(deltas=10) for event in batch]
-    odd = [[{**e, "sequence_number": 7 + 2 * i + i // 5}] for i, e in enumerate(events)]
-    batches = [e for batch in make_recorder(database, stream=True).record(iter(odd)) for e in batch]
+    upstream_batches = [
+        [{**e, "sequence_number": 7 + 2 * i + i // 5}] for i, e in enumerate(events)
+    ]
+    batches = [
+        e
+        for batch in make_recorder(database, stream=True).record(iter(upstream_batches))
+        for e in batch
+    ]
 
     stored = find_stored(database)
     assert stored is not None
@@ -115,8 +121,8 @@ def test_unstored_stream_is_unchanged(database: SqliteDatabase) -> None:
 
 
 def test_response_contains_its_history_fields(database: SqliteDatabase) -> None:
-    given = make_recorder(database, previous_response_id="resp_0", store=False)
-    first, *_, last = given.record(iter(make_answer()))
+    recorder = make_recorder(database, previous_response_id="resp_0", store=False)
+    first, *_, last = recorder.record(iter(make_answer()))
     for event in (*first, *last):
         assert event["response"]["previous_response_id"] == "resp_0"
         assert event["response"]["store"] is False
@@ -154,8 +160,8 @@ def test_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
 def test_unstored_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
     for stream in (False, True):
-        given = make_recorder(database, conversation="conv_1", store=False, stream=stream)
-        [*_, (last,)] = given.record(iter(make_answer("1")))
+        recorder = make_recorder(database, conversation="conv_1", store=False, stream=stream)
+        [*_, (last,)] = recorder.record(iter(make_answer("1")))
         assert find_stored(database, last["response"]["id"]) is None
 
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
@@ -167,9 +173,9 @@ def test_referenced_items_are_appended_to_the_conversation(database: SqliteDatab
     list(make_recorder(database).record(iter(make_answer())))
     listed = HistoryRepository(database).list_input_items("o", NAME)
     assert listed is not None
-    given = [{"type": "item_reference", "id": name} for name in (listed[0]["id"], "unknown")]
+    references = [{"type": "item_reference", "id": name} for name in (listed[0]["id"], "unknown")]
     another = iter(make_answer("resp_" + "1" * 32))
-    list(make_recorder(database, conversation="conv_1", input=given).record(another))
+    list(make_recorder(database, conversation="conv_1", input=references).record(another))
 
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert items[0].data["content"] == "hi"
@@ -203,8 +209,8 @@ def test_heartbeats_are_passed_on(database: SqliteDatabase) -> None:
 def record_locked(database: SqliteDatabase, stored: bool) -> Iterator[Batch]:
     """Return the recorded stream of a turn that holds a conversation lock."""
     lock = ConversationLocks(database).acquire("o", "conv")
-    given = {"model": "m", "input": "hi", "conversation": "conv", "store": stored}
-    recorder = ResponseRecorder(ResponseRepository(database), "o", given, lambda: None, lock)
+    body = {"model": "m", "input": "hi", "conversation": "conv", "store": stored}
+    recorder = ResponseRecorder(ResponseRepository(database), "o", body, lambda: None, lock)
     return iter(recorder.record(iter(make_answer())))
 
 
@@ -238,13 +244,15 @@ def test_conversation_is_released_after_a_storage_error(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
-    monkeypatch.setattr(ResponseRepository, "store_answer", lambda *given: 1 / 0)
+    monkeypatch.setattr(ResponseRepository, "store_answer", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(record_locked(database, True))
     assert is_free(database)
 
 
-def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteDatabase) -> None:
+def test_items_beyond_the_parameter_limit_of_a_statement_are_stored(
+    database: SqliteDatabase,
+) -> None:
     items = [{"id": f"msg_{i}", "role": "user", "content": "x"} for i in range(40_000)]
     list(make_recorder(database, input=items).record(iter(make_answer())))
 
@@ -256,16 +264,16 @@ def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteD
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 2000])
 def test_unindexable_upstream_ids_are_replaced(database: SqliteDatabase, name: str) -> None:
-    talk = Conversation("conv_1", 1.0, {})
-    database.write(lambda c: conversations.create(c, "o", talk))
+    conversation = Conversation("conv_1", 1.0, {})
+    database.write(lambda c: conversations.create(c, "o", conversation))
     batches = make_answer(name)
     batches[-1][-1]["response"]["output"] = [{**ITEM, "id": name}]
 
     batches = list(make_recorder(database, "up", conversation="conv_1").record(iter(batches)))
 
-    given = batches[-1][-1]["response"]["id"]
-    assert is_valid_id(given)
-    stored = find_stored(database, given)
+    response_id = batches[-1][-1]["response"]["id"]
+    assert is_valid_id(response_id)
+    stored = find_stored(database, response_id)
     assert stored is not None
     assert stored.upstream_id is None
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))

@@ -24,7 +24,7 @@ from forwarder.storage.db.database import SqliteDatabase
 from tests.helpers.check_cases import check_each
 
 CONTEXT = RequestContext("x", "responses", LossReport(), client_key="k")
-UP = UpstreamMemory("up")
+UPSTREAM = UpstreamMemory("up")
 
 
 def call_with_history(state: Any, request: Json, translated: bool = True) -> Json:
@@ -34,7 +34,7 @@ def call_with_history(state: Any, request: Json, translated: bool = True) -> Jso
         requests.append(request)
         return iter(())
 
-    list(state.with_history(handler, CONTEXT, UP, translated)(request))
+    list(state.with_history(handler, CONTEXT, UPSTREAM, translated)(request))
     return requests[0]
 
 
@@ -118,7 +118,7 @@ def test_request_that_needs_the_store_is_refused_while_it_cannot_be_written(
         )
 
 
-def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails(
+def test_response_without_store_parameter_is_served_while_the_store_fails(
     failing: SqliteDatabase,
 ) -> None:
     context = RequestContext("x", "responses", LossReport(), client_key="k")
@@ -216,7 +216,7 @@ def test_completion_that_cannot_be_stored_is_rejected_early(
 
 
 def test_unstored_completion_is_not_validated(database: SqliteDatabase) -> None:
-    odd = {"n": "2", "messages": "hi", "metadata": "x"}
+    invalid_body = {"n": "2", "messages": "hi", "metadata": "x"}
     stream: EventStream = iter(())
     state = DatabaseConversationStore(database, InFlightRequests())
-    assert state.make_recorder("chat", odd, CONTEXT, lambda: None)(stream) is stream
+    assert state.make_recorder("chat", invalid_body, CONTEXT, lambda: None)(stream) is stream

@@ -27,7 +27,7 @@ from forwarder.storage.db import background_leases, responses
 from forwarder.storage.db.database import SqliteDatabase
 
 ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
-THEIRS: Json = {"id": "theirs", "status": "in_progress", "output": [], "usage": None}
+UPSTREAM_RESPONSE: Json = {"id": "theirs", "status": "in_progress", "output": [], "usage": None}
 
 
 def make_event(kind: str, **more: Any) -> Json:
@@ -35,9 +35,16 @@ def make_event(kind: str, **more: Any) -> Json:
 
 
 ANSWER: list[Batch] = [
-    [make_event("created", response=THEIRS), make_event("in_progress", response=THEIRS)],
+    [
+        make_event("created", response=UPSTREAM_RESPONSE),
+        make_event("in_progress", response=UPSTREAM_RESPONSE),
+    ],
     [make_event("output_text.delta", delta="x")],
-    [make_event("completed", response={**THEIRS, "status": "completed", "output": [ITEM]})],
+    [
+        make_event(
+            "completed", response={**UPSTREAM_RESPONSE, "status": "completed", "output": [ITEM]}
+        )
+    ],
 ]
 
 
@@ -65,12 +72,12 @@ def read_events(background: BackgroundRunner, name: str, after: int = -1) -> lis
     return [event for batch in job_task for event in batch]
 
 
-def wait_until(holds: Callable[[], Any]) -> Any:
+def wait_until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 10
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "not in time"
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.01)
-    return found
+    return result
 
 
 class Outage:
@@ -81,11 +88,11 @@ class Outage:
         self.tries = 0
         finish = background_leases.finish_work
 
-        def refuse(*given: Any) -> bool:
+        def refuse(*arguments: Any) -> bool:
             self.tries += self.lasts
             if self.lasts:
                 raise StoreUnavailable
-            return finish(*given)
+            return finish(*arguments)
 
         monkeypatch.setattr(background_leases, "finish_work", refuse)
 
@@ -114,20 +121,20 @@ def start_takeover(
     def refuse_to_cancel(origin: background_leases.ResponseOrigin, request: str | None) -> None:
         raise AssertionError
 
-    given: Any = {
+    options: Any = {
         "new_context": admit,
         "can_decrypt": bool,
         "cancel_upstream": refuse_to_cancel,
         **more,
     }
-    background.start_takeover(TakeoverCallbacks(rebuild_task=revive, **given))
+    background.start_takeover(TakeoverCallbacks(rebuild_task=revive, **options))
     return admitted
 
 
-def leave_job_behind(database: SqliteDatabase, open_stream: StreamOpener, **given: Any) -> str:
+def leave_job_behind(database: SqliteDatabase, open_stream: StreamOpener, **parameters: Any) -> str:
     """Start a job on a worker that then stops. Returns the response id."""
     dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
-    request = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **given}
+    request = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **parameters}
     job_task = new_task(open_stream, encrypted_request="sealed", is_repeatable=True)
     name = str(
         dead.start_job("o", request, RequestContext("x", "background", LossReport()), job_task)[
@@ -145,7 +152,7 @@ def read_stored_events(background: BackgroundRunner, name: str) -> list[Json]:
     ]
 
 
-STORED_UPSTREAM: Json = {**THEIRS, "background": True}
+STORED_UPSTREAM: Json = {**UPSTREAM_RESPONSE, "background": True}
 NATIVE: list[Batch] = [
     [make_event("created", response=STORED_UPSTREAM)],
     [make_event("output_text.delta", delta="x"), make_event("output_text.delta", delta="y")],
@@ -169,8 +176,8 @@ def store_lost_response(database: SqliteDatabase, name: str = "a") -> None:
     """Store a response with an expired lease that cannot be repeated."""
     body = {"id": name, "background": True, "output": []}
     lease = time.time() - 1
-    lost = responses.StoredResponse(name, "in_progress", [], body, 1.0, worker="w", lease=lease)
-    database.write(lambda c: responses.add(c, "o", lost, []))
+    stored = responses.StoredResponse(name, "in_progress", [], body, 1.0, worker="w", lease=lease)
+    database.write(lambda c: responses.add(c, "o", stored, []))
 
 
 def new_runner(
@@ -179,7 +186,9 @@ def new_runner(
     return BackgroundRunner(database, InFlightRequests(), ConversationLocks(database), limits)
 
 
-def answer_again(context: RequestContext, taken: background_leases.ClaimedWork) -> BackgroundTask:
+def answer_again(
+    context: RequestContext, claimed_work: background_leases.ClaimedWork
+) -> BackgroundTask:
     return new_task(lambda: iter(ANSWER))
 
 

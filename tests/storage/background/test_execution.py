@@ -63,8 +63,8 @@ def test_job_locks_its_conversation_until_it_ends(
         start_job(background, iter(ANSWER), conversation="conv")
     go.set()
     assert read_events(background, response_id)[-1]["type"] == "response.completed"
-    again = start_job(background, iter(ANSWER), conversation={"id": "conv"})
-    assert read_events(background, again)[-1]["type"] == "response.completed"
+    second_id = start_job(background, iter(ANSWER), conversation={"id": "conv"})
+    assert read_events(background, second_id)[-1]["type"] == "response.completed"
 
 
 def test_failed_job_releases_its_conversation(

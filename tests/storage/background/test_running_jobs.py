@@ -47,10 +47,10 @@ def test_response_over_the_limits_is_dropped_and_its_lease_expires(
     monkeypatch.setattr(work, "renew_leases", lambda c, worker, names: renewed.append(names))
     monkeypatch.setattr("forwarder.storage.background.progress.LEASE_RENEW_SECONDS", 0.0)
     go = threading.Event()
-    neighbour = start_job(background, wait_and_answer(go))
-    wait_until(lambda: [neighbour] in renewed)
+    running_id = start_job(background, wait_and_answer(go))
+    wait_until(lambda: [running_id] in renewed)
     go.set()
-    assert {response_id for names in renewed for response_id in names} == {neighbour}
+    assert {response_id for names in renewed for response_id in names} == {running_id}
 
 
 @fast
@@ -68,7 +68,7 @@ def test_running_jobs_count_towards_the_unsaved_limit(
             yield [make_event("output_text.delta", delta="x")]
 
     name = start_job(background, yield_endlessly())
-    quiet = start_job(background, wait_and_answer(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
+    waiting_id = start_job(background, wait_and_answer(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
     wait_until(lambda: background.read_response("o", name).status == "in_progress")
     job = background._jobs["o", name]
     failures.before = True
@@ -83,7 +83,7 @@ def test_running_jobs_count_towards_the_unsaved_limit(
     assert background._jobs.unsaved_bytes == 0
     stored = background.read_response("o", name)
     assert stored.is_running  # until its lease expires
-    assert read_events(background, quiet)[-1]["type"] == "response.completed"
+    assert read_events(background, waiting_id)[-1]["type"] == "response.completed"
 
 
 @fast

@@ -39,7 +39,7 @@ fast = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -> None:
-    left = threading.Event()
+    cleaned_up = threading.Event()
     stop = threading.Event()
 
     def yield_answer() -> Iterator[Batch]:
@@ -48,12 +48,12 @@ def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -
         yield ANSWER[2]
 
     context = RequestContext("x", "background", LossReport())
-    context.cleanup.add(left.set)
+    context.cleanup.add(cleaned_up.set)
     request = {"model": "m", "input": "hi"}
     response_id = background.start_job("o", request, context, new_task(yield_answer))["id"]
 
     assert background.cancel_response("o", response_id).status == "cancelled"
-    assert left.is_set()
+    assert cleaned_up.is_set()
     stop.set()
     assert read_events(background, response_id)[-1]["response"]["status"] == "cancelled"
     assert background.cancel_response("o", response_id).status == "cancelled"
@@ -88,10 +88,10 @@ def test_cancelled_response_is_not_followed(background: BackgroundRunner) -> Non
 
 @fast
 @pytest.mark.parametrize("ends", ["cancel_response", "remove_response"])
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("by_other_worker", [False, True])
 def test_end_before_the_origin_is_stored_cancels_upstream(
     ends: str,
-    elsewhere: bool,
+    by_other_worker: bool,
     background: BackgroundRunner,
     database: SqliteDatabase,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,10 +99,10 @@ def test_end_before_the_origin_is_stored_cancels_upstream(
     cancels, stored, note_origin = RecordedCancellations(), threading.Event(), work.set_origin
     start_takeover(background, answer_again, cancel_upstream=cancels)
 
-    def note_later(*given: Any) -> bool:
+    def note_later(*arguments: Any) -> bool:
         if not stored.is_set():
             raise StoreUnavailable
-        return note_origin(*given)
+        return note_origin(*arguments)
 
     def open_stream() -> EventStream:
         yield NATIVE[0]
@@ -112,7 +112,7 @@ def test_end_before_the_origin_is_stored_cancels_upstream(
     name = start_upstream_job(background, open_stream, lambda origin: iter(()))
     job = background._jobs["o", name]
     wait_until(lambda: job.origin)
-    getattr(new_runner(database) if elsewhere else background, ends)("o", name)
+    getattr(new_runner(database) if by_other_worker else background, ends)("o", name)
     stored.set()
 
     wait_until(lambda: cancels)
@@ -168,7 +168,7 @@ def test_silent_upstream_is_abandoned_after_a_timeout(
 def test_job_taken_over_by_another_worker_is_not_cancelled(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "set_origin", lambda *given: False)
+    monkeypatch.setattr(work, "set_origin", lambda *arguments: False)
     cancels = RecordedCancellations()
     start_takeover(background, answer_again, cancel_upstream=cancels)
 

@@ -15,15 +15,15 @@ from tests.helpers.check_cases import check_each
 ITEMS = [{"type": "message", "role": "user", "content": "hi"}]
 
 
-@check_each("given", ["hi", ITEMS])
-def test_stored_request_is_restored_with_its_input(given: Any) -> None:
-    request = {"model": "m", "input": given, "tools": []}
+@check_each("request_input", ["hi", ITEMS])
+def test_stored_request_is_restored_with_its_input(request_input: Any) -> None:
+    request = {"model": "m", "input": request_input, "tools": []}
     stored = StoredRequest(
         request, "summary", "key", "payer", "http://here", True, "::1", {"X-Title": "x"}
     )
 
     values = stored.to_json()
-    assert ("input" in values["request"]) == isinstance(given, str)
+    assert ("input" in values["request"]) == isinstance(request_input, str)
     assert read_stored_request(values, ITEMS) == stored
 
 

@@ -71,27 +71,27 @@ def test_job_of_a_dead_worker_is_repeated(
 ) -> None:
     response_id = leave_job_behind(database, stalled_stream)
     wait_until(lambda: len(read_stored_events(background, response_id)) > 3)
-    seen = read_stored_events(background, response_id)
+    stored_events = read_stored_events(background, response_id)
     expire_leases(database)
     assert background.read_response("o", response_id).is_running  # another worker can repeat it
     requests: list[tuple[str, Any]] = []
 
-    def revive(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
-        requests.append((taken.request, taken.response.input))
+    def revive(context: RequestContext, claimed_work: work.ClaimedWork) -> BackgroundTask:
+        requests.append((claimed_work.request, claimed_work.response.input))
         return new_task(lambda: iter(ANSWER))
 
     start_takeover(background, revive)
-    rest = read_events(background, response_id, seen[-1]["sequence_number"])
+    new_events = read_events(background, response_id, stored_events[-1]["sequence_number"])
 
     assert [requests[0][0], requests[0][1][0]["content"]] == ["sealed", "hi"]
-    assert [e["type"].removeprefix("response.") for e in rest] == [
+    assert [e["type"].removeprefix("response.") for e in new_events] == [
         "queued", "in_progress", "output_text.delta", "completed",
     ]  # fmt: skip
-    numbers = [e["sequence_number"] for e in rest]
+    numbers = [e["sequence_number"] for e in new_events]
     assert numbers == list(range(numbers[0], numbers[0] + 4))
-    assert numbers[0] > seen[-1]["sequence_number"]
+    assert numbers[0] > stored_events[-1]["sequence_number"]
     marked = {"a": "b", work.ATTEMPT_KEY: "2"}
-    assert [e["response"]["metadata"] for e in rest if "response" in e] == [marked] * 2 + [
+    assert [e["response"]["metadata"] for e in new_events if "response" in e] == [marked] * 2 + [
         {work.ATTEMPT_KEY: "2"}  # the upstream decides the other keys
     ]
 
@@ -122,7 +122,7 @@ def test_job_is_moved_to_the_current_owner_before_takeover(
         migrate_owner=owners.migrate_owner,
     )
 
-    start_takeover(other, lambda context, taken: new_task(lambda: iter(ANSWER)))
+    start_takeover(other, lambda context, claimed: new_task(lambda: iter(ANSWER)))
 
     wait_until(lambda: database.read(lambda c: responses.find(c, owner, response_id)))
     wait_until(lambda: not other.read_response(owner, response_id).is_running)
@@ -145,9 +145,9 @@ def test_takeover_waits_for_capacity_and_conversation(
         raise Overloaded("no")
 
     start_takeover(
-        crowded, lambda context, taken: new_task(lambda: iter(ANSWER)), new_context=refuse
+        crowded, lambda context, claimed: new_task(lambda: iter(ANSWER)), new_context=refuse
     )
-    admitted = start_takeover(background, lambda context, taken: new_task(lambda: iter(ANSWER)))
+    admitted = start_takeover(background, lambda context, claimed: new_task(lambda: iter(ANSWER)))
     time.sleep(0.3)
     assert (refused, admitted) == ([], [])  # no context is created before the job can be claimed
     assert background.read_response("o", response_id).is_running
@@ -169,7 +169,7 @@ def test_worker_does_not_take_over_its_own_job(
     context = RequestContext("x", "background", LossReport())
     response_id = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
     expire_leases(database)
-    admitted = start_takeover(background, lambda context, taken: new_task(lambda: iter(())))
+    admitted = start_takeover(background, lambda context, claimed: new_task(lambda: iter(())))
     time.sleep(0.3)
     go.set()
 
@@ -182,12 +182,14 @@ def test_shutting_down_process_takes_over_no_jobs(
     database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
     running = InFlightRequests()
-    leaving = BackgroundRunner(database, running, ConversationLocks(database))
+    stopping_runner = BackgroundRunner(database, running, ConversationLocks(database))
     leave_job_behind(database, stalled_stream)
     expire_leases(database)
     running.announce()
 
-    admitted = start_takeover(leaving, lambda context, taken: new_task(lambda: iter(ANSWER)))
+    admitted = start_takeover(
+        stopping_runner, lambda context, claimed: new_task(lambda: iter(ANSWER))
+    )
     time.sleep(0.2)
     assert admitted == []
 
@@ -212,7 +214,7 @@ def test_takeover_follows_the_upstream_response(
     def follow(origin: work.ResponseOrigin) -> EventStream:
         yield from NATIVE
 
-    start_takeover(background, lambda context, taken: new_task(list, follow_stream=follow))
+    start_takeover(background, lambda context, claimed: new_task(list, follow_stream=follow))
     events = read_events(background, response_id)
     go.set()
 
@@ -286,22 +288,24 @@ def test_new_worker_waits_before_it_evaluates_leases(
     """Only released jobs have no worker that may be about to renew the lease."""
     monkeypatch.setattr("forwarder.storage.db.lease_expiry.MIN_STABLE_SECONDS", 1.0)
     go = threading.Event()
-    handed_back, left = (leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2))
+    handed_back, abandoned = (
+        leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2)
+    )
     expire_leases(database)
     store_lost_response(database)
     worker = sa.text("UPDATE responses SET worker = NULL WHERE id = :id")
     database.write(lambda c: c.execute(worker, {"id": handed_back}))
     start_takeover(background, answer_again)
-    begun = time.monotonic()
+    started_at = time.monotonic()
 
     def has_ended(name: str) -> bool:
         return not database.read(lambda c: work.is_running(c, "o", name))
 
     wait_until(lambda: has_ended(handed_back))
     assert not has_ended("a")
-    assert not has_ended(left)
-    wait_until(lambda: has_ended("a") and has_ended(left))
-    assert time.monotonic() - begun > 0.9
+    assert not has_ended(abandoned)
+    wait_until(lambda: has_ended("a") and has_ended(abandoned))
+    assert time.monotonic() - started_at > 0.9
     go.set()
 
 
@@ -318,13 +322,13 @@ def check_second_attempt(background: BackgroundRunner, name: str) -> None:
 def test_takeover_continues_after_an_error(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, lost, looks = threading.Event(), work.list_lost, []
+    go, list_lost, calls = threading.Event(), work.list_lost, []
 
     def fail_once(connection: sa.Connection, skip: list[str]) -> list[tuple[str, str]]:
-        looks.append(1)
-        if len(looks) == 1:
+        calls.append(1)
+        if len(calls) == 1:
             raise TypeError
-        return lost(connection, skip)
+        return list_lost(connection, skip)
 
     monkeypatch.setattr(work, "list_lost", fail_once)
     name = leave_job_behind(database, lambda: wait_and_answer(go))
@@ -341,15 +345,15 @@ def test_locked_conversations_do_not_block_other_jobs(
 ) -> None:
     go = threading.Event()
     for i in range(work.MAX_WAITING + 1):
-        talk = Conversation(f"conv{i}", 1.0, {})
-        database.write(lambda c, talk=talk: conversations.create(c, "o", talk))  # type: ignore[misc]
-        leave_job_behind(database, lambda: wait_and_answer(go), conversation=talk.id)
+        conversation = Conversation(f"conv{i}", 1.0, {})
+        database.write(lambda c, talk=conversation: conversations.create(c, "o", talk))  # type: ignore[misc]
+        leave_job_behind(database, lambda: wait_and_answer(go), conversation=conversation.id)
     expire_leases(database)
-    free = leave_job_behind(database, lambda: wait_and_answer(go))
+    unlocked_job = leave_job_behind(database, lambda: wait_and_answer(go))
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
     start_takeover(background, answer_again)
 
-    check_second_attempt(background, free)
+    check_second_attempt(background, unlocked_job)
     go.set()
 
 
@@ -363,13 +367,13 @@ def test_unreadable_jobs_do_not_block_other_jobs(
         leave_job_behind(database, lambda: wait_and_answer(go))
     expire_leases(database)
     database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {spoiled}")))
-    sound = leave_job_behind(database, lambda: wait_and_answer(go))
+    readable_job = leave_job_behind(database, lambda: wait_and_answer(go))
     expire_leases(database)
     admitted = start_takeover(
         background, answer_again, can_decrypt=lambda request: request == "sealed"
     )
 
-    check_second_attempt(background, sound)
+    check_second_attempt(background, readable_job)
     go.set()
     wait_until(lambda: all(not context.cleanup for context in admitted))
 
@@ -390,10 +394,10 @@ def test_context_is_closed_if_the_task_cannot_be_rebuilt(
         admitted.append(context)
         return context
 
-    def revive(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+    def revive(context: RequestContext, claimed_work: work.ClaimedWork) -> BackgroundTask:
         if len(admitted) == 1:
             raise TypeError("of another version")
-        return answer_again(context, taken)
+        return answer_again(context, claimed_work)
 
     start_takeover(background, revive, new_context=admit)
     assert closed.wait(10)

@@ -24,10 +24,10 @@ def postgres_server() -> Iterator[str]:
 )
 def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
-        made: Database = SqliteDatabase(tmp_path / "state.db")
+        new_database: Database = SqliteDatabase(tmp_path / "state.db")
     else:
         url = create_database(request.getfixturevalue("postgres_server"))
-        made = PostgresqlDatabase(sa.make_url(url))
-    made.prepare()
-    yield made
-    made.close()
+        new_database = PostgresqlDatabase(sa.make_url(url))
+    new_database.prepare()
+    yield new_database
+    new_database.close()

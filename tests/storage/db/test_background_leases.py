@@ -106,8 +106,8 @@ def test_cancelled_response_keeps_its_output(database: SqliteDatabase) -> None:
     assert ended.body == find_response(database).body
     assert (ended.body["status"], ended.body["output"]) == ("cancelled", [ITEM])
     assert read_log(database)[-1] == ("response.incomplete", 3)
-    again = database.write(lambda c: background_leases.end_work(c, "o", one, "failed", None))
-    assert again.status == "cancelled"
+    repeated = database.write(lambda c: background_leases.end_work(c, "o", one, "failed", None))
+    assert repeated.status == "cancelled"
 
 
 def test_job_with_expired_lease_is_listed_and_failed(database: SqliteDatabase) -> None:
@@ -136,14 +136,14 @@ def test_only_the_named_leases_of_a_worker_are_renewed(database: SqliteDatabase)
 
 def test_failed_response_keeps_its_output(database: SqliteDatabase) -> None:
     queue_response(database)
-    made = [
+    new_events = [
         make_event(1, "response.output_item.done", output_index=0, item=ITEM),
         make_event(
             2, "response.output_item.added", output_index=1, item={"type": "message", "id": "msg_2"}
         ),
         make_event(3, "response.output_text.delta", output_index=1, content_index=0, delta="So fa"),
     ]
-    database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", made))
+    database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", new_events))
     body = {"id": "a", "status": "failed", "output": []}
     last = [
         make_event(4, "response.output_text.delta", output_index=1, content_index=0, delta="r."),
@@ -206,12 +206,12 @@ def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
     )
 
     before = read_size(database)
-    taken = take_up(database, "x")
-    assert isinstance(taken, background_leases.ClaimedWork)
+    claimed = take_up(database, "x")
+    assert isinstance(claimed, background_leases.ClaimedWork)
     assert take_up(database, "y") is None
     assert read_size(database) < before
-    assert (taken.request, taken.attempt, taken.next_number) == ("sealed", 2, 6)
-    assert taken.response.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
+    assert (claimed.request, claimed.attempt, claimed.next_number) == ("sealed", 2, 6)
+    assert claimed.response.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
     # Events of the first attempt are deleted, and their numbers are not reused.
     assert read_log(database) == [
         ("response.created", 0),
@@ -222,18 +222,20 @@ def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
 
 
 def test_search_for_waiting_jobs_uses_an_index(database: SqliteDatabase) -> None:
-    seen: list[str] = []
+    statements: list[str] = []
 
     def look(connection: sa.Connection) -> None:
         sa.event.listen(
-            connection, "before_cursor_execute", lambda *arguments: seen.append(arguments[2])
+            connection, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
         )
         background_leases.list_waiting(connection)
 
     database.read(look)
     plan = database.read(
         lambda c: str(
-            c.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[-1]}", (0.5,) * seen[-1].count("?")).all()
+            c.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {statements[-1]}", (0.5,) * statements[-1].count("?")
+            ).all()
         )
     )
     assert "SEARCH responses USING INDEX responses_by_lease" in plan
@@ -307,12 +309,12 @@ def each_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "sqlite":
         yield request.getfixturevalue("database")
         return
-    made = PostgresDatabase(sa.make_url(request.getfixturevalue("server").url))
-    made.prepare()
-    made.write(lambda c: c.execute(sa.text("DELETE FROM responses")))
-    made.write(lambda c: c.execute(sa.text("DELETE FROM conversations")))
-    yield made
-    made.close()
+    new_database = PostgresDatabase(sa.make_url(request.getfixturevalue("server").url))
+    new_database.prepare()
+    new_database.write(lambda c: c.execute(sa.text("DELETE FROM responses")))
+    new_database.write(lambda c: c.execute(sa.text("DELETE FROM conversations")))
+    yield new_database
+    new_database.close()
 
 
 def test_repeated_events_are_stored_once(each_database: Database) -> None:
@@ -371,7 +373,7 @@ def test_answer_replaces_the_failure_of_an_expired_lease(
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
-def test_other_ends_are_final(database: SqliteDatabase, status: str) -> None:
+def test_end_status_is_final(database: SqliteDatabase, status: str) -> None:
     begin_work(database, None)
     expire_leases(database)
     if status == "taken":
@@ -408,13 +410,13 @@ def test_job_in_a_locked_conversation_is_not_listed(each_database: Database) -> 
             lambda c, name=name: conversations.create(c, "o", Conversation(name, 1.0, {}))
         )  # type: ignore[misc]
     each_database.write(lambda c: conversations.acquire_lease(c, "o", "held", "turn"))
-    for i, talk in enumerate(["held"] * background_leases.MAX_WAITING + ["free", "gone"]):
-        one = StoredResponse(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=talk)
+    for i, conversation in enumerate(["held"] * background_leases.MAX_WAITING + ["free", "gone"]):
+        one = StoredResponse(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=conversation)
         each_database.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
         each_database.write(
             lambda c, one=one: background_leases.grant_lease(c, "o", one.id, "w", "sealed")
         )  # type: ignore[misc]
-        if talk == "gone":
+        if conversation == "gone":
             each_database.write(
                 lambda c, one=one: background_leases.release_work(c, "o", one.id, "w")
             )  # type: ignore[misc]

@@ -24,14 +24,14 @@ from forwarder.storage.db.database import PostgresqlDatabase, SqliteDatabase
 
 
 def test_each_file_change_has_another_version(tmp_path: Path) -> None:
-    ours, theirs = (FileChangeNotifier(tmp_path / "x.models") for _ in range(2))
-    marks = [theirs.read_version()]
+    first_worker, second_worker = (FileChangeNotifier(tmp_path / "x.models") for _ in range(2))
+    marks = [second_worker.read_version()]
     for _ in range(50):  # many within one tick of the file system clock
-        ours.publish_change()
-        marks.append(theirs.read_version())
+        first_worker.publish_change()
+        marks.append(second_worker.read_version())
 
     assert len(set(marks)) == 51
-    assert theirs.read_version() == marks[-1]
+    assert second_worker.read_version() == marks[-1]
 
 
 def test_file_is_read_once_per_lease(tmp_path: Path) -> None:
@@ -69,10 +69,10 @@ def test_file_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     before = FileChangeNotifier(path).read_version()
     open_file = os.open
 
-    def open_own(name: Any, *given: Any, **named: Any) -> int:
+    def open_own(name: Any, *arguments: Any, **options: Any) -> int:
         if Path(name) == path:
             raise PermissionError
-        return open_file(name, *given, **named)
+        return open_file(name, *arguments, **options)
 
     monkeypatch.setattr(os, "open", open_own)
     FileChangeNotifier(path).publish_change()
@@ -88,9 +88,9 @@ class Server:
         self.number = self.read_count = 0
         self.time = 100.0
         self.down = False
-        self.changes = PollingChangeNotifier(self.ask, 0.1, lambda: self.time)
+        self.changes = PollingChangeNotifier(self.read_number, 0.1, lambda: self.time)
 
-    def ask(self) -> int:
+    def read_number(self) -> int:
         self.read_count += 1
         if self.down:
             raise StoreUnavailable
@@ -162,20 +162,20 @@ def test_hanging_server_delays_no_request() -> None:
     took = time.monotonic() - started
 
     free.set()
-    assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one has waited"
+    assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one call waited"
     assert comes_true(lambda: changes.read_version() == 1)
 
 
 def test_read_that_began_before_a_change_is_repeated_after_it() -> None:
     server, began, free, joined = Server(), *(threading.Event() for _ in range(3))
 
-    def ask_slowly() -> int:
+    def read_slowly() -> int:
         number = server.number
         began.set()
         free.wait(10)
         return number
 
-    changes = PollingChangeNotifier(ask_slowly, 0.1, lambda: server.time, max_wait=10)
+    changes = PollingChangeNotifier(read_slowly, 0.1, lambda: server.time, max_wait=10)
     with ThreadPoolExecutor(2) as threads:
         threads.submit(changes.read_version)
         assert began.wait(10)
@@ -188,7 +188,7 @@ def test_read_that_began_before_a_change_is_repeated_after_it() -> None:
         assert second.result() == 1
 
 
-def test_version_is_current_unless_the_server_does_not_answer_in_time() -> None:
+def test_version_is_current_if_the_server_answers_in_time() -> None:
     server, free = Server(), threading.Event()
     assert server.changes.read_version() == 0
     assert server.changes.is_current()
@@ -204,11 +204,11 @@ def test_version_is_current_unless_the_server_does_not_answer_in_time() -> None:
     assert comes_true(lambda: changes.read_version() == 1 and changes.is_current())
 
 
-def comes_true(holds: Callable[[], bool]) -> bool:
+def comes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10
-    while not holds() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return holds()
+    return condition()
 
 
 def test_notifier_depends_on_the_database(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_notifier_depends_on_the_database(tmp_path: Path) -> None:
     server.close()
 
 
-def test_file_tells_without_the_database_whether_there_may_be_changes(
+def test_change_file_shows_possible_changes_without_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notifier = FileChangeNotifier(tmp_path / "x.models")

@@ -62,7 +62,7 @@ def test_name_is_free_again_after_its_key_was_revoked(any_database: Database) ->
     assert [row.id for row in any_database.read(client_keys.list_keys)] == ["key_2", "key_1"]
 
 
-def test_keys_revoked_first_give_way(
+def test_earliest_revoked_keys_are_removed_first(
     any_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_keys, "MAX_KEYS", 2)
@@ -77,7 +77,7 @@ def test_keys_revoked_first_give_way(
     assert [row.id for row in any_database.read(client_keys.list_keys)] == ["key_2", "key_3"]
 
 
-def test_each_change_but_no_use_is_counted(any_database: Database) -> None:
+def test_changes_are_counted_and_uses_are_not(any_database: Database) -> None:
     add(any_database, ROW)
     change(any_database, "key_1", expires=5.0)
     assert count_changes(any_database) == 2

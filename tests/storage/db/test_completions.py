@@ -14,16 +14,16 @@ from forwarder.storage.db.database import SqliteDatabase
 def add_completion(
     database: SqliteDatabase, name: str, owner: str = "o", **more: Any
 ) -> StoredCompletion:
-    given: Any = {
+    fields: Any = {
         "created": 1.0,
         "model": "m",
         "metadata": {},
         "messages": [],
         "body": {"id": name},
     }
-    made = StoredCompletion(id=name, **{**given, **more})
-    database.write(lambda c: completions.add(c, owner, made))
-    return made
+    completion = StoredCompletion(id=name, **{**fields, **more})
+    database.write(lambda c: completions.add(c, owner, completion))
+    return completion
 
 
 def list_names(
@@ -35,10 +35,10 @@ def list_names(
     **metadata: str,
 ) -> list[str]:
     mark = find_place(database, after) if after else None
-    found = database.read(
+    rows = database.read(
         lambda c: completions.list_page(c, "o", mark, most, falling, model, metadata)
     )
-    return [each.id for each in found]
+    return [each.id for each in rows]
 
 
 def find_place(database: SqliteDatabase, name: str, owner: str = "o") -> int | None:

@@ -96,10 +96,9 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
     add_items(database, "b")
     assert list_after("e") == ["b"]
     for owner, conversation, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
-        place = (owner, conversation, name)
+        key = (owner, conversation, name)
         assert (
-            database.read(lambda c, place=place: conversations.find_item_position(c, *place))
-            is None
+            database.read(lambda c, place=key: conversations.find_item_position(c, *place)) is None
         )  # type: ignore[misc]
 
 

@@ -172,11 +172,11 @@ def test_unusable_path_is_retried(tmp_path: Path) -> None:
     database.close()
 
 
-def comes_true(holds: Callable[[], bool]) -> bool:
+def comes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 20
-    while not holds() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return holds()
+    return condition()
 
 
 @pytest.fixture

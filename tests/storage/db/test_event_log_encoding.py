@@ -79,9 +79,9 @@ def test_event_log_round_trip_of_generated_events(
     if packer.pending_count:
         pieces.append(packer.pop_chunk())
 
-    found = [list(unpack_events(piece.data, RESPONSE)) for piece in pieces]
-    assert [event for part in found for event in part] == events
-    assert [(part[0]["sequence_number"], part[-1]["sequence_number"]) for part in found] == [
+    unpacked = [list(unpack_events(piece.data, RESPONSE)) for piece in pieces]
+    assert [event for part in unpacked for event in part] == events
+    assert [(part[0]["sequence_number"], part[-1]["sequence_number"]) for part in unpacked] == [
         (piece.first, piece.last) for piece in pieces
     ]
 

@@ -11,7 +11,7 @@ TABLE = sa.Table("numbers", sa.MetaData(), sa.Column("number", sa.Integer, prima
 
 
 @check_each(
-    ("page", "found", "has_more"),
+    ("page", "expected", "has_more"),
     [
         (NumberedPage(2, None, None, False), [1, 2], True),
         (NumberedPage(2, None, None, True), [5, 4], True),
@@ -24,7 +24,7 @@ TABLE = sa.Table("numbers", sa.MetaData(), sa.Column("number", sa.Integer, prima
         (NumberedPage(9, 1, 4, False), [2, 3], False),
     ],
 )
-def test_page(page: NumberedPage, found: list[int], has_more: bool) -> None:
+def test_page(page: NumberedPage, expected: list[int], has_more: bool) -> None:
     engine = sa.create_engine("sqlite://")
     with engine.begin() as connection:
         TABLE.create(connection)
@@ -32,4 +32,4 @@ def test_page(page: NumberedPage, found: list[int], has_more: bool) -> None:
         rows, more = fetch_page(connection, sa.select(TABLE.c.number), TABLE.c.number, page)
     engine.dispose()
 
-    assert ([row.number for row in rows], more) == (found, has_more)
+    assert ([row.number for row in rows], more) == (expected, has_more)

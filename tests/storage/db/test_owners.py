@@ -48,16 +48,16 @@ MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hi
 )
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
-        made: Database = SqliteDatabase(tmp_path / "state.db")
-        made.prepare()
-        yield made
-        made.close()
+        new_database: Database = SqliteDatabase(tmp_path / "state.db")
+        new_database.prepare()
+        yield new_database
+        new_database.close()
         return
     with run_postgres() as url:
-        made = PostgresqlDatabase(sa.make_url(url))
-        made.prepare()
-        yield made
-        made.close()
+        new_database = PostgresqlDatabase(sa.make_url(url))
+        new_database.prepare()
+        yield new_database
+        new_database.close()
 
 
 def store_rows(connection: sa.Connection, owner: str) -> None:
@@ -92,12 +92,12 @@ def count_rows(database: Database, owner: str) -> dict[str, int]:
     """Return the number of an owner's rows by table."""
 
     def count_all(connection: sa.Connection) -> dict[str, int]:
-        found = {}
+        counts = {}
         for name in TABLES:
             table = metadata.tables[name]
             rows = sa.select(sa.func.count()).select_from(table).where(table.c.owner == owner)
-            found[name] = connection.scalar(rows) or 0
-        return found
+            counts[name] = connection.scalar(rows) or 0
+        return counts
 
     return database.read(count_all)
 
@@ -146,8 +146,8 @@ def test_row_of_the_new_owner_wins(database: Database) -> None:
     for owner in ("before", "now"):
         database.write(partial(store_rows, owner=owner))
     full = count_rows(database, "now")
-    own = StoredResponse("resp_3", "completed", [], {"output": []}, 1.0)
-    database.write(lambda c: responses.add(c, "before", own, []))
+    stored = StoredResponse("resp_3", "completed", [], {"output": []}, 1.0)
+    database.write(lambda c: responses.add(c, "before", stored, []))
 
     assert database.write_without_timeout(lambda c: owners.move_owner(c, "before", "now"))
 
@@ -162,10 +162,10 @@ def test_conversations_stay_during_a_turn(database: Database) -> None:
     move = partial(owners.move_owner, old_owner="before", new_owner="now")
 
     assert not database.write_without_timeout(move)
-    left = {name for name, rows in count_rows(database, "before").items() if rows}
+    remaining = {name for name, rows in count_rows(database, "before").items() if rows}
     database.write(lambda c: conversations.release_lease(c, "before", "conv_1", "turn"))
 
-    assert left == {"conversations", "conversation_items", "gone"}
+    assert remaining == {"conversations", "conversation_items", "gone"}
     assert database.write_without_timeout(move)
     assert (count_rows(database, "before"), count_rows(database, "now")) == (NOTHING, full)
 

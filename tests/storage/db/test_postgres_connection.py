@@ -34,10 +34,10 @@ def server() -> Iterator[Postgres]:
 @pytest.fixture
 def engine(server: Postgres) -> Iterator[sa.Engine]:
     url = sa.make_url(server.url).set(drivername="postgresql+psycopg")
-    made = sa.create_engine(url)
-    connect_with_deadlines(made)
-    yield made
-    made.dispose()
+    new_engine = sa.create_engine(url)
+    connect_with_deadlines(new_engine)
+    yield new_engine
+    new_engine.dispose()
 
 
 def test_connections_that_are_in_use_are_closed_after_the_database(server: Postgres) -> None:
@@ -78,10 +78,10 @@ def test_tcp_timeouts_are_set(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, DeadlineConnection)
-        given = driver.info.get_parameters()
+        parameters = driver.info.get_parameters()
     expected = {**postgres_connection.TCP_PARAMETERS, "connect_timeout": "5"}
     del expected["keepalives"]  # on by default, and therefore not listed
-    assert expected.items() <= given.items()
+    assert expected.items() <= parameters.items()
 
 
 def test_deadline_ends_the_statement_and_closes_the_connection(

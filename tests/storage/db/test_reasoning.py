@@ -14,12 +14,12 @@ from forwarder.storage.db.database import SqliteDatabase
 def find_data(
     database: SqliteDatabase, owner: str, *names: str, since: float = 0.0
 ) -> dict[str, bytes]:
-    found = database.read(lambda c: reasoning.find(c, owner, names, since))
-    return {name: thought.data for name, thought in found.items()}
+    rows = database.read(lambda c: reasoning.find(c, owner, names, since))
+    return {name: thought.data for name, thought in rows.items()}
 
 
-def add_values(database: SqliteDatabase, owner: str, **given: bytes) -> None:
-    database.write(lambda c: reasoning.add(c, owner, given))
+def add_values(database: SqliteDatabase, owner: str, **values: bytes) -> None:
+    database.write(lambda c: reasoning.add(c, owner, values))
 
 
 def test_latest_value_is_found_by_its_owner(database: SqliteDatabase) -> None:
@@ -46,8 +46,8 @@ def test_value_last_used_before_the_limit_is_not_found(database: SqliteDatabase)
 
 @pytest.mark.parametrize("many", [0, 1, 1201])
 def test_any_number_of_values_can_be_found(many: int, database: SqliteDatabase) -> None:
-    given = {str(i): b"x" for i in range(many)}
-    if given:
-        add_values(database, "me", **given)
+    values = {str(i): b"x" for i in range(many)}
+    if values:
+        add_values(database, "me", **values)
 
-    assert find_data(database, "me", *given) == given
+    assert find_data(database, "me", *values) == values

@@ -51,11 +51,11 @@ def test_all_binary_columns_are_reencrypted_or_contain_nothing_encrypted() -> No
     assert binary - encrypted == UNENCRYPTED_COLUMNS
 
 
-def add_response(connection: sa.Connection, name: str, body: Any, given: Any) -> None:
+def add_response(connection: sa.Connection, name: str, body: Any, request_input: Any) -> None:
     connection.execute(
         sa.insert(response_table).values(
             owner="o", id=name, created=1.0, used=1.0, size=1, status="completed", hidden=False,
-            input=pack_json(given), body=pack_json(body),
+            input=pack_json(request_input), body=pack_json(body),
         )
     )  # fmt: skip
 
@@ -80,13 +80,13 @@ def store_rows(connection: sa.Connection) -> None:
 
 
 def read_everything(connection: sa.Connection) -> list[Any]:
-    found = [*connection.execute(sa.select(response_table.c.input, response_table.c.body))]
-    found += connection.execute(
+    values = [*connection.execute(sa.select(response_table.c.input, response_table.c.body))]
+    values += connection.execute(
         sa.select(response_table.c.log).where(response_table.c.log.is_not(None))
     )
-    found += connection.execute(sa.select(events.c.data))
-    found += connection.execute(sa.select(completions.c.messages, completions.c.body))
-    return [unpack_json(data) for row in found for data in row]
+    values += connection.execute(sa.select(events.c.data))
+    values += connection.execute(sa.select(completions.c.messages, completions.c.body))
+    return [unpack_json(data) for row in values for data in row]
 
 
 def test_all_encrypted_columns_are_reencrypted(database: SqliteDatabase) -> None:
@@ -95,9 +95,9 @@ def test_all_encrypted_columns_are_reencrypted(database: SqliteDatabase) -> None
     done = reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
     assert done == reencryption.ReencryptionReport(0, 3, [])
-    left = str(database.read(read_everything))
-    assert SEALED not in left
-    assert "fwd1.not ours" in left
+    database_text = str(database.read(read_everything))
+    assert SEALED not in database_text
+    assert "fwd1.not ours" in database_text
     [item] = database.read(read_everything)[1]["output"]
     assert NEW.decrypt(item["encrypted_content"]) == {"text": "Hm"}
     assert {**item, "encrypted_content": SEALED} == ITEM
@@ -186,9 +186,11 @@ def test_files_contain_no_value_under_the_old_secret(database: SqliteDatabase) -
 
     reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    left = re.findall(re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1"))
-    assert left
-    assert [sealed for sealed in left if OLD.decrypt(sealed) is not None] == []
+    sealed_values = re.findall(
+        re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1")
+    )
+    assert sealed_values
+    assert [sealed for sealed in sealed_values if OLD.decrypt(sealed) is not None] == []
 
 
 def bytes_of(database: SqliteDatabase) -> bytes:

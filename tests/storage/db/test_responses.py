@@ -118,8 +118,8 @@ def test_item_is_found_in_its_latest_response(database: SqliteDatabase) -> None:
 def test_input_item_is_found_unless_an_output_has_its_id(
     database: SqliteDatabase,
 ) -> None:
-    own = {"role": "user", "id": "mine", "content": "x"}
-    fields = [own, {**ITEM, "content": ["as sent back"]}, {"type": "item_reference", "id": "r"}]
+    message = {"role": "user", "id": "mine", "content": "x"}
+    fields = [message, {**ITEM, "content": ["as sent back"]}, {"type": "item_reference", "id": "r"}]
     add_responses(
         database,
         make_response("a", body={"output": [ITEM]}),
@@ -129,7 +129,7 @@ def test_input_item_is_found_unless_an_output_has_its_id(
     stored = database.read(
         lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"], StoredDataLimit())
     )
-    assert stored == {"mine": own, "msg_1": ITEM}
+    assert stored == {"mine": message, "msg_1": ITEM}
 
 
 EVENTS: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i in range(5)]
@@ -149,7 +149,7 @@ def test_event_log_is_read_from_any_number(database: SqliteDatabase, after: int,
 @pytest.mark.parametrize(
     ("status", "cut", "event_count"), [("completed", 3, 5), ("completed", 0, 0), ("queued", 0, 5)]
 )
-def test_older_workers_find_a_complete_log_or_none(
+def test_older_workers_find_either_a_complete_log_or_no_log(
     database: SqliteDatabase, status: str, cut: int, event_count: int
 ) -> None:
     """Older versions ignore the ``log`` column and synthesize events instead."""
@@ -190,8 +190,8 @@ def test_reused_id_replaces_response_and_log(
     stored = database.read(lambda c: responses.find(c, "o", "twice"))
     assert stored is not None
     assert stored.body["text"] == "second"
-    heard = database.read(lambda c: responses.read_events_after(c, "o", stored, -1))
-    assert [event["text"] for event in heard] == ["second"]
+    log = database.read(lambda c: responses.read_events_after(c, "o", stored, -1))
+    assert [event["text"] for event in log] == ["second"]
     assert database.read(
         lambda c: responses.find_items_by_id(c, "o", ["msg_1"], StoredDataLimit())
     ) == {"msg_1": item}

@@ -87,8 +87,8 @@ def test_oldest_rows_are_pruned_by_size(database: SqliteDatabase) -> None:
     assert list_existing(database) == ["c", "d"]
     Pruner(database, None, 1).prune()
     assert list_existing(database) == []
-    free = database.read(lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar())
-    assert free == 0
+    free_pages = database.read(lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar())
+    assert free_pages == 0
 
 
 def test_one_worker_prunes(database: SqliteDatabase) -> None:
@@ -107,11 +107,11 @@ def test_pruning_stops_when_the_database_is_closed(
 ) -> None:
     monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.04)
     add_response(database, "a", 40 * DAY)
-    begun: list[Callable[[], object]] = []
-    monkeypatch.setattr(retention, "spawn", begun.append)
+    started_loops: list[Callable[[], object]] = []
+    monkeypatch.setattr(retention, "spawn", started_loops.append)
     Pruner(database, 30 * DAY, HUGE).start()
 
-    thread = threading.Thread(target=begun[0], daemon=True)
+    thread = threading.Thread(target=started_loops[0], daemon=True)
     thread.start()
     deadline = time.monotonic() + 10
     while list_existing(database) and time.monotonic() < deadline:
@@ -133,8 +133,8 @@ def store_as(database: SqliteDatabase, owner: str, name: str, age: float, size: 
 
 
 def list_stored(database: SqliteDatabase, owner: str) -> list[str]:
-    found = f"SELECT id FROM responses WHERE owner = '{owner}' ORDER BY used"
-    return [row[0] for row in database.read(lambda c: c.exec_driver_sql(found).all())]
+    query = f"SELECT id FROM responses WHERE owner = '{owner}' ORDER BY used"
+    return [row[0] for row in database.read(lambda c: c.exec_driver_sql(query).all())]
 
 
 def test_pruning_by_size_is_fair_between_owners(database: SqliteDatabase) -> None:
@@ -144,9 +144,9 @@ def test_pruning_by_size_is_fair_between_owners(database: SqliteDatabase) -> Non
 
     Pruner(database, None, 60_000).prune()
     assert list_stored(database, "quiet") == ["old"]
-    left = list_stored(database, "loud")
-    assert left == [f"l{i}" for i in range(12 - len(left), 12)]
-    assert 2 <= len(left) < 6
+    remaining = list_stored(database, "loud")
+    assert remaining == [f"l{i}" for i in range(12 - len(remaining), 12)]
+    assert 2 <= len(remaining) < 6
 
 
 @check_each(
@@ -168,8 +168,8 @@ def test_large_writes_trigger_pruning(
     assert database.written_bytes > limit
     monkeypatch.setattr(pruner, "prune_if_due", database.close)
     pruner._run_loop()
-    left = list_stored(database, "loud")
-    assert 1 <= len(left) < 12
+    remaining = list_stored(database, "loud")
+    assert 1 <= len(remaining) < 12
     assert database.written_bytes == 0
 
 

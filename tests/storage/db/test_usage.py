@@ -85,21 +85,21 @@ PRICES = {("m", "up"): Price(2.0, 1.0, 10.0), ("m", "elsewhere"): Price(7.0, 7.0
 )
 def test_costs_are_like_those_of_the_store_in_memory(query: UsageQuery) -> None:
     memory = MemoryUsageStore(None)
-    odd = UsageCounts(requests=1, input_tokens=3, cached_tokens=9)
-    rows = [*ROWS, (UsageKey(START, "carol", "m", "up"), odd)]
+    uneven_counts = UsageCounts(requests=1, input_tokens=3, cached_tokens=9)
+    rows = [*ROWS, (UsageKey(START, "carol", "m", "up"), uneven_counts)]
     memory.add_counts(rows)
     for prices in ({}, PRICES):
         expected = memory.sum_costs(query, prices, 100)
         with temporary_database() as database:
             add(database, rows)
-            found = database.read(partial(usage.sum_costs, query=query, prices=prices, limit=100))
+            sums = database.read(partial(usage.sum_costs, query=query, prices=prices, limit=100))
             first = database.read(partial(usage.sum_costs, query=query, prices=prices, limit=1))
 
-        assert [each._replace(cost=None) for each in found] == [
+        assert [each._replace(cost=None) for each in sums] == [
             each._replace(cost=None) for each in expected
         ]
-        assert [each.cost for each in found] == pytest.approx([each.cost for each in expected])
-        assert first == found[:1]
+        assert [each.cost for each in sums] == pytest.approx([each.cost for each in expected])
+        assert first == sums[:1]
 
 
 def test_costs_are_those_of_models_with_a_price(any_database: Database) -> None:
@@ -177,17 +177,17 @@ def test_old_hours_are_removed_in_portions(any_database: Database) -> None:
     assert any_database.write(remove) == 2 * usage.MAX_DELETED_HOURS
     while any_database.write(remove):
         pass
-    [kept] = read_sums(any_database, UsageQuery(0, now + HOUR, ()))
-    assert kept.counts.requests in (2 * 10, 2 * 11)  # the test may run over the end of an hour
+    [remaining] = read_sums(any_database, UsageQuery(0, now + HOUR, ()))
+    assert remaining.counts.requests in (2 * 10, 2 * 11)  # the test may run over the end of an hour
 
 
-@check_each(("max_age", "left"), [(None, 5), (5 * DAY, 0)])
+@check_each(("max_age", "remaining"), [(None, 5), (5 * DAY, 0)])
 def test_pruning_removes_old_usage(
-    max_age: float | None, left: int, database: SqliteDatabase
+    max_age: float | None, remaining: int, database: SqliteDatabase
 ) -> None:
     add(database, ROWS)
     Pruner(database, None, 2**40, usage_max_age=max_age).prune()
 
     found = read_sums(database, UsageQuery(START, START + 2 * DAY, ("hour", "client", "model")))
-    assert len(found) == left
+    assert len(found) == remaining
     add(database, [(key, multiply(ONE, 0)) for key, _ in ROWS])  # for the next case

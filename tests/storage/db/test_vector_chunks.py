@@ -85,7 +85,7 @@ def test_words_are_found_in_the_given_files(filled_database: Database) -> None:
 
 
 @pytest.mark.parametrize("word", ["or", "and", "near", "not"])
-def test_words_are_no_operators(filled_database: Database, word: str) -> None:
+def test_words_are_not_read_as_operators(filled_database: Database, word: str) -> None:
     assert len(find(filled_database, "refund", word.upper(), word)) == 2
 
 
@@ -106,9 +106,9 @@ def test_scan_returns_passages_in_pages(filled_database: Database) -> None:
     scan = partial(vector_chunks.scan_bits, owner="o", store=STORE)
 
     first = filled_database.read(partial(scan, after=0, limit=2))
-    rest = filled_database.read(partial(scan, after=first[-1].number, limit=2))
+    second = filled_database.read(partial(scan, after=first[-1].number, limit=2))
 
-    assert [chunk.file for chunk in [*first, *rest]] == ["file-1", "file-1", "file-2"]
+    assert [chunk.file for chunk in [*first, *second]] == ["file-1", "file-1", "file-2"]
     assert {bytes(chunk.bits) for chunk in first} == {b"bits"}
     numbers = [chunk.number for chunk in first]
     vectors = filled_database.read(partial(vector_chunks.read_vectors, owner="o", numbers=numbers))

@@ -26,7 +26,7 @@ def create(database: Database, owner: str = "o", store: VectorStore = NOW_STORE)
     database.write(partial(vector_stores.create, owner=owner, store=store))
 
 
-def add(database: Database, *names: str, owner: str = "o", batch: str | None = None) -> None:
+def add_files(database: Database, *names: str, owner: str = "o", batch: str | None = None) -> None:
     for name in names:
         file = StoredFile(name, time.time(), 4, f"{name}.txt", "assistants", None)
         if database.read(partial(files.find, owner=owner, file_id=name)) is None:
@@ -112,7 +112,7 @@ def test_store_is_found_listed_changed_and_deleted_by_its_owner(any_database: Da
 
 def test_completed_file_counts_and_has_a_size(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1", "file-2", "file-3")
+    add_files(any_database, "file-1", "file-2", "file-3")
     first = require_claim(any_database)
     assert (first.file, first.filename, first.embedding_model) == ("file-1", "file-1.txt", "up/m")
     assert add_chunk(any_database, first)
@@ -139,7 +139,7 @@ def test_completed_file_counts_and_has_a_size(any_database: Database) -> None:
 
 def test_file_is_claimed_by_one_worker_until_its_lease_ends(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1")
+    add_files(any_database, "file-1")
     first = require_claim(any_database)
     assert add_chunk(any_database, first)
     assert claim(any_database, "other") is None
@@ -163,8 +163,8 @@ def test_file_is_claimed_by_one_worker_until_its_lease_ends(any_database: Databa
 def test_owners_take_turns(any_database: Database) -> None:
     for owner in ("o", "other"):
         create(any_database, owner)
-    add(any_database, *(f"file-{n}" for n in range(20)))
-    add(any_database, "file-x", owner="other")
+    add_files(any_database, *(f"file-{n}" for n in range(20)))
+    add_files(any_database, "file-x", owner="other")
 
     claimed = [require_claim(any_database) for _ in range(20)]
 
@@ -172,18 +172,18 @@ def test_owners_take_turns(any_database: Database) -> None:
     assert "other" in {each.owner for each in claimed}
 
 
-def test_added_again_a_file_is_processed_again(any_database: Database) -> None:
+def test_file_that_is_added_again_is_processed_again(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1")
+    add_files(any_database, "file-1")
     claimed = require_claim(any_database)
     add_chunk(any_database, claimed)
     finish(any_database, claimed)
 
-    add(any_database, "file-1")
+    add_files(any_database, "file-1")
 
-    again = find_file(any_database, "file-1")
-    assert again is not None
-    assert again.status == "in_progress"
+    file = find_file(any_database, "file-1")
+    assert file is not None
+    assert file.status == "in_progress"
     assert list_texts(any_database, "file-1") == []
     store = any_database.read(partial(vector_stores.find, owner="o", store_id="vs_1"))
     assert store is not None
@@ -192,7 +192,7 @@ def test_added_again_a_file_is_processed_again(any_database: Database) -> None:
 
 def test_removed_file_keeps_its_position(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1", "file-2")
+    add_files(any_database, "file-1", "file-2")
     position = partial(vector_stores.find_file_position, owner="o", store="vs_1", file_id="file-1")
     before = any_database.read(position)
 
@@ -207,12 +207,12 @@ def test_removed_file_keeps_its_position(any_database: Database) -> None:
     assert [file.file for file in page] == ["file-2"]
 
 
-def test_cancelled_batch_keeps_what_is_done(any_database: Database) -> None:
+def test_cancelled_batch_keeps_completed_files(any_database: Database) -> None:
     create(any_database)
     batch = FileBatch("vsfb_1", "vs_1", 3.0, False)
     any_database.write(partial(vector_stores.create_batch, owner="o", batch=batch))
-    add(any_database, "file-1", "file-2", "file-3", batch="vsfb_1")
-    add(any_database, "file-4")
+    add_files(any_database, "file-1", "file-2", "file-3", batch="vsfb_1")
+    add_files(any_database, "file-4")
     finish(any_database, require_claim(any_database))
     running = require_claim(any_database)
     add_chunk(any_database, running)
@@ -235,7 +235,7 @@ def test_cancelled_batch_keeps_what_is_done(any_database: Database) -> None:
 
 def test_expired_store_loses_its_files(any_database: Database) -> None:
     create(any_database, store=NOW_STORE._replace(expires_days=1))
-    add(any_database, "file-1")
+    add_files(any_database, "file-1")
     finish(any_database, require_claim(any_database))
 
     assert any_database.write(vector_stores.remove_expired) == 1
@@ -249,7 +249,7 @@ def test_expired_store_loses_its_files(any_database: Database) -> None:
 
 def test_use_of_a_store_keeps_its_files(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1")
+    add_files(any_database, "file-1")
     any_database.write(lambda c: c.exec_driver_sql("UPDATE files SET used = 1"))
     needs_mark_used = partial(vector_stores.needs_mark_used, owner="o", store_ids=["vs_1"])
     assert any_database.read(needs_mark_used)
@@ -263,7 +263,7 @@ def test_use_of_a_store_keeps_its_files(any_database: Database) -> None:
 
 def test_sizes_are_corrected_after_files_were_pruned(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1")
+    add_files(any_database, "file-1")
     finish(any_database, require_claim(any_database))
     any_database.write(lambda c: c.exec_driver_sql("DELETE FROM files"))
 
@@ -276,7 +276,7 @@ def test_sizes_are_corrected_after_files_were_pruned(any_database: Database) -> 
 
 def test_attributes_are_replaced_and_listed_when_a_file_is_done(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1", "file-2")
+    add_files(any_database, "file-1", "file-2")
     finish(any_database, require_claim(any_database))
 
     changed = any_database.write(

@@ -49,16 +49,18 @@ def list_names(database: SqliteDatabase) -> list[str]:
 @contextmanager
 def block_batcher(group: WriteBatcher, count: int) -> Iterator[Do]:
     """Block the batcher until ``count`` more writes, submitted with the yielded function, wait."""
-    go, begun = threading.Event(), threading.Event()
+    go, started = threading.Event(), threading.Event()
 
     def block_batch(connection: object) -> None:
-        begun.set()
+        started.set()
         assert go.wait(10)
 
     with ThreadPoolExecutor(count + 1) as pool:
         pool.submit(group.run_in_batch, block_batch)
-        assert begun.wait(10)
-        yield lambda work, *given: pool.submit(group.run_in_batch, lambda c: work(c, *given))
+        assert started.wait(10)
+        yield lambda work, *arguments: pool.submit(
+            group.run_in_batch, lambda c: work(c, *arguments)
+        )
         deadline = time.monotonic() + 10
         while len(group._queue) < count and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -145,9 +147,9 @@ def test_failed_write_leaves_no_reference_cycle() -> None:
         group._run_batch()
         with suppress(NotFound):
             first.outcome.unwrap()  # type: ignore[union-attr]
-        gone = weakref.ref(second)
+        reference = weakref.ref(second)
         del first, second
-        assert gone() is None
+        assert reference() is None
     finally:
         gc.enable()
 
@@ -183,7 +185,7 @@ def test_interrupted_writer_leaves_its_write_queued() -> None:
     assert run.stdout == "c ['a', 'b', 'c']\n", run.stderr
 
 
-HASTY = """
+REPEATED_WRITER = """
 from gevent import monkey
 monkey.patch_all()
 import gevent
@@ -203,5 +205,7 @@ print(len(results), len(again) < 10)
 
 @pytest.mark.live
 def test_repeated_writer_does_not_starve_others() -> None:
-    run = subprocess.run([sys.executable, "-c", HASTY], capture_output=True, text=True, timeout=30)
+    run = subprocess.run(
+        [sys.executable, "-c", REPEATED_WRITER], capture_output=True, text=True, timeout=30
+    )
     assert run.stdout == "2 True\n", run.stderr

@@ -37,7 +37,7 @@ def test_conversation_is_created_with_its_items(repository: ConversationReposito
 def test_conversation_is_not_created_without_its_items(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*given: Any) -> None:
+    def fail(*arguments: Any) -> None:
         raise StoreUnavailable
 
     monkeypatch.setattr(conversations, "append_items", fail)

@@ -19,23 +19,27 @@ from forwarder.storage.items import derive_id
 from forwarder.storage.repositories.history import HistoryRepository, find_items
 
 QUESTION: Json = {"role": "user", "content": "one"}
-NAMED: Json = {"id": "mine", "role": "user", "content": "two"}
+MESSAGE_WITH_ID: Json = {"id": "mine", "role": "user", "content": "two"}
 ANSWER: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "three"}
-LATER: Json = {"role": "user", "content": "four"}
+LATER_MESSAGE: Json = {"role": "user", "content": "four"}
 NAME = "resp_" + "a" * 32
 
 
 @pytest.fixture(autouse=True)
 def _store_responses(database: SqliteDatabase) -> None:
-    first = StoredResponse(NAME, "completed", [QUESTION, NAMED], {"output": [ANSWER]}, 1.0)
-    theirs = StoredResponse("7-b", "completed", [ANSWER, LATER], {"output": []}, 2.0, previous=NAME)
-    talk = [("msg_t", QUESTION), ("ref", {"type": "item_reference", "id": "ref"})]
+    first = StoredResponse(
+        NAME, "completed", [QUESTION, MESSAGE_WITH_ID], {"output": [ANSWER]}, 1.0
+    )
+    second = StoredResponse(
+        "7-b", "completed", [ANSWER, LATER_MESSAGE], {"output": []}, 2.0, previous=NAME
+    )
+    conversation_items = [("msg_t", QUESTION), ("ref", {"type": "item_reference", "id": "ref"})]
 
     def write(connection: Any) -> None:
-        for stored in (first, theirs):
+        for stored in (first, second):
             responses.add(connection, "o", stored, [])
         conversations.create(connection, "o", Conversation("conv_1", 1.0, {}))
-        conversations.append_items(connection, "o", "conv_1", talk)
+        conversations.append_items(connection, "o", "conv_1", conversation_items)
 
     database.write(write)
 
@@ -56,10 +60,10 @@ def test_listed_input_item_is_found(database: SqliteDatabase) -> None:
         found_items = find_by_id(database, *(item["id"] for item in listed))
         assert [found_items[item["id"]] for item in listed] == [
             QUESTION,
-            NAMED,
+            MESSAGE_WITH_ID,
             ANSWER,
             ANSWER,
-            LATER,
+            LATER_MESSAGE,
         ][:count]
         assert find_by_id(database, *found_items, owner="p") == {}
 
@@ -130,11 +134,11 @@ def count_statements(database: SqliteDatabase, *names: str) -> int:
 
 
 def test_response_is_loaded_once_for_all_references_to_it(database: SqliteDatabase) -> None:
-    all_of_it = [derive_id(QUESTION, NAME, place) for place in range(1000)]
+    all_of_it = [derive_id(QUESTION, NAME, index) for index in range(1000)]
     assert count_statements(database, *all_of_it) <= 4  # the index, conversations, input, output
     assert count_statements(database, *all_of_it[:1] * 1000) <= 3
     assert find_by_id(database, *all_of_it[:3] * 2) == dict(
-        zip(all_of_it, [QUESTION, NAMED, ANSWER], strict=False)
+        zip(all_of_it, [QUESTION, MESSAGE_WITH_ID, ANSWER], strict=False)
     )
 
 
@@ -150,7 +154,10 @@ def add_large_responses(database: SqliteDatabase, count: int) -> None:
 
     def write(connection: Any) -> None:
         for i in range(count):
-            large = [{"role": "user", "content": "x" * 100_000}, {**NAMED, "id": f"in_{i}"}]
+            large = [
+                {"role": "user", "content": "x" * 100_000},
+                {**MESSAGE_WITH_ID, "id": f"in_{i}"},
+            ]
             output = {"output": [{**ANSWER, "id": f"out_{i}"}]}
             stored = StoredResponse(f"resp_{i}", "completed", large, output, 3.0)
             responses.add(connection, "o", stored, [])

@@ -77,7 +77,7 @@ def test_failed_answer_is_not_appended(
 def test_answer_that_cannot_be_appended_is_not_stored(
     database: SqliteDatabase, items: ConversationRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*given: Any) -> None:
+    def fail(*arguments: Any) -> None:
         raise StoreUnavailable
 
     lease = make_lease("o", "conv")

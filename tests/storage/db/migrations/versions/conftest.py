@@ -25,9 +25,9 @@ def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Co
     else:
         url = sa.make_url(create_database(request.getfixturevalue("postgres_server")))
         engine = sa.create_engine(url.set(drivername="postgresql+psycopg"))
-    with engine.begin() as begun:
-        config = Config(attributes={"connection": begun})
+    with engine.begin() as transaction:
+        config = Config(attributes={"connection": transaction})
         config.set_main_option("script_location", str(MIGRATIONS_PATH))
         command.upgrade(config, "0006")
-        yield begun
+        yield transaction
     engine.dispose()

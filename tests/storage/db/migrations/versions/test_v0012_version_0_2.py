@@ -58,8 +58,8 @@ def add_rows(connection: sa.Connection, rows: dict[str, dict[str, Any]]) -> None
 
 
 def read_rows(connection: sa.Connection, name: str) -> list[dict[str, Any]]:
-    found = connection.execute(sa.select(load_table(connection, name))).mappings()
-    return [dict(row) for row in found]
+    rows = connection.execute(sa.select(load_table(connection, name))).mappings()
+    return [dict(row) for row in rows]
 
 
 def list_tables(connection: sa.Connection) -> set[str]:
@@ -122,10 +122,10 @@ def test_files_in_vector_stores_may_have_no_payer(connection: sa.Connection) -> 
 def test_table_of_usage_has_the_columns_of_the_counts(connection: sa.Connection) -> None:
     migrate(connection)
 
-    found = sa.inspect(connection)
-    columns = [each["name"] for each in found.get_columns("usage_hours")]
+    inspector = sa.inspect(connection)
+    columns = [each["name"] for each in inspector.get_columns("usage_hours")]
     assert columns == [*UsageKey._fields, *UsageCounts._fields]
-    key = found.get_pk_constraint("usage_hours")["constrained_columns"]
+    key = inspector.get_pk_constraint("usage_hours")["constrained_columns"]
     assert key == list(UsageKey._fields)
 
 
