@@ -1,4 +1,4 @@
-"""A scripted provider behind an upstream's client, over a transport without sockets."""
+"""A scripted provider behind an upstream's client, without sockets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
 class Provider:
-    """Records its requests and answers all of them alike."""
+    """Records its requests and gives all of them the same answer."""
 
     def __init__(self, answer: Handler | None = None) -> None:
         self.requests: list[httpx2.Request] = []
@@ -57,8 +57,8 @@ def make_refusing_provider(status: int, **answer: Any) -> Provider:
 
 
 def make_upstream(provider: Provider, **environment: str) -> Upstream:
-    given = {"FORWARDER_UPSTREAMS": "up", **ENVIRONMENT, **environment}
-    [settings] = Settings.from_env(given).upstreams
+    variables = {"FORWARDER_UPSTREAMS": "up", **ENVIRONMENT, **environment}
+    [settings] = Settings.from_env(variables).upstreams
     return Upstream(settings, httpx2.MockTransport(provider), heartbeat=5)
 
 

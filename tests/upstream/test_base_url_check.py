@@ -37,15 +37,15 @@ UNEXPECTED = httpx2.Response(
 
 
 class Server:
-    """Answers by method and URL; anything else with ``otherwise``."""
+    """Answers by method and URL; ``otherwise`` answers all other requests."""
 
     def __init__(self, otherwise: httpx2.Response | None, **answers: httpx2.Response) -> None:
         self.otherwise = otherwise
         self.answers = answers
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def __call__(self, method: str, url: str) -> httpx2.Response | None:
-        self.asked.append(f"{method} {url}")
+        self.requests.append(f"{method} {url}")
         return self.answers.get(url.removeprefix("http://up.test/"), self.otherwise)
 
 
@@ -76,7 +76,7 @@ def test_probe_finds_nothing_missing_without_an_api(
     assert find_missing(Server(otherwise)) is None
 
 
-def test_a_refusal_that_is_no_json_is_no_list() -> None:
+def test_refusal_without_json_is_not_a_list_of_models() -> None:
     walled = httpx2.Response(403, html="<html>who are you?</html>")
 
     assert find_missing(Server(walled)) is None
@@ -99,10 +99,10 @@ def test_a_base_url_with_a_version_is_not_probed(base_url: str, versioned: bool)
 
     assert has_version(base_url) is versioned
     assert find_missing(server, base_url) is None
-    assert (server.asked == []) is versioned
+    assert (server.requests == []) is versioned
 
 
-# -- after an answer that an incomplete base URL would explain ---------------------------------
+# -- after answers that an incomplete base URL may have caused -----------------------------------
 
 MODELS = {"object": "list", "data": [{"id": "m"}]}
 
@@ -117,9 +117,9 @@ def below_v1(request: httpx2.Request) -> httpx2.Response:
 
 
 def answer_with_page(request: httpx2.Request) -> httpx2.Response:
-    """The same, with a web page for all other paths."""
-    found = below_v1(request)
-    return found if found.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
+    """Answer as ``below_v1``, but with a web page for all other paths."""
+    response = below_v1(request)
+    return response if response.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
 
 
 @check_each("answer", [below_v1, answer_with_page])
@@ -182,7 +182,7 @@ def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:
     for _ in range(3):
         raised = get_failure(upstream)
         assert (type(raised), raised.message) == (UpstreamRefused, "no such model")
-    assert len(provider.requests) == 3 + 2, "what was found is remembered for a while"
+    assert len(provider.requests) == 3 + 2, "the result of the check is cached"
 
 
 def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
@@ -191,8 +191,8 @@ def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/openai/v1/models"):
             return httpx2.Response(200, json=MODELS)
-        known = request.url.path == "/their/chat"
-        return httpx2.Response(400 if known else 404, json={"error": {"message": "no"}})
+        exists = request.url.path == "/their/chat"
+        return httpx2.Response(400 if exists else 404, json={"error": {"message": "no"}})
 
     upstream = make_upstream(
         Provider(answer),

@@ -72,17 +72,20 @@ def test_own_chat_body_is_adapted_only_by_known_quirks(
 def test_seals_are_not_sent_to_a_responses_upstream() -> None:
     provider = Provider(lambda _: make_stream({"type": "response.completed",
                                             "response": {"output": [{}]}}))  # fmt: skip
-    said = {"role": "user", "content": "hi"}
+    message = {"role": "user", "content": "hi"}
     sealed = {"type": "reasoning", "summary": [], "encrypted_content": "fwd1.x"}
 
     send_request(
-        make_upstream(provider), {"input": [said, sealed], "stream": True}, "responses", "responses"
+        make_upstream(provider),
+        {"input": [message, sealed], "stream": True},
+        "responses",
+        "responses",
     )
 
-    assert provider.body["input"] == [said]
+    assert provider.body["input"] == [message]
 
 
-def test_an_answer_s_headers_reach_the_exchange() -> None:
+def test_answer_headers_are_added_to_the_request_context() -> None:
     headers = {"x-request-id": "up-1", "x-ratelimit-limit-tokens": "9", "server": "nginx"}
     provider = make_refusing_provider(200, text='data: {"choices": []}\n\n', headers=headers)
     context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
@@ -122,7 +125,7 @@ def test_a_refused_key_is_remembered_until_a_request_succeeds(
     assert upstream.key_refusal is None
 
 
-SAID = {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+TEXT_CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}
 
 
 BAD_KEY = {"message": "bad key", "code": "invalid_api_key"}
@@ -135,8 +138,8 @@ DELTA = {"type": "response.output_text.delta", "item_id": "m", "output_index": 0
 
 
 REFUSED_LATE = {
-    "chat": ("chat", [SAID], {"error": BAD_KEY}),
-    "chat, bare": ("chat", [SAID], {"object": "error", **BAD_KEY}),
+    "chat": ("chat", [TEXT_CHUNK], {"error": BAD_KEY}),
+    "chat, bare": ("chat", [TEXT_CHUNK], {"object": "error", **BAD_KEY}),
     "responses, error": ("responses", [DELTA], {"type": "error", "error": BAD_KEY}),
     "responses, failed": (
         "responses",
@@ -146,15 +149,17 @@ REFUSED_LATE = {
 }
 
 
-@check_each("together", [False, True])
+@check_each("in_one_piece", [False, True])
 @check_each("case", REFUSED_LATE)
-def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, together: bool) -> None:
+def test_key_refused_in_midstream_is_an_error_of_the_forwarder(
+    case: str, in_one_piece: bool
+) -> None:
     protocol, before, last = REFUSED_LATE[case]
     frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*before, last]]
 
     def answer(_: httpx2.Request) -> httpx2.Response:
         headers = {"content-type": "text/event-stream"}
-        pieces = [b"".join(frames)] if together else frames
+        pieces = [b"".join(frames)] if in_one_piece else frames
         return httpx2.Response(200, headers=headers, content=iter(pieces))
 
     def read_failure(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
@@ -172,8 +177,8 @@ def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, toget
     assert isinstance(error, UpstreamKeyRefused)
     assert upstream.key_refusal == error.message
 
-    theirs = read_failure(make_upstream(Provider(answer), UP_API_KEY="passthrough"))[1]
-    assert (theirs.status, theirs.code) == (401, "invalid_api_key")
+    client_key_error = read_failure(make_upstream(Provider(answer), UP_API_KEY="passthrough"))[1]
+    assert (client_key_error.status, client_key_error.code) == (401, "invalid_api_key")
 
 
 @check_each("ask", [send_compaction, send_embedding])
@@ -211,7 +216,7 @@ def test_key_is_redacted_in_an_error_instead_of_a_chunk() -> None:
 
 
 class Watched(httpx2.SyncByteStream):
-    """A body that records whether it was closed, and does not end before."""
+    """An endless body that records whether it was closed."""
 
     def __init__(self, *pieces: bytes | Exception) -> None:
         self.pieces = pieces
@@ -258,7 +263,7 @@ def test_models_are_plain_objects_with_an_id() -> None:
 
 
 def test_list_of_models_without_a_wrapper_is_read() -> None:
-    listed = [{"id": "a", "type": "chat"}, {"id": 7}, "b"]  # as Together AI has it
+    listed = [{"id": "a", "type": "chat"}, {"id": 7}, "b"]  # Together AI's format
 
     assert make_upstream(make_refusing_provider(200, json=listed)).list_models(1.0) == [
         {"id": "a", "type": "chat"}
@@ -275,8 +280,8 @@ def test_invalid_list_of_models_is_empty_or_an_error(body: bytes) -> None:
 
 
 def test_compaction_is_sent_to_the_upstream_compact_path() -> None:
-    whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
-    provider = Provider(lambda _: httpx2.Response(200, json=whole))
+    compaction = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
+    provider = Provider(lambda _: httpx2.Response(200, json=compaction))
     upstream = make_upstream(provider, UP_PROVIDER="openai")
     context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
@@ -285,7 +290,7 @@ def test_compaction_is_sent_to_the_upstream_compact_path() -> None:
         upstream.make_compaction_handler(route, context)({"model": "ours", "input": "hi"})
     )
 
-    assert batches == [[whole]]
+    assert batches == [[compaction]]
     assert provider.requests[0].url.path.endswith("/responses/compact")
     assert provider.body == {"model": "their-model", "input": "hi"}
 
@@ -347,7 +352,7 @@ ONLY_STREAMS = {"error": {"message": "This model only support stream mode, pleas
 
 
 @check_each("protocol", ["chat", "responses"])
-def test_a_whole_answer_that_is_refused_is_put_together_from_a_stream(protocol: str) -> None:
+def test_whole_answer_is_folded_from_a_stream_if_the_upstream_only_streams(protocol: str) -> None:
     done = {"type": "response.completed", "response": {"output": [{"type": "message"}]}}
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -363,7 +368,7 @@ def test_a_whole_answer_that_is_refused_is_put_together_from_a_stream(protocol: 
         assert events == [CHUNK if protocol == "chat" else done]
 
     streams = [json.loads(request.content)["stream"] for request in provider.requests]
-    assert streams == [False, True, True]  # the second time it is known
+    assert streams == [False, True, True]  # the quirk is known from the first request
     assert provider.body.get("stream_options") == (
         {"include_usage": True} if protocol == "chat" else None
     )

@@ -33,20 +33,20 @@ def test_request_reveals_nothing_about_the_machine(
 
     send_request(make_upstream(provider))
 
-    told = ("x-stainless", "openai-")
+    prefixes = ("x-stainless", "openai-")
     headers = provider.requests[0].headers
-    assert [name for name in headers if name.startswith(told)] == []
+    assert [name for name in headers if name.startswith(prefixes)] == []
     assert headers["user-agent"].startswith("OpenAI/Python ")
 
 
 def send_for_headers(
-    given: dict[str, str], *bodies: dict[str, Any], **environment: str
+    client_headers: dict[str, str], *bodies: dict[str, Any], **environment: str
 ) -> list[httpx2.Headers]:
     """Send these bodies in one context; return the headers of the requests."""
     provider = Provider()
     upstream = make_upstream(provider, **environment)
     context = RequestContext(
-        id="req_1", route="chat", loss_report=LossReport(), client_headers=given
+        id="req_1", route="chat", loss_report=LossReport(), client_headers=client_headers
     )
     route = Route(upstream.settings, "chat", "their-model")
     for body in bodies:
@@ -54,18 +54,20 @@ def send_for_headers(
     return [request.headers for request in provider.requests]
 
 
-def test_headers_of_the_client_are_sent_on() -> None:
-    given = {"Openai-Beta": "a=1", "Http-Referer": "https://a.example", "X-Title": "A"}
+def test_client_headers_are_forwarded() -> None:
+    client_headers = {"Openai-Beta": "a=1", "Http-Referer": "https://a.example", "X-Title": "A"}
 
-    [sent] = send_for_headers(given, CHAT)
+    [sent] = send_for_headers(client_headers, CHAT)
 
-    assert given.items() <= {name.title(): value for name, value in sent.items()}.items()
+    assert client_headers.items() <= {name.title(): value for name, value in sent.items()}.items()
 
 
 def test_headers_that_the_operator_has_set_are_not_replaced() -> None:
-    given = {"Openai-Organization": "theirs", "X-Title": "theirs"}
+    client_headers = {"Openai-Organization": "theirs", "X-Title": "theirs"}
 
-    [sent] = send_for_headers(given, CHAT, UP_HEADERS="openai-organization: ours; X-Other: b")
+    [sent] = send_for_headers(
+        client_headers, CHAT, UP_HEADERS="openai-organization: ours; X-Other: b"
+    )
 
     assert sent.get_list("openai-organization") == ["ours"]
     assert sent["x-title"] == "theirs"
@@ -95,7 +97,7 @@ def test_an_idempotency_key_is_for_one_body_and_its_repeats() -> None:
         ({"UP_HEADERS": "authorization: Basic x"}, "theirs", {"authorization": "Basic x"}),
     ],
 )
-def test_an_upstream_gets_the_key_that_is_meant_for_it(
+def test_each_upstream_gets_its_own_key(
     environment: dict[str, str], client_key: str | None, sent: dict[str, str]
 ) -> None:
     provider = Provider()

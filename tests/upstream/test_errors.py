@@ -64,17 +64,17 @@ def test_errors_are_read_in_every_shape(answer: dict[str, Any], message: str) ->
     assert get_failure(make_upstream(make_refusing_provider(400, **answer))).message == message
 
 
-def test_refused_key_is_reported_as_the_forwarders_unless_passed_through() -> None:
+def test_refused_key_is_an_error_of_the_forwarder_unless_passed_through() -> None:
     provider = make_refusing_provider(401, json={"error": {"message": "bad key"}})
 
     assert isinstance(get_failure(make_upstream(provider)), UpstreamKeyRefused)
-    theirs = get_failure(make_upstream(provider, UP_API_KEY="passthrough"))
-    assert (theirs.status, theirs.message) == (401, "bad key")
+    passthrough_error = get_failure(make_upstream(provider, UP_API_KEY="passthrough"))
+    assert (passthrough_error.status, passthrough_error.message) == (401, "bad key")
 
 
-def key_refusals(caplog: pytest.LogCaptureFixture) -> list[Any]:
-    told = [record.msg for record in caplog.records if record.name == "forwarder.upstream"]
-    return [msg for msg in told if msg["event"] == "upstream_key_refused"]
+def list_key_refusals(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    records = [record.msg for record in caplog.records if record.name == "forwarder.upstream"]
+    return [msg for msg in records if msg["event"] == "upstream_key_refused"]
 
 
 def test_refused_key_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -86,10 +86,10 @@ def test_refused_key_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(UpstreamKeyRefused):
             upstream.list_models(1)
 
-    [told] = key_refusals(caplog)
-    assert told["upstream"] == "up"
-    assert "UP_API_KEY" in told["detail"]
-    assert KEY not in told["detail"]
+    [record] = list_key_refusals(caplog)
+    assert record["upstream"] == "up"
+    assert "UP_API_KEY" in record["detail"]
+    assert KEY not in record["detail"]
 
 
 def test_refused_key_is_not_logged_again_soon(
@@ -101,12 +101,12 @@ def test_refused_key_is_not_logged_again_soon(
     for _ in range(5):
         get_failure(upstream)
         send_request(upstream)
-    assert len(key_refusals(caplog)) == 1
+    assert len(list_key_refusals(caplog)) == 1
 
     monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 601)
     get_failure(upstream)
 
-    assert len(key_refusals(caplog)) == 2
+    assert len(list_key_refusals(caplog)) == 2
 
 
 def test_own_check_does_not_log_a_refused_key(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,20 +115,20 @@ def test_own_check_does_not_log_a_refused_key(caplog: pytest.LogCaptureFixture) 
 
     get_failure(upstream)
 
-    assert key_refusals(caplog) == []
+    assert list_key_refusals(caplog) == []
 
 
-def test_plain_http_to_a_port_for_tls_is_named() -> None:
-    said = "<center>The plain HTTP request was sent to HTTPS port</center>"
+def test_plain_http_to_a_tls_port_is_reported() -> None:
+    page = "<center>The plain HTTP request was sent to HTTPS port</center>"
 
-    raised = get_failure(make_upstream(make_refusing_provider(400, html=said)))
+    raised = get_failure(make_upstream(make_refusing_provider(400, html=page)))
 
     assert isinstance(raised, UpstreamMisconfigured)
     assert "(UP_BASE_URL) must begin with https://" in raised.message
 
 
 @check_each(
-    ("error", "words"),
+    ("error", "reason"),
     [
         (httpx2.ConnectTimeout("x"), "could not be connected to within 7 seconds."),
         (httpx2.ReadTimeout("x"), "did not answer within 9 seconds."),
@@ -136,10 +136,10 @@ def test_plain_http_to_a_port_for_tls_is_named() -> None:
         (ConnectionRefusedError(111, "x"), "cannot be reached: up.test:80 refused the connection."),
     ],
 )
-def test_a_failed_connection_says_why(error: Exception, words: str) -> None:
+def test_failed_connection_error_has_the_reason(error: Exception, reason: str) -> None:
     limits = {"UP_CONNECT_TIMEOUT": "7", "UP_FIRST_BYTE_TIMEOUT": "9"}
 
-    assert get_failure(make_upstream(raising(error), **limits)).message.endswith(words)
+    assert get_failure(make_upstream(raising(error), **limits)).message.endswith(reason)
 
 
 def test_a_failed_connection_names_the_proxy_without_its_password(
@@ -169,13 +169,13 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
         (200, {"object": "error", "message": "bad key", "code": 401}),
     ],
 )
-def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> None:
+def test_key_refusals_of_all_shapes_are_recognised(status: int, body: dict[str, Any]) -> None:
     provider = make_refusing_provider(status, json=body)
 
     assert isinstance(get_failure(make_upstream(provider)), UpstreamKeyRefused)
-    theirs = get_failure(make_upstream(provider, UP_API_KEY="passthrough"))
-    assert theirs.code == "invalid_api_key"
-    assert theirs.status in (401, 403)
+    passthrough_error = get_failure(make_upstream(provider, UP_API_KEY="passthrough"))
+    assert passthrough_error.code == "invalid_api_key"
+    assert passthrough_error.status in (401, 403)
 
 
 def test_code_beside_the_error_object_is_read() -> None:

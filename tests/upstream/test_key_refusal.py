@@ -54,18 +54,18 @@ def test_other_refusals_are_not_key_refusals(refusal: UpstreamRefused) -> None:
 
 
 def make_settings(**environment: str) -> UpstreamSettings:
-    given = {"FORWARDER_UPSTREAMS": "deep-seek", "DEEP_SEEK_BASE_URL": "http://up.test/v1"}
-    return Settings.from_env({**given, **environment}).upstreams[0]
+    variables = {"FORWARDER_UPSTREAMS": "deep-seek", "DEEP_SEEK_BASE_URL": "http://up.test/v1"}
+    return Settings.from_env({**variables, **environment}).upstreams[0]
 
 
-def make_registered_settings(**given: Any) -> UpstreamSettings:
+def make_registered_settings(**fields: Any) -> UpstreamSettings:
     return make_upstream_settings(
-        "mine:latest", base_url="http://up.test/v1", registered=True, **given
+        "mine:latest", base_url="http://up.test/v1", registered=True, **fields
     )
 
 
 @check_each(
-    ("settings", "words"),
+    ("settings", "start"),
     [
         (
             make_settings(DEEP_SEEK_API_KEY="sk-0123456789"),
@@ -104,11 +104,11 @@ def make_registered_settings(**given: Any) -> UpstreamSettings:
     ],
 )
 def test_the_message_names_the_setting_and_quotes_the_upstream(
-    settings: UpstreamSettings, words: str
+    settings: UpstreamSettings, start: str
 ) -> None:
     error = make_key_refusal_error(make_refusal(401, "Invalid API Key."), settings)
 
-    assert error.message == f"{words} It says: Invalid API Key."
+    assert error.message == f"{start} It says: Invalid API Key."
 
 
 @check_each(

@@ -28,7 +28,7 @@ from tests.helpers.check_cases import check_each
 KEY = "sk-secret"
 
 
-class Arriving:
+class ScriptedChunkReader:
     """A chunk reader with scripted chunks; exceptions among them are raised."""
 
     def __init__(self, *pieces: bytes | BaseException) -> None:
@@ -56,8 +56,8 @@ def make_response(
     heartbeat: float = 60,
     **environment: str,
 ) -> UpstreamResponse:
-    given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
-    [settings] = Settings.from_env(given).upstreams
+    variables = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
+    [settings] = Settings.from_env(variables).upstreams
     response = httpx2.Response(
         200, headers={"content-type": kind}, content=b"", extensions={"chunk_reader": arrivals}
     )
@@ -68,9 +68,9 @@ A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
 
 
 def test_events_that_arrive_together_are_one_batch() -> None:
-    arriving = Arriving(A + B, A[:5], A[5:], B)
+    reader = ScriptedChunkReader(A + B, A[:5], A[5:], B)
 
-    assert list(make_response(arriving).iter_batches()) == [
+    assert list(make_response(reader).iter_batches()) == [
         [{"a": 1}, {"b": 2}],
         [{"a": 1}],
         [{"b": 2}],
@@ -78,30 +78,35 @@ def test_events_that_arrive_together_are_one_batch() -> None:
 
 
 def test_silence_is_an_empty_batch() -> None:
-    arriving = Arriving(b"", A, b"", b"", B)
+    reader = ScriptedChunkReader(b"", A, b"", b"", B)
 
-    assert list(make_response(arriving).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
+    assert list(make_response(reader).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
 
 
 @check_each(("heartbeat", "beats"), [(0, [[]]), (60, [])])
 def test_stream_without_silence_has_heartbeats_too(heartbeat: float, beats: list[Any]) -> None:
-    arriving = Arriving(A, b": comment\n\n", B)
+    reader = ScriptedChunkReader(A, b": comment\n\n", B)
 
-    batches = list(make_response(arriving, heartbeat=heartbeat).iter_batches())
+    batches = list(make_response(reader, heartbeat=heartbeat).iter_batches())
 
     assert batches == [[{"a": 1}], *beats, *beats, [{"b": 2}]]
 
 
 def test_heartbeat_is_not_directly_before_the_first_event() -> None:
-    arriving = Arriving(b": comment\n\n", A)
+    reader = ScriptedChunkReader(b": comment\n\n", A)
 
-    assert list(make_response(arriving, heartbeat=0).iter_batches()) == [[], [{"a": 1}]]
-    batches = make_response(Arriving(b'data: {"error": {}}\n\n'), heartbeat=0).iter_batches()
+    assert list(make_response(reader, heartbeat=0).iter_batches()) == [[], [{"a": 1}]]
+    batches = make_response(
+        ScriptedChunkReader(b'data: {"error": {}}\n\n'), heartbeat=0
+    ).iter_batches()
     assert next(batches) == [{"error": {}}]
 
 
 def test_a_last_event_needs_no_end() -> None:
-    assert list(make_response(Arriving(A, B.rstrip())).iter_batches()) == [[{"a": 1}], [{"b": 2}]]
+    assert list(make_response(ScriptedChunkReader(A, B.rstrip())).iter_batches()) == [
+        [{"a": 1}],
+        [{"b": 2}],
+    ]
 
 
 @check_each(
@@ -109,32 +114,32 @@ def test_a_last_event_needs_no_end() -> None:
     [("chat", b"data: [DONE]\n\n"), ("responses", b'data: {"type": "response.completed"}\n\n')],
 )
 def test_wait_after_the_last_event_is_short(protocol: str, last: bytes) -> None:
-    arriving = Arriving(A, last)
-    answer = make_response(arriving, protocol)
+    reader = ScriptedChunkReader(A, last)
+    answer = make_response(reader, protocol)
     batches = answer.iter_batches()
 
     next(batches)
-    assert arriving.silence_limit is None
+    assert reader.silence_limit is None
     list(batches)
 
     assert answer.saw_done_marker() == (protocol == "chat")
-    assert arriving.silence_limit == 0.25
+    assert reader.silence_limit == 0.25
 
 
-WHOLE = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"}}]}'
+WHOLE_ANSWER = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"}}]}'
 
 
 def test_a_whole_answer_is_one_event() -> None:
-    arriving = Arriving(WHOLE[:9], b"", WHOLE[9:])
+    reader = ScriptedChunkReader(WHOLE_ANSWER[:9], b"", WHOLE_ANSWER[9:])
 
-    batches = list(make_response(arriving, streamed=False).iter_batches())
+    batches = list(make_response(reader, streamed=False).iter_batches())
 
     assert batches[:-1] == [[]]
     assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
 def test_a_whole_answer_is_accepted_instead_of_a_stream() -> None:
-    *_, [chunk] = make_response(Arriving(b" \n", WHOLE)).iter_batches()
+    *_, [chunk] = make_response(ScriptedChunkReader(b" \n", WHOLE_ANSWER)).iter_batches()
 
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
 
@@ -148,7 +153,7 @@ def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size:
     data = before + EVENTS
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 
-    batches = list(make_response(Arriving(*pieces), streamed=False).iter_batches())
+    batches = list(make_response(ScriptedChunkReader(*pieces), streamed=False).iter_batches())
 
     [chunk] = [event for batch in batches for event in batch]
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
@@ -157,10 +162,10 @@ def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size:
 @check_each("streamed", [False, True])
 @check_each("size", [1, 2, 1000])
 def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bool) -> None:
-    data = b"\xef\xbb\xbf" + WHOLE
+    data = b"\xef\xbb\xbf" + WHOLE_ANSWER
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 
-    batches = list(make_response(Arriving(*pieces), streamed=streamed).iter_batches())
+    batches = list(make_response(ScriptedChunkReader(*pieces), streamed=streamed).iter_batches())
 
     [answer] = [event for batch in batches for event in batch]
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -172,17 +177,17 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
 )
 def test_web_page_instead_of_a_stream_is_an_error(pieces: list[bytes], kind: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="page"):
-        list(make_response(Arriving(*pieces), kind=kind).iter_batches())
+        list(make_response(ScriptedChunkReader(*pieces), kind=kind).iter_batches())
 
 
 @check_each("body", [b"", b"[1]", b"nonsense", b'{"half'])
 def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
     with pytest.raises(UpstreamProtocolError):
-        list(make_response(Arriving(body), streamed=False).iter_batches())
+        list(make_response(ScriptedChunkReader(body), streamed=False).iter_batches())
 
 
 @check_each(
-    ("error", "why"),
+    ("error", "reason"),
     [
         (httpx2.ReadError("x"), "ReadError"),
         (httpx2.StreamClosed(), "StreamClosed"),
@@ -190,18 +195,18 @@ def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
         (httpx2.RemoteProtocolError("x"), "it was closed before the answer was complete"),
     ],
 )
-def test_broken_connection_raises_after_the_received_events(error: Exception, why: str) -> None:
-    batches = make_response(Arriving(A, error)).iter_batches()
+def test_broken_connection_raises_after_the_received_events(error: Exception, reason: str) -> None:
+    batches = make_response(ScriptedChunkReader(A, error)).iter_batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(UpstreamUnreachable) as broken:
         next(batches)
     assert broken.value.code == "upstream_disconnected"
-    assert broken.value.message == f"The connection to the upstream 'chat' broke: {why}."
+    assert broken.value.message == f"The connection to the upstream 'chat' broke: {reason}."
 
 
 def test_shutdown_interrupts_an_answer() -> None:
-    batches = make_response(Arriving(A, ShutdownInterrupt())).iter_batches()
+    batches = make_response(ScriptedChunkReader(A, ShutdownInterrupt())).iter_batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(ShuttingDown):
@@ -210,20 +215,20 @@ def test_shutdown_interrupts_an_answer() -> None:
 
 def test_time_out_of_the_transport_is_converted() -> None:
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(make_response(Arriving(A, httpx2.ReadTimeout("x"))).iter_batches())
+        list(make_response(ScriptedChunkReader(A, httpx2.ReadTimeout("x"))).iter_batches())
 
 
 def test_idle_timeout_ends_an_answer() -> None:
-    silent = Arriving(A, *[b""] * 100)
+    reader = ScriptedChunkReader(A, *[b""] * 100)
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(make_response(silent, CHAT_IDLE_TIMEOUT="0.05").iter_batches())
+        list(make_response(reader, CHAT_IDLE_TIMEOUT="0.05").iter_batches())
 
 
 def test_idle_timeout_restarts_after_every_chunk() -> None:
-    patient = Arriving(*[b"", b"", A] * 6)
+    reader = ScriptedChunkReader(*[b"", b"", A] * 6)
 
-    answer = make_response(patient, CHAT_IDLE_TIMEOUT="0.1")
+    answer = make_response(reader, CHAT_IDLE_TIMEOUT="0.1")
 
     assert len([batch for batch in answer.iter_batches() if batch]) == 6
 
@@ -233,9 +238,9 @@ ANSWER = b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'
 
 def test_whole_answer_may_be_silent_before_its_first_byte() -> None:
     limits = {"CHAT_IDLE_TIMEOUT": "0.02", "CHAT_WHOLE_TIMEOUT": "2"}
-    late = Arriving(*[b""] * 8, ANSWER)
+    reader = ScriptedChunkReader(*[b""] * 8, ANSWER)
 
-    batches = list(make_response(late, streamed=False, **limits).iter_batches())
+    batches = list(make_response(reader, streamed=False, **limits).iter_batches())
 
     assert [batch for batch in batches if batch] == [[json.loads(ANSWER)]]
 
@@ -247,13 +252,17 @@ def test_whole_answer_has_the_whole_timeout_then_the_idle_timeout(
     limit = "CHAT_IDLE_TIMEOUT" if pieces[0] else "CHAT_WHOLE_TIMEOUT"
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(make_response(Arriving(*pieces), streamed=False, **{limit: "0.05"}).iter_batches())
+        list(
+            make_response(
+                ScriptedChunkReader(*pieces), streamed=False, **{limit: "0.05"}
+            ).iter_batches()
+        )
 
 
 @check_each("pieces", [[A, b""] * 50, [b""] * 50])
 def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
     with pytest.raises(UpstreamTimeout, match="took too long"):
-        list(make_response(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
+        list(make_response(ScriptedChunkReader(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
 
 
 @check_each(
@@ -269,11 +278,13 @@ def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
     ],
 )
 def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
-    told = list(make_response(Arriving(A + b"data: " + event + b"\n\n")).iter_batches())
+    batches = list(
+        make_response(ScriptedChunkReader(A + b"data: " + event + b"\n\n")).iter_batches()
+    )
 
-    assert told[0][0] == {"a": 1}
-    assert "bad ***" in str(told)
-    assert KEY not in str(told)
+    assert batches[0][0] == {"a": 1}
+    assert "bad ***" in str(batches)
+    assert KEY not in str(batches)
 
 
 @check_each(
@@ -286,34 +297,34 @@ def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
 )
 def test_key_is_redacted_in_errors_of_a_whole_answer(answer: bytes) -> None:
     try:
-        told = str(list(make_response(Arriving(answer), streamed=False).iter_batches()))
+        text = str(list(make_response(ScriptedChunkReader(answer), streamed=False).iter_batches()))
     except ForwarderError as error:
-        told = error.message
+        text = error.message
 
-    assert "bad ***" in told
-    assert KEY not in told
+    assert "bad ***" in text
+    assert KEY not in text
 
 
 def test_closing_closes_the_arrivals() -> None:
-    arriving = Arriving(A)
+    reader = ScriptedChunkReader(A)
 
-    make_response(arriving).close()
+    make_response(reader).close()
 
-    assert arriving.closed
+    assert reader.closed
 
 
 def test_closed_response_is_freed_without_garbage_collection() -> None:
     """The response references its request, which may be large."""
     gc.disable()
     try:
-        closed = make_response(Arriving(b"data: {}\n\n"))
+        closed = make_response(ScriptedChunkReader(b"data: {}\n\n"))
         next(closed.iter_batches())
-        gone = weakref.ref(closed)
+        reference = weakref.ref(closed)
 
         closed.close()
         del closed
 
-        assert gone() is None
+        assert reference() is None
     finally:
         gc.enable()
 
@@ -336,40 +347,40 @@ def test_only_headers_for_the_client_are_selected() -> None:
         }
     )
 
-    kept = select_client_headers(headers)
+    selected = select_client_headers(headers)
 
-    assert kept.keys() == (
+    assert selected.keys() == (
         headers.keys() - {"x-request-id", "set-cookie", "content-length", "x-models-etag"}
     ) | {"x-upstream-request-id"}
-    assert kept["x-upstream-request-id"] == "r"
+    assert selected["x-upstream-request-id"] == "r"
 
 
-@check_each("odd", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
-def test_unprintable_header_is_omitted(odd: bytes) -> None:
-    headers = httpx2.Headers([(b"x-request-id", odd), (b"retry-after", b"1")])
+@check_each("unprintable", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
+def test_unprintable_header_is_omitted(unprintable: bytes) -> None:
+    headers = httpx2.Headers([(b"x-request-id", unprintable), (b"retry-after", b"1")])
 
     assert select_client_headers(headers) == {"retry-after": "1"}
 
 
-@check_each(("choices", "patient"), [(1, False), (2, True)])
+@check_each(("choices", "is_unlimited"), [(1, False), (2, True)])
 def test_finish_reason_shortens_the_wait_only_for_a_single_choice(
-    choices: int, patient: bool
+    choices: int, is_unlimited: bool
 ) -> None:
     finish = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
-    arriving = Arriving(finish)
+    reader = ScriptedChunkReader(finish)
     [settings] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
-    response = httpx2.Response(200, content=b"", extensions={"chunk_reader": arriving})
+    response = httpx2.Response(200, content=b"", extensions={"chunk_reader": reader})
 
     list(UpstreamResponse(response, "chat", True, settings, 1, choices).iter_batches())
 
-    assert (arriving.silence_limit is None) == patient
+    assert (reader.silence_limit is None) == is_unlimited
 
 
 def test_a_whole_answer_has_a_limit() -> None:
     response = httpx2.Response(200, content=b"")
     settings = Settings.from_env({"UP_BASE_URL": "http://u.test", "FORWARDER_UPSTREAMS": "up"})
-    arriving = Arriving(b'{"a":"', *[b"x" * 400] * 3, b'"}')
-    response.extensions["chunk_reader"] = arriving
+    reader = ScriptedChunkReader(b'{"a":"', *[b"x" * 400] * 3, b'"}')
+    response.extensions["chunk_reader"] = reader
     answer = UpstreamResponse(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
     with pytest.raises(UpstreamProtocolError, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
         list(answer.iter_batches())
@@ -377,13 +388,13 @@ def test_a_whole_answer_has_a_limit() -> None:
 
 def test_values_of_a_whole_answer_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_module, "MAX_ANSWER_VALUES", 1000)
-    arriving = Arriving(b'{"choices":[' + b",".join([b"[]"] * 2000) + b"]}")
+    reader = ScriptedChunkReader(b'{"choices":[' + b",".join([b"[]"] * 2000) + b"]}")
     with pytest.raises(UpstreamProtocolError, match="'chat' answered with more than 1000 JSON"):
-        list(make_response(arriving, streamed=False).iter_batches())
+        list(make_response(reader, streamed=False).iter_batches())
 
 
 def test_embeddings_may_hold_more_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_module, "MAX_ANSWER_VALUES", 1000)
     body = {"data": [{"embedding": [0.5] * 2000}]}
-    arriving = Arriving(json.dumps(body).encode())
-    assert list(make_response(arriving, "embeddings", streamed=False).iter_batches()) == [[body]]
+    reader = ScriptedChunkReader(json.dumps(body).encode())
+    assert list(make_response(reader, "embeddings", streamed=False).iter_batches()) == [[body]]

@@ -1,4 +1,4 @@
-"""Streams are opened by the SDK's own methods, and its typed layer touches no body and no event."""
+"""Streams are opened by the SDK's own methods, and its typed layer changes no body and no event."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ protocols = pytest.mark.parametrize("protocol", ["chat", "responses"])
 
 
 class Transport(httpx2.BaseTransport):
-    """Records each request and answers all of them alike."""
+    """Records each request and gives all of them the same answer."""
 
     def __init__(self, status: int = 200, data: bytes = FRAMES) -> None:
         self.requests: list[httpx2.Request] = []
@@ -67,11 +67,11 @@ def test_a_stream_is_opened_by_the_method_of_its_protocol(
     create, stream = Completions.create, Responses.stream
     monkeypatch.setattr(
         Completions, "create",
-        lambda self, **given: calls.append(("chat", given["stream"])) or create(self, **given),
+        lambda self, **arguments: calls.append(("chat", arguments["stream"])) or create(self, **arguments),
     )  # fmt: skip
     monkeypatch.setattr(
         Responses, "stream",
-        lambda self, **given: calls.append(("responses", True)) or stream(self, **given),
+        lambda self, **arguments: calls.append(("responses", True)) or stream(self, **arguments),
     )  # fmt: skip
 
     open_stream(Transport(), protocol)
@@ -155,7 +155,7 @@ def test_the_stream_of_an_existing_response_is_reopened_by_the_sdk_s_stream_meth
     stream = Responses.stream
     monkeypatch.setattr(
         Responses, "stream",
-        lambda self, **given: ids.append(given["response_id"]) or stream(self, **given),
+        lambda self, **arguments: ids.append(arguments["response_id"]) or stream(self, **arguments),
     )  # fmt: skip
     transport = Transport()
     request = EncodedRequest("http://up.test/own/path/r%2F1", None, "req_1")

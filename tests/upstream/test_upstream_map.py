@@ -9,10 +9,10 @@ from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.upstream.upstream_map import PerUpstream
 
 [CHAT] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
-LATER = replace(CHAT, name="later")
+FURTHER_UPSTREAM = replace(CHAT, name="later")
 
 
-class Made:
+class UpstreamObject:
     """The object of an upstream."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
@@ -20,38 +20,41 @@ class Made:
 
 
 def test_objects_of_further_upstreams_are_created_on_demand() -> None:
-    kept = PerUpstream(Made, [CHAT])
-    assert [*kept] == ["chat"]
-    assert "later" not in kept
+    objects = PerUpstream(UpstreamObject, [CHAT])
+    assert [*objects] == ["chat"]
+    assert "later" not in objects
 
-    made = kept.get_or_create(LATER)
+    created = objects.get_or_create(FURTHER_UPSTREAM)
 
-    assert made.settings is LATER
-    assert kept.get_or_create(LATER) is made is kept["later"]
-    assert len(kept) == 2
+    assert created.settings is FURTHER_UPSTREAM
+    assert objects.get_or_create(FURTHER_UPSTREAM) is created is objects["later"]
+    assert len(objects) == 2
 
 
 def test_other_settings_of_the_same_name_are_another_upstream() -> None:
-    kept = PerUpstream(Made, [CHAT])
-    before, changed = kept["chat"], replace(CHAT)
+    objects = PerUpstream(UpstreamObject, [CHAT])
+    before, changed = objects["chat"], replace(CHAT)
 
-    assert kept.get_or_create(changed) is not before
-    assert kept["chat"].settings is changed
+    assert objects.get_or_create(changed) is not before
+    assert objects["chat"].settings is changed
 
 
 def test_drop_returns_the_object_of_an_upstream_once() -> None:
-    kept = PerUpstream(Made, [CHAT])
-    made = kept["chat"]
+    objects = PerUpstream(UpstreamObject, [CHAT])
+    created = objects["chat"]
 
-    assert kept.drop(replace(CHAT)) is None
-    assert kept.drop(CHAT) is made
-    assert kept.drop(CHAT) is None
-    assert not kept
+    assert objects.drop(replace(CHAT)) is None
+    assert objects.drop(CHAT) is created
+    assert objects.drop(CHAT) is None
+    assert not objects
 
 
 def test_concurrent_calls_get_the_same_upstream() -> None:
-    kept: PerUpstream[Made] = PerUpstream(Made)
+    objects: PerUpstream[UpstreamObject] = PerUpstream(UpstreamObject)
     with ThreadPoolExecutor(8) as pool:
-        made = {id(each) for each in pool.map(lambda _: kept.get_or_create(LATER), range(64))}
+        ids = {
+            id(each)
+            for each in pool.map(lambda _: objects.get_or_create(FURTHER_UPSTREAM), range(64))
+        }
 
-    assert len(made) == 1
+    assert len(ids) == 1

@@ -1,4 +1,4 @@
-"""A clock that tests move, and fakes around upstream states."""
+"""A clock that tests advance, and test doubles around upstream states."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ class Clock:
         self.seconds += seconds
 
 
-class Witness(RequestObserver):
+class RecordingObserver(RequestObserver):
     """An observer that records its notifications."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[Any, ...]] = []
+        self.notifications: list[tuple[Any, ...]] = []
         self.failures: list[tuple[str, ForwarderError]] = []
 
     def on_retry(self, upstream: str, reason: str) -> None:
-        self.heard.append(("retried", upstream, reason))
+        self.notifications.append(("retried", upstream, reason))
 
     def on_failure(self, upstream: str, error: ForwarderError) -> None:
         self.failures.append((upstream, error))
 
     def on_fallback(self, upstream: str, to: str, reason: str) -> None:
-        self.heard.append(("fell_back", upstream, to, reason))
+        self.notifications.append(("fell_back", upstream, to, reason))
 
     def on_breaker_change(self, upstream: str, state: str) -> None:
-        self.heard.append(("breaker", upstream, state))
+        self.notifications.append(("breaker", upstream, state))
 
     def on_rejection(self, reason: str, upstream: str | None = None) -> None:
-        self.heard.append(("refused", reason, upstream))
+        self.notifications.append(("refused", reason, upstream))
 
 
-class Patient(RequestContext):
-    """A context that waits on a test's clock; ``leaves_at`` is when its client disconnects."""
+class PatientContext(RequestContext):
+    """A context that waits on a test's clock; its client disconnects at ``leaves_at``."""
 
     clock: Clock
     pauses: list[float]
@@ -61,9 +61,11 @@ class Patient(RequestContext):
         return not self.is_cancelled
 
 
-def make_patient_context(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
+def make_patient_context(
+    clock: Clock | None = None, leaves_after: float = float("inf")
+) -> PatientContext:
     """A context whose waits take no time."""
-    context = Patient(id="req_1", route="chat", loss_report=LossReport())
+    context = PatientContext(id="req_1", route="chat", loss_report=LossReport())
     context.clock = clock or Clock()
     context.pauses = []
     context.leaves_at = context.clock() + leaves_after
@@ -77,7 +79,7 @@ def make_settings(names: str = "up", **environment: str) -> Settings:
 
 
 def make_upstream_settings(**environment: str) -> UpstreamSettings:
-    """Those of one upstream, ``up``, which may have ``other`` for a fallback."""
+    """Settings of the upstream ``up``, which may have ``other`` as its fallback."""
     return make_settings(
         "up,other", **{f"UP_{name}": text for name, text in environment.items()}
     ).upstreams[0]

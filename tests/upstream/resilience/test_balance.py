@@ -30,10 +30,15 @@ from forwarder.upstream.resilience.balance import (
 )
 from forwarder.upstream.resilience.retry_budget import MAX_SAVED_RETRIES, RETRIES_PER_REQUEST
 from tests.helpers.check_cases import check_each
-from tests.upstream.resilience.helpers import Patient, Witness, make_patient_context, make_settings
+from tests.upstream.resilience.helpers import (
+    PatientContext,
+    RecordingObserver,
+    make_patient_context,
+    make_settings,
+)
 
 BUSY = UpstreamRefused(503, {"message": "busy"})
-GONE = UpstreamUnreachable("gone")
+UNREACHABLE = UpstreamUnreachable("gone")
 
 
 def make_rate_limit_error(seconds: int = 10) -> UpstreamRefused:
@@ -92,7 +97,7 @@ def test_only_keys_of_a_removed_candidate_move() -> None:
 
 
 @check_each(("in_flight", "is_sticky"), [(4, True), (5, False)])
-def test_sticky_candidate_is_left_if_it_is_much_busier(in_flight: int, is_sticky: bool) -> None:
+def test_sticky_candidate_is_not_used_if_it_is_much_busier(in_flight: int, is_sticky: bool) -> None:
     sticky = choose_candidate(make_candidates(a=(1, 0), b=(1, 0)), "key").value
     loads = {name: (1.0, in_flight if name == sticky else 0) for name in "ab"}
 
@@ -113,12 +118,12 @@ def test_unit_of_the_weights_makes_no_difference(unit: float) -> None:
 # -- endpoints ------------------------------------------------------------------------------------
 
 
-class World:
-    """Two hosts with two keys each, and an upstream with one; some fail."""
+class EndpointSetup:
+    """An upstream with two hosts and two keys each, and one with a single endpoint; some fail."""
 
     def __init__(self, **environment: str) -> None:
         self.failures: dict[str, ForwarderError] = {}
-        self.witness = Witness()
+        self.observer = RecordingObserver()
         self.settings = make_settings(
             "up,other",
             **{
@@ -127,40 +132,43 @@ class World:
                 **environment,
             },
         )
-        self.resilience = Resilience(self.settings, self.witness)
-        self.asked: list[str] = []
+        self.resilience = Resilience(self.settings, self.observer)
+        self.calls: list[str] = []
         self.cleanups: list[CleanupStack] = []
 
     def name(self, route: Route) -> str:
         endpoint = route.upstream.endpoint
         return route.upstream.name if endpoint is None else endpoint.label
 
-    def ask(
-        self, affinity: Affinity = ANYWHERE, model: str = "up/m", context: Patient | None = None
+    def send(
+        self,
+        affinity: Affinity = ANYWHERE,
+        model: str = "up/m",
+        context: PatientContext | None = None,
     ) -> str:
-        """The endpoint that answered; as a handler does, each call runs through its state."""
-        asking = context or make_patient_context()
+        """Return the endpoint that answered. Each call runs through its upstream state, as in a handler."""
+        used_context = context or make_patient_context()
         routes = Router(self.settings).list_routes(model, "chat")
 
         def call(route: Route) -> EventStream:
             name = self.name(route)
 
             def handle_request(request: dict[str, Any]) -> EventStream:
-                self.asked.append(name)
+                self.calls.append(name)
                 if name in self.failures:
                     raise self.failures[name]
                 return iter([[{"from": name}]])
 
             state = self.resilience.upstream_states.get_or_create(route.upstream)
-            return state.with_retries(handle_request, asking)({})
+            return state.with_retries(handle_request, used_context)({})
 
-        stream = self.resilience.open_first_available(routes, call, asking, affinity)
-        self.cleanups.append(asking.cleanup)
+        stream = self.resilience.open_first_available(routes, call, used_context, affinity)
+        self.cleanups.append(used_context.cleanup)
         return str(next(iter(stream))[0]["from"])
 
-    def fail(self, *arguments: Any, **named: Any) -> ForwarderError:
+    def fail(self, *arguments: Any, **options: Any) -> ForwarderError:
         with pytest.raises(ForwarderError) as raised:
-            self.ask(*arguments, **named)
+            self.send(*arguments, **options)
         return raised.value
 
     def origin(self, label: str) -> str:
@@ -180,69 +188,69 @@ class World:
 
 
 def test_requests_in_flight_are_spread_over_all_endpoints() -> None:
-    world = World()
+    setup = EndpointSetup()
 
-    answered = [world.ask() for _ in range(8)]
+    endpoints = [setup.send() for _ in range(8)]
 
-    assert Counter(answered) == {"1.1": 2, "1.2": 2, "2.1": 2, "2.2": 2}
-    assert world.describe()["concurrent"] == 8
-    world.end()
-    assert world.describe()["concurrent"] == 0
-    assert [each["concurrent"] for each in world.describe()["endpoints"]] == [0, 0, 0, 0]
+    assert Counter(endpoints) == {"1.1": 2, "1.2": 2, "2.1": 2, "2.2": 2}
+    assert setup.describe()["concurrent"] == 8
+    setup.end()
+    assert setup.describe()["concurrent"] == 0
+    assert [each["concurrent"] for each in setup.describe()["endpoints"]] == [0, 0, 0, 0]
 
 
 def test_weights_of_hosts_decide_their_shares() -> None:
-    world = World(UP_API_KEY="k1", UP_WEIGHTS="3,1")
+    setup = EndpointSetup(UP_API_KEY="k1", UP_WEIGHTS="3,1")
 
-    answered = Counter(world.ask() for _ in range(40))
+    endpoints = Counter(setup.send() for _ in range(40))
 
-    assert answered == {"1.1": 30, "2.1": 10}
+    assert endpoints == {"1.1": 30, "2.1": 10}
 
 
 def test_conversation_keeps_its_endpoint() -> None:
-    world = World()
+    setup = EndpointSetup()
     for number in range(10):
         affinity = Affinity(sticky_key=f"conversation {number}")
-        assert len({world.ask(affinity) for _ in range(3)}) == 1
-        world.end()
+        assert len({setup.send(affinity) for _ in range(3)}) == 1
+        setup.end()
 
 
-def test_refused_request_goes_on_with_the_next_key_and_the_key_cools_down() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.1"] = make_rate_limit_error(60)
-    affinity = Affinity(origin=world.origin("1.1"))
+def test_refused_request_is_sent_with_the_next_key_and_the_key_cools_down() -> None:
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures["1.1"] = make_rate_limit_error(60)
+    affinity = Affinity(origin=setup.origin("1.1"))
     context = make_patient_context()
 
-    assert world.ask(affinity, context=context) == "1.2"
-    assert world.asked == ["1.1", "1.2"]
+    assert setup.send(affinity, context=context) == "1.2"
+    assert setup.calls == ["1.1", "1.2"]
     assert context.failed_endpoints == ["1.1"]
     assert context.endpoint is not None
     assert context.endpoint.label == "1.2"
     assert context.pauses == []
-    assert {world.ask(affinity) for _ in range(5)} == {"1.2"}
-    cooldowns = world.describe()["endpoints"][0]["cooldowns"]
+    assert {setup.send(affinity) for _ in range(5)} == {"1.2"}
+    cooldowns = setup.describe()["endpoints"][0]["cooldowns"]
     assert cooldowns == [{"model": "m", "status": 429, "seconds": 60}]
 
 
-def test_refusal_of_one_model_leaves_other_models_alone() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.1"] = make_rate_limit_error()
-    affinity = Affinity(origin=world.origin("1.1"))
-    world.ask(affinity)
-    del world.failures["1.1"]
+def test_refusal_of_one_model_does_not_affect_other_models() -> None:
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures["1.1"] = make_rate_limit_error()
+    affinity = Affinity(origin=setup.origin("1.1"))
+    setup.send(affinity)
+    del setup.failures["1.1"]
 
-    assert world.ask(affinity, "up/other-model") == "1.1"
-    assert world.ask(affinity, "up/m") == "1.2"
+    assert setup.send(affinity, "up/other-model") == "1.1"
+    assert setup.send(affinity, "up/m") == "1.2"
 
 
 def test_refused_key_cools_down_for_all_models() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.1"] = UpstreamKeyRefused("wrong key")
-    affinity = Affinity(origin=world.origin("1.1"))
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures["1.1"] = UpstreamKeyRefused("wrong key")
+    affinity = Affinity(origin=setup.origin("1.1"))
 
-    assert world.ask(affinity) == "1.2"
-    assert world.ask(affinity, "up/other-model") == "1.2"
-    assert world.asked == ["1.1", "1.2", "1.2"]
+    assert setup.send(affinity) == "1.2"
+    assert setup.send(affinity, "up/other-model") == "1.2"
+    assert setup.calls == ["1.1", "1.2", "1.2"]
 
 
 NO_CREDIT = UpstreamRefused(402, {"message": "You can afford fewer tokens."})
@@ -252,228 +260,228 @@ NO_CREDIT = UpstreamRefused(402, {"message": "You can afford fewer tokens."})
 def test_request_that_all_accounts_refuse_does_not_stop_other_requests(
     refusal: ForwarderError,
 ) -> None:
-    world = World()
-    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), refusal)
-    assert world.fail().message == refusal.message
-    assert sorted(world.asked) == ["1.1", "1.2", "2.1", "2.2"]
-    world.failures, world.asked = {}, []
+    setup = EndpointSetup()
+    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), refusal)
+    assert setup.fail().message == refusal.message
+    assert sorted(setup.calls) == ["1.1", "1.2", "2.1", "2.2"]
+    setup.failures, setup.calls = {}, []
 
-    assert world.ask(model="up/other-model") == world.asked[0]
-    assert [each for each in world.describe()["endpoints"] if "cooldowns" not in each] == [
-        world.describe()["endpoints"][int(world.asked[0][0]) * 2 + int(world.asked[0][2]) - 3]
+    assert setup.send(model="up/other-model") == setup.calls[0]
+    assert [each for each in setup.describe()["endpoints"] if "cooldowns" not in each] == [
+        setup.describe()["endpoints"][int(setup.calls[0][0]) * 2 + int(setup.calls[0][2]) - 3]
     ]
 
 
 def test_one_endpoint_is_called_for_a_request_while_all_accounts_are_refused() -> None:
-    world = World()
-    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
-    world.fail()
-    world.asked.clear()
+    setup = EndpointSetup()
+    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
+    setup.fail()
+    setup.calls.clear()
 
-    assert {world.fail().message for _ in range(3)} == {NO_CREDIT.message}
-    assert len(world.asked) == 3
+    assert {setup.fail().message for _ in range(3)} == {NO_CREDIT.message}
+    assert len(setup.calls) == 3
 
 
 def test_endpoint_with_a_refused_account_and_an_open_breaker_is_not_called() -> None:
-    world = World()
-    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
-    world.fail()
-    [settings] = [each for each in world.settings.upstreams if each.name == "up"]
-    for state in world.resilience._get_endpoint_states(settings):
+    setup = EndpointSetup()
+    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
+    setup.fail()
+    [settings] = [each for each in setup.settings.upstreams if each.name == "up"]
+    for state in setup.resilience._get_endpoint_states(settings):
         if state.settings.endpoint and state.settings.endpoint.label.startswith("1."):
             state.breaker.open_for(5)
-    world.failures.clear()
+    setup.failures.clear()
 
     for _ in range(10):
-        world.asked.clear()
-        assert world.ask() in ("2.1", "2.2")
+        setup.calls.clear()
+        assert setup.send() in ("2.1", "2.2")
 
 
 def test_endpoint_with_a_refused_account_is_not_called_while_another_is_usable() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures = {"1.1": NO_CREDIT, "1.2": BUSY}
-    affinity = Affinity(origin=world.origin("1.1"))
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures = {"1.1": NO_CREDIT, "1.2": BUSY}
+    affinity = Affinity(origin=setup.origin("1.1"))
 
-    assert [world.fail(affinity) for _ in range(2)] == [BUSY, BUSY]
-    assert world.asked == ["1.1", "1.2", "1.2"]
+    assert [setup.fail(affinity) for _ in range(2)] == [BUSY, BUSY]
+    assert setup.calls == ["1.1", "1.2", "1.2"]
 
 
 def test_request_that_alone_exceeds_a_limit_starts_no_cooldown() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
     message = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 31538."
     refusal = UpstreamRefused(429, {"message": message, "code": "rate_limit_exceeded"})
-    world.failures = {"1.1": refusal, "1.2": refusal}
+    setup.failures = {"1.1": refusal, "1.2": refusal}
 
-    assert world.fail().message == message
-    assert sorted(world.asked) == ["1.1", "1.2"]
-    world.failures = {}
-    assert world.ask() in ("1.1", "1.2")
+    assert setup.fail().message == message
+    assert sorted(setup.calls) == ["1.1", "1.2"]
+    setup.failures = {}
+    assert setup.send() in ("1.1", "1.2")
 
 
 def test_upstream_without_available_endpoints_repeats_the_shortest_refusal() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures = {"1.1": make_rate_limit_error(60), "1.2": make_rate_limit_error(20)}
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures = {"1.1": make_rate_limit_error(60), "1.2": make_rate_limit_error(20)}
 
-    first, second = world.fail(), world.fail()
+    first, second = setup.fail(), setup.fail()
 
     for error in (first, second):
         assert isinstance(error, UpstreamRefused)
         assert (error.status, error.code) == (429, "rate_limit_exceeded")
         assert (error.message, error.headers["retry-after"]) == ("wait 20", "20")
-    assert sorted(world.asked) == ["1.1", "1.2"]
-    assert world.describe()["concurrent"] == 0
-    assert world.witness.heard == [("refused", "429", "up")]
+    assert sorted(setup.calls) == ["1.1", "1.2"]
+    assert setup.describe()["concurrent"] == 0
+    assert setup.observer.notifications == [("refused", "429", "up")]
 
 
 def test_request_waits_for_the_first_endpoint_if_retries_are_allowed() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1", UP_MAX_RETRIES="1")
-    world.failures = {"1.1": make_rate_limit_error(5), "1.2": make_rate_limit_error(2)}
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1", UP_MAX_RETRIES="1")
+    setup.failures = {"1.1": make_rate_limit_error(5), "1.2": make_rate_limit_error(2)}
     context = make_patient_context()
 
-    assert world.fail(context=context).status == 429
+    assert setup.fail(context=context).status == 429
     assert len(context.pauses) == 1
     assert 2 <= context.pauses[0] < 3
 
 
 def test_request_earns_one_share_of_a_retry_at_any_number_of_endpoints() -> None:
     hosts = ",".join(f"http://{name}.test/v1" for name in "abcdef")
-    world = World(UP_BASE_URL=hosts, UP_API_KEY="k1", UP_MAX_RETRIES="1")
-    world.failures = {f"{host}.1": BUSY for host in range(1, 7)}
+    setup = EndpointSetup(UP_BASE_URL=hosts, UP_API_KEY="k1", UP_MAX_RETRIES="1")
+    setup.failures = {f"{host}.1": BUSY for host in range(1, 7)}
 
     for _ in range(40):
-        assert world.fail() is BUSY
+        assert setup.fail() is BUSY
 
-    saved = MAX_SAVED_RETRIES + 40 * RETRIES_PER_REQUEST
-    assert world.describe()["retries"] <= saved + 10  # seconds earn some too
-    assert len(world.asked) == 6 * (40 + world.describe()["retries"])
-
-
-def test_unreachable_host_is_left_with_all_its_keys() -> None:
-    world = World()
-    world.failures = {"1.1": GONE, "1.2": GONE}
-
-    assert world.ask(Affinity(origin=world.origin("1.1"))) in ("2.1", "2.2")
-    assert len(world.asked) == 2
+    expected = MAX_SAVED_RETRIES + 40 * RETRIES_PER_REQUEST
+    assert setup.describe()["retries"] <= expected + 10  # seconds earn some too
+    assert len(setup.calls) == 6 * (40 + setup.describe()["retries"])
 
 
-def test_breaker_of_one_host_leaves_the_other_alone() -> None:
-    world = World(UP_BREAKER_FAILURES="2")
-    world.failures = {"1.1": GONE, "1.2": GONE}
-    affinity = Affinity(origin=world.origin("1.1"))
+def test_unreachable_host_is_avoided_with_all_its_keys() -> None:
+    setup = EndpointSetup()
+    setup.failures = {"1.1": UNREACHABLE, "1.2": UNREACHABLE}
+
+    assert setup.send(Affinity(origin=setup.origin("1.1"))) in ("2.1", "2.2")
+    assert len(setup.calls) == 2
+
+
+def test_breaker_of_one_host_does_not_affect_the_other() -> None:
+    setup = EndpointSetup(UP_BREAKER_FAILURES="2")
+    setup.failures = {"1.1": UNREACHABLE, "1.2": UNREACHABLE}
+    affinity = Affinity(origin=setup.origin("1.1"))
     for _ in range(4):
-        world.ask(affinity)
+        setup.send(affinity)
 
-    assert Counter(name[0] for name in world.asked) == {"1": 2, "2": 4}
-    described = world.describe()
+    assert Counter(name[0] for name in setup.calls) == {"1": 2, "2": 4}
+    described = setup.describe()
     assert [each["breaker"] for each in described["endpoints"]] == ["open", "open"] + ["closed"] * 2
     assert described["breaker"] == "closed"
-    assert world.witness.heard[-1] == ("breaker", "up", "closed")
+    assert setup.observer.notifications[-1] == ("breaker", "up", "closed")
 
 
 def test_breakers_of_all_hosts_make_the_upstream_unavailable() -> None:
-    world = World(UP_BREAKER_FAILURES="1")
-    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), GONE)
-    world.fail()
-    asked = len(world.asked)
+    setup = EndpointSetup(UP_BREAKER_FAILURES="1")
+    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), UNREACHABLE)
+    setup.fail()
+    call_count = len(setup.calls)
 
-    error = world.fail()
+    error = setup.fail()
 
     assert isinstance(error, UpstreamUnavailable)
-    assert (len(world.asked), asked) == (2, 2)
-    assert world.describe()["breaker"] == "open"
+    assert (len(setup.calls), call_count) == (2, 2)
+    assert setup.describe()["breaker"] == "open"
 
 
 def test_invalid_request_is_not_tried_elsewhere() -> None:
-    world = World()
+    setup = EndpointSetup()
     wrong = UpstreamRefused(400, {"message": "wrong"})
-    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), wrong)
+    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), wrong)
 
-    assert world.fail() is wrong
-    assert len(world.asked) == 1
+    assert setup.fail() is wrong
+    assert len(setup.calls) == 1
 
 
 def test_last_failure_is_raised_if_not_all_endpoints_cool_down() -> None:
-    world = World(UP_API_KEY="k1")
-    world.failures = {"1.1": make_rate_limit_error(), "2.1": BUSY}
+    setup = EndpointSetup(UP_API_KEY="k1")
+    setup.failures = {"1.1": make_rate_limit_error(), "2.1": BUSY}
 
-    assert world.fail(Affinity(origin=world.origin("1.1"))) is BUSY
+    assert setup.fail(Affinity(origin=setup.origin("1.1"))) is BUSY
 
 
 def test_limit_of_the_upstream_is_one_for_all_endpoints() -> None:
-    world = World(UP_MAX_CONCURRENT="2")
-    world.ask()
-    world.ask()
+    setup = EndpointSetup(UP_MAX_CONCURRENT="2")
+    setup.send()
+    setup.send()
 
-    assert isinstance(world.fail(), Overloaded)
-    assert len(world.asked) == 2
+    assert isinstance(setup.fail(), Overloaded)
+    assert len(setup.calls) == 2
 
 
 def test_pinned_request_uses_only_its_endpoint_even_after_a_refusal() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.2"] = make_rate_limit_error()
-    pinned = Affinity(origin=world.origin("1.2"), is_pinned=True)
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures["1.2"] = make_rate_limit_error()
+    pinned = Affinity(origin=setup.origin("1.2"), is_pinned=True)
 
-    assert world.fail(pinned).status == 429
-    del world.failures["1.2"]
-    assert world.ask(pinned) == "1.2"
-    assert set(world.asked) == {"1.2"}
+    assert setup.fail(pinned).status == 429
+    del setup.failures["1.2"]
+    assert setup.send(pinned) == "1.2"
+    assert set(setup.calls) == {"1.2"}
 
 
-def test_pin_to_another_upstream_pins_nothing() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures = {"1.1": make_rate_limit_error()}
+def test_pin_to_another_upstream_is_ignored() -> None:
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1")
+    setup.failures = {"1.1": make_rate_limit_error()}
     pinned = Affinity(origin="other", is_pinned=True)
 
-    assert {world.ask(pinned) for _ in range(8)} == {"1.2"}
+    assert {setup.send(pinned) for _ in range(8)} == {"1.2"}
 
 
-def test_fallback_with_several_endpoints_keeps_a_conversation_and_what_is_pinned() -> None:
-    world = World()
-    world.settings = make_settings(
+def test_fallback_with_several_endpoints_keeps_conversations_and_pinned_requests() -> None:
+    setup = EndpointSetup()
+    setup.settings = make_settings(
         "first,up",
         FIRST_FALLBACK="up",
         UP_BASE_URL="http://a.test/v1",
         UP_API_KEY="k1,k2,k3,k4",
     )
-    world.resilience = Resilience(world.settings, world.witness)
-    world.failures = {"first": GONE}
-    endpoint = world.settings.upstreams[1].replicas[2].endpoint
+    setup.resilience = Resilience(setup.settings, setup.observer)
+    setup.failures = {"first": UNREACHABLE}
+    endpoint = setup.settings.upstreams[1].replicas[2].endpoint
     assert endpoint is not None
 
     for number in range(10):
         affinity = Affinity(sticky_key=f"conversation {number}")
-        assert len({world.ask(affinity, "first/m") for _ in range(3)}) == 1
-        world.end()
+        assert len({setup.send(affinity, "first/m") for _ in range(3)}) == 1
+        setup.end()
     pinned = Affinity(origin=endpoint.origin, is_pinned=True)
-    assert {world.ask(pinned, "first/m") for _ in range(10)} == {"1.4"}
+    assert {setup.send(pinned, "first/m") for _ in range(10)} == {"1.4"}
 
 
 def test_keys_of_clients_do_not_cool_down() -> None:
-    world = World(UP_API_KEY="passthrough")
-    world.failures["1.1"] = make_rate_limit_error()
-    affinity = Affinity(origin=world.origin("1.1"))
+    setup = EndpointSetup(UP_API_KEY="passthrough")
+    setup.failures["1.1"] = make_rate_limit_error()
+    affinity = Affinity(origin=setup.origin("1.1"))
 
-    assert world.ask(affinity) == "2.1"
-    del world.failures["1.1"]
-    assert world.ask(affinity) == "1.1"
+    assert setup.send(affinity) == "2.1"
+    del setup.failures["1.1"]
+    assert setup.send(affinity) == "1.1"
 
 
 def test_fallback_serves_when_all_endpoints_cool_down() -> None:
-    world = World(UP_BASE_URL="http://a.test/v1", UP_FALLBACK="other")
-    world.failures = {"1.1": make_rate_limit_error(), "1.2": make_rate_limit_error()}
+    setup = EndpointSetup(UP_BASE_URL="http://a.test/v1", UP_FALLBACK="other")
+    setup.failures = {"1.1": make_rate_limit_error(), "1.2": make_rate_limit_error()}
 
-    assert world.ask() == "other"
-    assert world.ask() == "other"
-    assert Counter(world.asked) == {"1.1": 1, "1.2": 1, "other": 2}
+    assert setup.send() == "other"
+    assert setup.send() == "other"
+    assert Counter(setup.calls) == {"1.1": 1, "1.2": 1, "other": 2}
 
 
 def test_single_endpoint_is_called_although_it_refused_the_last_request() -> None:
-    world = World()
-    world.failures["other"] = make_rate_limit_error()
+    setup = EndpointSetup()
+    setup.failures["other"] = make_rate_limit_error()
 
-    assert [world.fail(model="other/m").status for _ in range(2)] == [429, 429]
-    assert world.asked == ["other", "other"]
-    assert world.resilience.describe_states()["other"].keys() == {
+    assert [setup.fail(model="other/m").status for _ in range(2)] == [429, 429]
+    assert setup.calls == ["other", "other"]
+    assert setup.resilience.describe_states()["other"].keys() == {
         "breaker", "concurrent", "attempts",
     } | {"failures"}  # fmt: skip
 
@@ -484,35 +492,35 @@ def test_single_endpoint_is_called_although_it_refused_the_last_request() -> Non
 GROUPS = "fast=a/one*3,b/two>c/three"
 
 
-class GroupWorld(World):
+class GroupSetup(EndpointSetup):
     """A group of three upstreams; the third serves when both others do not."""
 
     def __init__(self, **environment: str) -> None:
         super().__init__()
         self.settings = make_settings("a,b,c", FORWARDER_GROUPS=GROUPS, **environment)
-        self.resilience = Resilience(self.settings, self.witness)
+        self.resilience = Resilience(self.settings, self.observer)
 
-    def ask_group(self, affinity: Affinity = ANYWHERE) -> str:
-        return self.ask(affinity, "fast")
+    def send_to_group(self, affinity: Affinity = ANYWHERE) -> str:
+        return self.send(affinity, "fast")
 
 
-def fill(ask: Callable[[], str], count: int) -> Counter[str]:
-    return Counter(ask() for _ in range(count))
+def fill(send: Callable[[], str], count: int) -> Counter[str]:
+    return Counter(send() for _ in range(count))
 
 
 def test_members_of_a_group_share_by_weight() -> None:
-    world = GroupWorld()
+    setup = GroupSetup()
 
-    assert fill(world.ask_group, 40) == {"a": 30, "b": 10}
+    assert fill(setup.send_to_group, 40) == {"a": 30, "b": 10}
 
 
-class ModelWorld(GroupWorld):
+class ModelSetup(GroupSetup):
     """A group of two models of one upstream; answers name the model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.settings = make_settings("a", FORWARDER_GROUPS="fast=a/one*3,a/two")
-        self.resilience = Resilience(self.settings, self.witness)
+        self.resilience = Resilience(self.settings, self.observer)
 
     def name(self, route: Route) -> str:
         return route.model
@@ -520,18 +528,20 @@ class ModelWorld(GroupWorld):
 
 def test_members_of_one_upstream_share_by_weight_while_it_is_busy() -> None:
     random.seed(1)
-    world = ModelWorld()
-    world.ask_group()
+    setup = ModelSetup()
+    setup.send_to_group()
 
-    shares = fill(world.ask_group, 400)
+    shares = fill(setup.send_to_group, 400)
 
     assert 0.68 < shares["one"] / 400 < 0.82
 
 
 def test_continued_responses_are_shared_by_the_members_of_their_upstream() -> None:
-    world = ModelWorld()
+    setup = ModelSetup()
 
-    shares = Counter(world.ask_group(Affinity(f"response {number}", "a")) for number in range(400))
+    shares = Counter(
+        setup.send_to_group(Affinity(f"response {number}", "a")) for number in range(400)
+    )
 
     assert 0.68 < shares["one"] / 400 < 0.82
 
@@ -540,88 +550,88 @@ def test_continued_responses_are_shared_by_the_members_of_their_upstream() -> No
 def test_request_that_all_members_refuse_does_not_stop_other_requests(
     refusal: ForwarderError,
 ) -> None:
-    world = GroupWorld()
-    world.failures = dict.fromkeys("abc", refusal)
-    assert world.fail(model="fast") is refusal
-    assert sorted(world.asked) == ["a", "b", "c"]
-    assert world.fail(model="fast").message == refusal.message
-    assert len(world.asked) == 4
-    world.failures = {}
+    setup = GroupSetup()
+    setup.failures = dict.fromkeys("abc", refusal)
+    assert setup.fail(model="fast") is refusal
+    assert sorted(setup.calls) == ["a", "b", "c"]
+    assert setup.fail(model="fast").message == refusal.message
+    assert len(setup.calls) == 4
+    setup.failures = {}
 
-    assert world.ask_group() in ("a", "b")
+    assert setup.send_to_group() in ("a", "b")
 
 
 def test_group_keeps_a_conversation_at_its_member() -> None:
-    world = GroupWorld()
+    setup = GroupSetup()
     for number in range(10):
         affinity = Affinity(sticky_key=str(number))
-        assert len({world.ask_group(affinity) for _ in range(3)}) == 1
-        world.end()
+        assert len({setup.send_to_group(affinity) for _ in range(3)}) == 1
+        setup.end()
 
 
 def test_next_member_serves_after_a_failure_and_the_refused_one_cools_down() -> None:
-    world = GroupWorld()
-    world.failures = {"a": make_rate_limit_error(), "b": GONE}
+    setup = GroupSetup()
+    setup.failures = {"a": make_rate_limit_error(), "b": UNREACHABLE}
 
-    assert world.ask_group() == "c"
-    assert set(world.asked) == {"a", "b", "c"}
-    assert world.asked[-1] == "c"
-    assert {upstream for upstream, _ in world.witness.failures} == {"a", "b"}
-    world.failures = {}
-    assert fill(world.ask_group, 5) == {"b": 5}
+    assert setup.send_to_group() == "c"
+    assert set(setup.calls) == {"a", "b", "c"}
+    assert setup.calls[-1] == "c"
+    assert {upstream for upstream, _ in setup.observer.failures} == {"a", "b"}
+    setup.failures = {}
+    assert fill(setup.send_to_group, 5) == {"b": 5}
 
 
 def test_refused_member_is_called_if_the_others_cool_down() -> None:
-    world = GroupWorld()
-    world.failures = {"a": make_rate_limit_error(), "b": NO_CREDIT, "c": NO_CREDIT}
-    world.fail(model="fast")
-    world.asked.clear()
-    world.failures.clear()
+    setup = GroupSetup()
+    setup.failures = {"a": make_rate_limit_error(), "b": NO_CREDIT, "c": NO_CREDIT}
+    setup.fail(model="fast")
+    setup.calls.clear()
+    setup.failures.clear()
 
-    assert world.ask_group() in ("b", "c")
-    assert len(world.asked) == 1
+    assert setup.send_to_group() in ("b", "c")
+    assert len(setup.calls) == 1
 
 
-def test_next_order_serves_while_all_before_cool_down_or_are_broken() -> None:
-    world = GroupWorld(A_BREAKER_FAILURES="1")
-    world.failures = {"a": GONE, "b": make_rate_limit_error()}
-    world.ask_group()
-    asked = list(world.asked)
+def test_next_order_serves_if_all_earlier_members_are_unavailable() -> None:
+    setup = GroupSetup(A_BREAKER_FAILURES="1")
+    setup.failures = {"a": UNREACHABLE, "b": make_rate_limit_error()}
+    setup.send_to_group()
+    earlier_calls = list(setup.calls)
 
-    assert fill(world.ask_group, 3) == {"c": 3}
-    assert Counter(world.asked[len(asked) :]) == {"c": 3}
+    assert fill(setup.send_to_group, 3) == {"c": 3}
+    assert Counter(setup.calls[len(earlier_calls) :]) == {"c": 3}
 
 
 def test_group_without_available_members_repeats_the_shortest_refusal() -> None:
-    world = GroupWorld()
-    world.failures = {
+    setup = GroupSetup()
+    setup.failures = {
         "a": make_rate_limit_error(30),
         "b": make_rate_limit_error(10),
         "c": make_rate_limit_error(20),
     }
-    world.fail(model="fast")
+    setup.fail(model="fast")
 
-    error = world.fail(model="fast")
+    error = setup.fail(model="fast")
 
     assert (error.status, error.headers["retry-after"]) == (429, "10")
-    assert len(world.asked) == 3
+    assert len(setup.calls) == 3
 
 
 def test_server_errors_open_the_breaker_of_a_member() -> None:
-    world = GroupWorld(A_BREAKER_FAILURES="1", B_BREAKER_FAILURES="1")
-    world.failures = {"a": BUSY, "b": BUSY}
+    setup = GroupSetup(A_BREAKER_FAILURES="1", B_BREAKER_FAILURES="1")
+    setup.failures = {"a": BUSY, "b": BUSY}
     for number in range(2):  # failures that a request may have caused count after two clients
         context = make_patient_context()
         context.client_address = f"10.0.0.{number}"
-        world.ask(model="fast", context=context)
+        setup.send(model="fast", context=context)
 
-    assert "open" in {world.resilience.describe_states()[name]["breaker"] for name in ("a", "b")}
+    assert "open" in {setup.resilience.describe_states()[name]["breaker"] for name in ("a", "b")}
 
 
 def test_invalid_request_is_not_tried_at_other_members() -> None:
-    world = GroupWorld()
+    setup = GroupSetup()
     wrong = UpstreamRefused(400, {"message": "wrong"})
-    world.failures = {"a": wrong, "b": wrong}
+    setup.failures = {"a": wrong, "b": wrong}
 
-    assert world.fail(model="fast") is wrong
-    assert len(world.asked) == 1
+    assert setup.fail(model="fast") is wrong
+    assert len(setup.calls) == 1

@@ -14,7 +14,7 @@ from forwarder.upstream.resilience.classify import (
 from forwarder.upstream.resilience.retry_policy import is_worth_retry
 from tests.helpers.check_cases import check_each
 
-WELL, ILL, FAILED, UNKNOWN = (
+SUCCESS, FAILURE, AMBIGUOUS, UNKNOWN = (
     Outcome.SUCCESS,
     Outcome.FAILURE,
     Outcome.AMBIGUOUS_FAILURE,
@@ -23,8 +23,8 @@ WELL, ILL, FAILED, UNKNOWN = (
 
 
 def make_refusal(status: int, code: str | None = None, **headers: str) -> UpstreamRefused:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return UpstreamRefused(status, {"message": "no", "code": code}, named)
+    renamed = {name.replace("_", "-"): value for name, value in headers.items()}
+    return UpstreamRefused(status, {"message": "no", "code": code}, renamed)
 
 
 TABLE = [
@@ -32,50 +32,50 @@ TABLE = [
     (errors.InvalidRequest("x"), False, False, UNKNOWN),
     (errors.Unsupported("x"), False, False, UNKNOWN),
     (errors.InternalError("x"), False, False, UNKNOWN),
-    (errors.UpstreamKeyRefused("x"), False, True, WELL),
-    (errors.UpstreamUnreachable("x"), True, True, ILL),
-    (errors.UpstreamUnreachable("x", code="upstream_disconnected"), True, True, FAILED),
+    (errors.UpstreamKeyRefused("x"), False, True, SUCCESS),
+    (errors.UpstreamUnreachable("x"), True, True, FAILURE),
+    (errors.UpstreamUnreachable("x", code="upstream_disconnected"), True, True, AMBIGUOUS),
     (errors.UpstreamMisconfigured("x"), False, True, UNKNOWN),
-    (errors.UpstreamProtocolError("x"), True, True, FAILED),
-    (errors.UpstreamMalformedEvent("x"), True, True, FAILED),
-    (errors.UpstreamTimeout("x"), False, True, ILL),
-    (errors.UpstreamConnectTimeout("x"), True, True, ILL),
+    (errors.UpstreamProtocolError("x"), True, True, AMBIGUOUS),
+    (errors.UpstreamMalformedEvent("x"), True, True, AMBIGUOUS),
+    (errors.UpstreamTimeout("x"), False, True, FAILURE),
+    (errors.UpstreamConnectTimeout("x"), True, True, FAILURE),
     (UpstreamUnavailable("x", 5), False, True, UNKNOWN),
     (Overloaded("x"), False, True, UNKNOWN),
-    *((make_refusal(status), False, False, WELL) for status in (400, 401, 403, 404, 413, 422)),
-    (make_refusal(402), False, True, WELL),
-    (make_refusal(408), True, True, WELL),
-    (make_refusal(409), True, False, WELL),
+    *((make_refusal(status), False, False, SUCCESS) for status in (400, 401, 403, 404, 413, 422)),
+    (make_refusal(402), False, True, SUCCESS),
+    (make_refusal(408), True, True, SUCCESS),
+    (make_refusal(409), True, False, SUCCESS),
     (make_refusal(429), True, True, UNKNOWN),
     (make_refusal(429, code="insufficient_quota"), False, True, UNKNOWN),
     (make_refusal(429, code="usage_limit_reached"), False, True, UNKNOWN),
     (make_refusal(429, code="slow_down"), True, True, UNKNOWN),
-    (make_refusal(503, code="server_is_overloaded"), True, True, FAILED),
-    (make_refusal(500, code="context_length_exceeded"), False, False, WELL),
-    (make_refusal(500, code="model_not_found"), False, False, WELL),
-    *((make_refusal(status), True, True, FAILED) for status in (500, 502, 503, 504, 529)),
-    (make_refusal(503, x_should_retry="false"), False, True, FAILED),
-    (make_refusal(400, x_should_retry="true"), True, False, WELL),
+    (make_refusal(503, code="server_is_overloaded"), True, True, AMBIGUOUS),
+    (make_refusal(500, code="context_length_exceeded"), False, False, SUCCESS),
+    (make_refusal(500, code="model_not_found"), False, False, SUCCESS),
+    *((make_refusal(status), True, True, AMBIGUOUS) for status in (500, 502, 503, 504, 529)),
+    (make_refusal(503, x_should_retry="false"), False, True, AMBIGUOUS),
+    (make_refusal(400, x_should_retry="true"), True, False, SUCCESS),
 ]
 
 
 @check_each(
-    ("error", "again", "elsewhere", "said"),
+    ("error", "retry", "fallback", "outcome"),
     TABLE,
     ids=[f"{type(e).__name__}-{e.status}-{i}" for i, (e, *_) in enumerate(TABLE)],
 )
 def test_failure_is_classified(
-    error: ForwarderError, again: bool, elsewhere: bool, said: Outcome
+    error: ForwarderError, retry: bool, fallback: bool, outcome: Outcome
 ) -> None:
-    assert is_worth_retry(error) is again
-    assert is_worth_fallback(error, own_key=True) is elsewhere
-    assert classify_outcome(error) is said
+    assert is_worth_retry(error) is retry
+    assert is_worth_fallback(error, own_key=True) is fallback
+    assert classify_outcome(error) is outcome
 
 
 def test_every_error_class_is_classified() -> None:
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type)}
-    named = {type(error) for error, *_ in TABLE}
-    missing = {k for k in kinds if issubclass(k, errors.UpstreamError)} - named
+    listed = {type(error) for error, *_ in TABLE}
+    missing = {k for k in kinds if issubclass(k, errors.UpstreamError)} - listed
 
     assert missing == {errors.UpstreamError}
 

@@ -1,4 +1,4 @@
-"""How long an endpoint is left alone after a refusal."""
+"""How long an endpoint is not called after a refusal."""
 
 from __future__ import annotations
 

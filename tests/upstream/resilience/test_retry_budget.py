@@ -12,7 +12,7 @@ from tests.upstream.resilience.helpers import Clock
 
 
 def count_retries(budget: RetryBudget) -> int:
-    """How many retries there are."""
+    """Return the number of available retries."""
     count = 0
     while budget.spend():
         count += 1

@@ -1,4 +1,4 @@
-"""Pauses grow, have jitter, and respect the upstream's demand and the limits."""
+"""Pauses grow, have jitter, and respect ``Retry-After`` and the limits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from forwarder.upstream.resilience.retry_policy import (
 from tests.helpers.check_cases import check_each
 
 
-def list_delays(pauses: Backoff, asked: float | None = None) -> list[float]:
-    """All pauses until the backoff gives up."""
-    return list(iter(lambda: pauses.next_delay(asked), None))
+def list_delays(pauses: Backoff, retry_after: float | None = None) -> list[float]:
+    """Return all pauses until the backoff gives up."""
+    return list(iter(lambda: pauses.next_delay(retry_after), None))
 
 
 def test_backoff_doubles_the_delay_up_to_the_maximum() -> None:
@@ -63,8 +63,8 @@ def test_backoff_gives_up_if_retry_after_is_too_long() -> None:
 
 
 NOW = 1_700_000_000.0
-SOON = format_datetime(datetime.fromtimestamp(NOW + 30, UTC), usegmt=True)
-PAST = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
+HTTP_DATE_IN_30_S = format_datetime(datetime.fromtimestamp(NOW + 30, UTC), usegmt=True)
+PAST_HTTP_DATE = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
 
 
 @check_each(
@@ -76,8 +76,8 @@ PAST = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
         ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
         ({"retry-after-ms": "soon", "retry-after": "7"}, 7.0),
-        ({"retry-after": SOON}, 30.0),
-        ({"retry-after": PAST}, None),
+        ({"retry-after": HTTP_DATE_IN_30_S}, 30.0),
+        ({"retry-after": PAST_HTTP_DATE}, None),
         ({"retry-after": "0"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "nan"}, None),

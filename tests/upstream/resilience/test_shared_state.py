@@ -42,7 +42,7 @@ class Storage:
 
 
 class Process:
-    """A worker with two keys at one host; its clock has nothing to do with other clocks."""
+    """A worker with two keys at one host and its own clock."""
 
     def __init__(self, storage: Storage, seconds: float) -> None:
         self.clock = Clock()
@@ -69,12 +69,12 @@ class Process:
         with pytest.raises(ForwarderError):
             self.states[key].with_retries(refuse_request, context)({})
 
-    def obstacle(self, key: int = 0, model: str = "m") -> tuple[float, int] | None:
-        found = self.states[key].find_obstacle(model)
-        return None if found is None else (round(found.seconds, 3), found.error.status)
+    def describe_obstacle(self, key: int = 0, model: str = "m") -> tuple[float, int] | None:
+        obstacle = self.states[key].find_obstacle(model)
+        return None if obstacle is None else (round(obstacle.seconds, 3), obstacle.error.status)
 
 
-class Two:
+class ProcessPair:
     def __init__(self) -> None:
         self.storage = Storage()
         self.first, self.second = Process(self.storage, 100.0), Process(self.storage, 900.0)
@@ -89,159 +89,159 @@ class Two:
 
 
 def test_cooldown_is_shared_with_its_refusal() -> None:
-    two = Two()
-    two.first.fail(refuse(429, {"retry-after": "30"}))
+    pair = ProcessPair()
+    pair.first.fail(refuse(429, {"retry-after": "30"}))
 
-    two.exchange()
+    pair.exchange()
 
-    assert two.second.obstacle() == (30, 429)
-    assert two.second.obstacle(key=1) is None
-    assert two.second.obstacle(model="other") is None
+    assert pair.second.describe_obstacle() == (30, 429)
+    assert pair.second.describe_obstacle(key=1) is None
+    assert pair.second.describe_obstacle(model="other") is None
 
 
 def test_refused_key_is_shared() -> None:
-    two = Two()
-    two.first.fail(UpstreamKeyRefused("The key is wrong."))
+    pair = ProcessPair()
+    pair.first.fail(UpstreamKeyRefused("The key is wrong."))
 
-    two.exchange()
+    pair.exchange()
 
-    assert two.second.obstacle(model="any") == (600, 403)
+    assert pair.second.describe_obstacle(model="any") == (600, 403)
 
 
 def test_shared_cooldown_ends_at_the_same_time() -> None:
-    two = Two()
-    two.first.fail(refuse(429, {"retry-after": "30"}))
-    two.pass_(10)
-    two.exchange()
+    pair = ProcessPair()
+    pair.first.fail(refuse(429, {"retry-after": "30"}))
+    pair.pass_(10)
+    pair.exchange()
 
-    assert two.second.obstacle() == (20, 429)
-    two.pass_(21)
-    two.exchange()
+    assert pair.second.describe_obstacle() == (20, 429)
+    pair.pass_(21)
+    pair.exchange()
 
-    assert (two.first.obstacle(), two.second.obstacle()) == (None, None)
-    two.exchange()
-    assert two.storage.entries == {}
+    assert (pair.first.describe_obstacle(), pair.second.describe_obstacle()) == (None, None)
+    pair.exchange()
+    assert pair.storage.entries == {}
 
 
 @check_each("sees_end", [["first"], ["second"], ["first", "second"]])
 def test_cooldown_that_starts_again_is_shared_again(sees_end: list[str]) -> None:
-    two = Two()
-    two.first.fail(refuse(429, {"retry-after": "10"}))
-    two.exchange()
-    two.pass_(11)
+    pair = ProcessPair()
+    pair.first.fail(refuse(429, {"retry-after": "10"}))
+    pair.exchange()
+    pair.pass_(11)
     for name in sees_end:
-        getattr(two, name).shared.exchange()
+        getattr(pair, name).shared.exchange()
 
-    two.first.fail(refuse(429, {"retry-after": "30"}))
-    two.exchange()
+    pair.first.fail(refuse(429, {"retry-after": "30"}))
+    pair.exchange()
 
-    assert two.second.obstacle() == (30, 429)
+    assert pair.second.describe_obstacle() == (30, 429)
 
 
 def test_shared_cooldown_is_no_longer_than_others_if_the_storage_changes_its_clock() -> None:
-    two = Two()
-    two.first.fail(refuse(429, {"retry-after": "30"}))
-    two.first.shared.exchange()
-    two.storage.clock.pass_(-7200)
+    pair = ProcessPair()
+    pair.first.fail(refuse(429, {"retry-after": "30"}))
+    pair.first.shared.exchange()
+    pair.storage.clock.pass_(-7200)
 
-    two.second.shared.exchange()
+    pair.second.shared.exchange()
 
-    assert two.second.obstacle() == (MAX_COOLDOWN_SECONDS, 429)
-    two.pass_(1800)
-    two.second.shared.exchange()
-    assert two.second.obstacle() == (MAX_COOLDOWN_SECONDS - 1800, 429)
+    assert pair.second.describe_obstacle() == (MAX_COOLDOWN_SECONDS, 429)
+    pair.pass_(1800)
+    pair.second.shared.exchange()
+    assert pair.second.describe_obstacle() == (MAX_COOLDOWN_SECONDS - 1800, 429)
 
 
-def test_cooldowns_that_nobody_keeps_are_not_shared() -> None:
-    two = Two()
+def test_cooldowns_beyond_the_maximum_are_not_shared() -> None:
+    pair = ProcessPair()
     for number in range(MAX_MODELS + 10):
-        two.first.fail(refuse(429), model=f"m{number}")
+        pair.first.fail(refuse(429), model=f"m{number}")
 
-    two.exchange()
+    pair.exchange()
 
-    assert two.storage.writes == MAX_MODELS
+    assert pair.storage.writes == MAX_MODELS
 
 
 def test_cooldowns_that_end_while_the_storage_is_down_are_forgotten() -> None:
-    two = Two()
-    two.storage.is_down = True
+    pair = ProcessPair()
+    pair.storage.is_down = True
     for number in range(100):
-        two.first.fail(refuse(429, {"retry-after": "1"}), model=f"m{number}")
-        two.exchange()
-        two.pass_(1)
-    two.storage.is_down = False
+        pair.first.fail(refuse(429, {"retry-after": "1"}), model=f"m{number}")
+        pair.exchange()
+        pair.pass_(1)
+    pair.storage.is_down = False
 
-    two.exchange()
+    pair.exchange()
 
-    assert two.storage.writes <= 1
+    assert pair.storage.writes <= 1
 
 
 def test_open_breaker_is_shared_and_each_process_tries_again() -> None:
-    two = Two()
-    two.first.fail(UpstreamUnreachable("gone"))
+    pair = ProcessPair()
+    pair.first.fail(UpstreamUnreachable("gone"))
 
-    two.exchange()
+    pair.exchange()
 
-    breaker = two.second.states[0].breaker
+    breaker = pair.second.states[0].breaker
     assert (breaker.state, breaker.remaining_cooldown) == (OPEN, 15)
-    two.pass_(15)
+    pair.pass_(15)
     assert breaker.admit_request()
-    two.exchange()
+    pair.exchange()
     assert breaker.state == "half_open"
 
 
 def test_breaker_closes_only_where_a_trial_succeeded() -> None:
-    two = Two()
-    two.first.fail(UpstreamUnreachable("gone"))
-    two.exchange()
-    two.pass_(15.01)
-    state = two.second.states[0]
+    pair = ProcessPair()
+    pair.first.fail(UpstreamUnreachable("gone"))
+    pair.exchange()
+    pair.pass_(15.01)
+    state = pair.second.states[0]
     state.admit_request()
 
     state.with_retries(lambda request: iter(()), make_patient_context())({})
-    two.exchange()
+    pair.exchange()
 
     assert state.breaker.state == CLOSED
-    assert two.first.states[0].breaker.state == "half_open"
+    assert pair.first.states[0].breaker.state == "half_open"
 
 
-def test_news_are_written_once() -> None:
-    two = Two()
-    two.first.fail(refuse(429, {"retry-after": "30"}))
-    two.first.fail(UpstreamUnreachable("gone"), key=1)
+def test_unchanged_states_are_written_once() -> None:
+    pair = ProcessPair()
+    pair.first.fail(refuse(429, {"retry-after": "30"}))
+    pair.first.fail(UpstreamUnreachable("gone"), key=1)
 
     for _ in range(3):
-        two.exchange()
+        pair.exchange()
 
-    assert two.storage.writes == 2
+    assert pair.storage.writes == 2
 
 
-def test_storage_learns_no_key() -> None:
-    two = Two()
-    two.first.fail(refuse(429, {"retry-after": "30"}))
-    two.first.fail(UpstreamUnreachable("gone"))
-    two.exchange()
+def test_storage_contains_no_key() -> None:
+    pair = ProcessPair()
+    pair.first.fail(refuse(429, {"retry-after": "30"}))
+    pair.first.fail(UpstreamUnreachable("gone"))
+    pair.exchange()
 
-    assert two.storage.entries
-    assert "secret-key" not in repr(two.storage.entries)
+    assert pair.storage.entries
+    assert "secret-key" not in repr(pair.storage.entries)
 
 
 def test_states_stay_local_while_the_storage_is_down_and_are_shared_afterwards(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    two = Two()
-    two.storage.is_down = True
+    pair = ProcessPair()
+    pair.storage.is_down = True
     with caplog.at_level(logging.WARNING, "forwarder.resilience"):
-        two.first.fail(refuse(429, {"retry-after": "30"}))
-        two.exchange()
-        two.first.shared.exchange()
-        assert two.first.obstacle() == (30, 429)
-        assert two.second.obstacle() is None
+        pair.first.fail(refuse(429, {"retry-after": "30"}))
+        pair.exchange()
+        pair.first.shared.exchange()
+        assert pair.first.describe_obstacle() == (30, 429)
+        assert pair.second.describe_obstacle() is None
 
-        two.storage.is_down = False
-        two.exchange()
+        pair.storage.is_down = False
+        pair.exchange()
 
-    assert two.second.obstacle() == (30, 429)
+    assert pair.second.describe_obstacle() == (30, 429)
     events = [getattr(record, "event", None) for record in caplog.records]
     assert events.count("shared_state_down") == 2
     assert events.count("shared_state_up") == 2
@@ -249,18 +249,18 @@ def test_states_stay_local_while_the_storage_is_down_and_are_shared_afterwards(
 
 
 def test_entries_of_other_versions_are_removed() -> None:
-    two = Two()
-    two.storage.entries = {
+    pair = ProcessPair()
+    pair.storage.entries = {
         "cooldown:up~x m": b"not JSON",
         "cooldown:y": b"[1]",
         "open:z": b'{"until":"x"}',
     }
 
-    two.exchange()
-    two.exchange()
+    pair.exchange()
+    pair.exchange()
 
-    assert two.storage.entries == {}
-    assert two.second.obstacle() is None
+    assert pair.storage.entries == {}
+    assert pair.second.describe_obstacle() is None
 
 
 def test_single_endpoint_shares_its_breaker_and_no_cooldown() -> None:

@@ -24,42 +24,42 @@ from forwarder.upstream.resilience.breaker import CLOSED, OPEN
 from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import (
     Clock,
-    Patient,
-    Witness,
+    PatientContext,
+    RecordingObserver,
     make_patient_context,
     make_upstream_settings,
 )
 
 BUSY = UpstreamRefused(503, {"message": "busy"})
-GONE = UpstreamUnreachable("gone")
+UNREACHABLE = UpstreamUnreachable("gone")
 
 
-class Scripted:
+class ScriptedHandler:
     """A handler that raises these errors in order and then answers."""
 
     def __init__(self, *failures: ForwarderError) -> None:
         self.failures = list(failures)
-        self.asked = 0
+        self.call_count = 0
 
     def __call__(self, request: dict[str, Any]) -> EventStream:
-        self.asked += 1
+        self.call_count += 1
         if self.failures:
             raise self.failures.pop(0)
         return iter([[{"answer": request}]])
 
 
-class Stood:
+class StateSetup:
     """An upstream state with its clock and observer."""
 
     def __init__(self, **environment: str) -> None:
         self.clock = Clock()
-        self.witness = Witness()
-        self.standing = UpstreamState(
-            make_upstream_settings(**environment), self.witness, self.clock, chance=lambda: 0
+        self.observer = RecordingObserver()
+        self.state = UpstreamState(
+            make_upstream_settings(**environment), self.observer, self.clock, chance=lambda: 0
         )
 
-    def ask(self, call: Scripted, context: Patient | None = None) -> list[Any]:
-        steady = self.standing.with_retries(call, context or make_patient_context(self.clock))
+    def send(self, call: ScriptedHandler, context: PatientContext | None = None) -> list[Any]:
+        steady = self.state.with_retries(call, context or make_patient_context(self.clock))
         return list(steady({"a": 1}))
 
 
@@ -67,126 +67,126 @@ ANSWER = [[{"answer": {"a": 1}}]]
 
 
 def test_success_is_not_retried() -> None:
-    stood, call = Stood(MAX_RETRIES="5"), Scripted()
+    setup, call = StateSetup(MAX_RETRIES="5"), ScriptedHandler()
 
-    assert stood.ask(call) == ANSWER
-    assert (call.asked, stood.witness.heard) == (1, [])
+    assert setup.send(call) == ANSWER
+    assert (call.call_count, setup.observer.notifications) == (1, [])
 
 
 def test_temporary_failure_is_retried() -> None:
-    stood, call = Stood(MAX_RETRIES="2"), Scripted(BUSY, UpstreamUnreachable("gone"))
-    context = make_patient_context(stood.clock)
+    setup, call = StateSetup(MAX_RETRIES="2"), ScriptedHandler(BUSY, UpstreamUnreachable("gone"))
+    context = make_patient_context(setup.clock)
     context.reply_headers = {"x-upstream-request-id": "of the first"}
 
-    assert stood.ask(call, context) == ANSWER
+    assert setup.send(call, context) == ANSWER
 
     assert context.pauses == [0.5, 1.0]
     assert context.retries == 2
     assert context.reply_headers == {}
-    assert stood.witness.heard == [
+    assert setup.observer.notifications == [
         ("retried", "up", "503"),
         ("retried", "up", "upstream_unreachable"),
     ]
-    assert stood.standing.counts["retries"] == 2
+    assert setup.state.counts["retries"] == 2
 
 
 @check_each("retries", [0, 1, 3])
 def test_last_failure_is_raised_after_the_last_retry(retries: int) -> None:
-    stood = Stood(MAX_RETRIES=str(retries))
+    setup = StateSetup(MAX_RETRIES=str(retries))
     last = UpstreamRefused(502, {"message": "the last"})
-    call = Scripted(*[BUSY] * retries, last)
+    call = ScriptedHandler(*[BUSY] * retries, last)
 
     with pytest.raises(UpstreamRefused) as raised:
-        stood.ask(call)
+        setup.send(call)
 
     assert raised.value is last
-    assert call.asked == retries + 1
+    assert call.call_count == retries + 1
 
 
 @check_each("error", [InvalidRequest("no"), UpstreamTimeout("late")])
 def test_permanent_failure_is_not_retried(error: ForwarderError) -> None:
-    stood, call = Stood(MAX_RETRIES="5"), Scripted(error)
+    setup, call = StateSetup(MAX_RETRIES="5"), ScriptedHandler(error)
 
     with pytest.raises(type(error)):
-        stood.ask(call)
+        setup.send(call)
 
-    assert call.asked == 1
+    assert call.call_count == 1
 
 
 def test_retry_after_of_the_upstream_is_respected() -> None:
-    stood = Stood(MAX_RETRIES="1", RETRY_WAIT="10")
-    context = make_patient_context(stood.clock)
+    setup = StateSetup(MAX_RETRIES="1", RETRY_WAIT="10")
+    context = make_patient_context(setup.clock)
     limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "7"})
 
-    assert stood.ask(Scripted(limited), context) == ANSWER
+    assert setup.send(ScriptedHandler(limited), context) == ANSWER
 
     assert context.pauses == [7.0]
 
 
 def test_too_long_retry_after_is_passed_to_the_client() -> None:
-    stood = Stood(MAX_RETRIES="5", RETRY_WAIT="10")
-    context = make_patient_context(stood.clock)
+    setup = StateSetup(MAX_RETRIES="5", RETRY_WAIT="10")
+    context = make_patient_context(setup.clock)
     limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "60"})
 
     with pytest.raises(UpstreamRefused) as raised:
-        stood.ask(Scripted(limited), context)
+        setup.send(ScriptedHandler(limited), context)
 
     assert raised.value.headers == {"retry-after": "60"}
     assert context.pauses == []
 
 
 def test_disconnect_during_the_pause_stops_retries() -> None:
-    stood, call = Stood(MAX_RETRIES="5"), Scripted(BUSY, BUSY)
-    context = make_patient_context(stood.clock, leaves_after=0.2)
+    setup, call = StateSetup(MAX_RETRIES="5"), ScriptedHandler(BUSY, BUSY)
+    context = make_patient_context(setup.clock, leaves_after=0.2)
 
     with pytest.raises(UpstreamRefused):
-        stood.ask(call, context)
+        setup.send(call, context)
 
-    assert call.asked == 1
+    assert call.call_count == 1
 
 
 def test_disconnect_does_not_count_as_a_failure() -> None:
-    stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="1")
-    context = make_patient_context(stood.clock)
+    setup = StateSetup(MAX_RETRIES="5", BREAKER_FAILURES="1")
+    context = make_patient_context(setup.clock)
     context.cancel()
-    call = Scripted(UpstreamUnreachable("closed"))
+    call = ScriptedHandler(UpstreamUnreachable("closed"))
 
     with pytest.raises(UpstreamUnreachable):
-        stood.ask(call, context)
+        setup.send(call, context)
 
-    assert call.asked == 1
-    assert stood.witness.heard == []
-    assert stood.standing.breaker.state == CLOSED
+    assert call.call_count == 1
+    assert setup.observer.notifications == []
+    assert setup.state.breaker.state == CLOSED
 
 
 def test_retries_stop_when_the_breaker_opens() -> None:
-    stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="2")
-    call = Scripted(*[GONE] * 9)
+    setup = StateSetup(MAX_RETRIES="5", BREAKER_FAILURES="2")
+    call = ScriptedHandler(*[UNREACHABLE] * 9)
 
     with pytest.raises(UpstreamUnreachable):
-        stood.ask(call)
+        setup.send(call)
 
-    assert call.asked == 2
-    assert stood.standing.breaker.state == OPEN
+    assert call.call_count == 2
+    assert setup.state.breaker.state == OPEN
 
 
 def test_retries_of_all_requests_together_are_bounded() -> None:
-    stood = Stood(MAX_RETRIES="5", RETRY_WAIT="100", BREAKER_FAILURES="0", BREAKER_SHARE="0")
-    failing = Scripted(*[BUSY] * 10_000)
-    clock = Clock()  # the pauses of one request do not refill the budget of all
+    setup = StateSetup(MAX_RETRIES="5", RETRY_WAIT="100", BREAKER_FAILURES="0", BREAKER_SHARE="0")
+    failing = ScriptedHandler(*[BUSY] * 10_000)
+    clock = Clock()  # pauses of one request do not refill the shared budget
     for _ in range(100):
         with pytest.raises(UpstreamRefused):
-            stood.ask(failing, make_patient_context(clock))
+            setup.send(failing, make_patient_context(clock))
 
-    assert failing.asked <= 100 * 1.2 + 10
+    assert failing.call_count <= 100 * 1.2 + 10
 
 
 def test_any_work_can_be_retried() -> None:
-    stood = Stood(MAX_RETRIES="1")
+    setup = StateSetup(MAX_RETRIES="1")
     results: list[Callable[[], str]] = [_busy, lambda: "file-1"]
 
     assert (
-        stood.standing.run_with_retries(lambda: results.pop(0)(), make_patient_context(stood.clock))
+        setup.state.run_with_retries(lambda: results.pop(0)(), make_patient_context(setup.clock))
         == "file-1"
     )
 
@@ -199,80 +199,80 @@ def _busy() -> str:
 
 
 def test_concurrency_limit_of_an_upstream() -> None:
-    stood = Stood(MAX_CONCURRENT="1")
-    held = stood.standing.admit_request()
+    setup = StateSetup(MAX_CONCURRENT="1")
+    slot = setup.state.admit_request()
 
     with pytest.raises(Overloaded) as refused:
-        stood.standing.admit_request()
+        setup.state.admit_request()
 
     assert (refused.value.status, refused.value.code) == (503, "overloaded")
     assert refused.value.headers == {"retry-after": "1"}
-    assert stood.witness.heard == [("refused", "overloaded", "up")]
-    held.close()
-    stood.standing.admit_request()
+    assert setup.observer.notifications == [("refused", "overloaded", "up")]
+    slot.close()
+    setup.state.admit_request()
 
 
-def make_open_state(**environment: str) -> Stood:
-    stood = Stood(BREAKER_FAILURES="1", BREAKER_COOLDOWN="4.2", **environment)
+def make_open_state(**environment: str) -> StateSetup:
+    setup = StateSetup(BREAKER_FAILURES="1", BREAKER_COOLDOWN="4.2", **environment)
     with pytest.raises(UpstreamUnreachable):
-        stood.ask(Scripted(GONE))
-    return stood
+        setup.send(ScriptedHandler(UNREACHABLE))
+    return setup
 
 
 def test_open_breaker_refuses_with_retry_after() -> None:
-    stood = make_open_state(MAX_CONCURRENT="1")
+    setup = make_open_state(MAX_CONCURRENT="1")
 
-    for _ in range(3):  # and no slot is lost over it
+    for _ in range(3):  # refused requests release their slot
         with pytest.raises(UpstreamUnavailable) as refused:
-            stood.standing.admit_request()
+            setup.state.admit_request()
 
     assert (refused.value.status, refused.value.code) == (503, "upstream_unavailable")
     assert refused.value.headers == {"retry-after": "5"}
-    assert stood.witness.heard[0] == ("breaker", "up", "open")
-    assert stood.standing.concurrency_limit.in_use == 0
+    assert setup.observer.notifications[0] == ("breaker", "up", "open")
+    assert setup.state.concurrency_limit.in_use == 0
 
 
 def test_trial_request_decides_the_breaker() -> None:
-    stood = make_open_state()
-    stood.clock.pass_(5)
-    held = stood.standing.admit_request()
+    setup = make_open_state()
+    setup.clock.pass_(5)
+    slot = setup.state.admit_request()
     with pytest.raises(UpstreamUnavailable):
-        stood.standing.admit_request()
+        setup.state.admit_request()
 
-    stood.ask(Scripted())
-    held.close()
+    setup.send(ScriptedHandler())
+    slot.close()
 
-    assert stood.standing.breaker.state == CLOSED
+    assert setup.state.breaker.state == CLOSED
 
 
 def test_trial_that_ends_without_a_call_permits_another() -> None:
-    stood = make_open_state()
-    stood.clock.pass_(5)
+    setup = make_open_state()
+    setup.clock.pass_(5)
 
-    stood.standing.admit_request().close()
+    setup.state.admit_request().close()
 
-    stood.standing.admit_request()
+    setup.state.admit_request()
 
 
 def test_refused_trial_request_closes_the_breaker() -> None:
-    stood = make_open_state()
-    stood.clock.pass_(5)
-    stood.standing.admit_request()
+    setup = make_open_state()
+    setup.clock.pass_(5)
+    setup.state.admit_request()
 
     with pytest.raises(UpstreamRefused):
-        stood.ask(Scripted(UpstreamRefused(400, {"message": "no"})))
+        setup.send(ScriptedHandler(UpstreamRefused(400, {"message": "no"})))
 
-    assert stood.standing.breaker.state == CLOSED
+    assert setup.state.breaker.state == CLOSED
 
 
 def test_describe_shows_state_and_counters() -> None:
-    stood = Stood(MAX_RETRIES="1", MAX_CONCURRENT="1")
-    stood.ask(Scripted(BUSY))
-    stood.standing.admit_request()
+    setup = StateSetup(MAX_RETRIES="1", MAX_CONCURRENT="1")
+    setup.send(ScriptedHandler(BUSY))
+    setup.state.admit_request()
     with pytest.raises(Overloaded):
-        stood.standing.admit_request()
+        setup.state.admit_request()
 
-    assert stood.standing.describe() == {
+    assert setup.state.describe() == {
         "breaker": "closed",
         "concurrent": 1,
         "attempts": 2,
@@ -285,13 +285,13 @@ def test_describe_shows_state_and_counters() -> None:
 # -- failures that open the breaker ---------------------------------------------------------------
 
 
-def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:
+def fail_repeatedly(setup: StateSetup, error: ForwarderError, times: int, key: str = "") -> None:
     """Fail ``times`` requests of one client."""
     for _ in range(times):
-        context = make_patient_context(stood.clock)
+        context = make_patient_context(setup.clock)
         context.client_key = key
         with pytest.raises(type(error)):
-            stood.ask(Scripted(error), context)
+            setup.send(ScriptedHandler(error), context)
 
 
 ANSWERED_BADLY = [
@@ -299,20 +299,22 @@ ANSWERED_BADLY = [
     UpstreamProtocolError("The stream ended before its answer was finished."),
 ]
 every_bad_answer = check_each("error", ANSWERED_BADLY)
-every_silence = check_each("error", [GONE, UpstreamTimeout("late"), UpstreamConnectTimeout("late")])
+every_silence = check_each(
+    "error", [UNREACHABLE, UpstreamTimeout("late"), UpstreamConnectTimeout("late")]
+)
 
 WITH_FALLBACK = {"FALLBACK": "other"}
 
 
 @every_bad_answer
 def test_without_a_fallback_bad_answers_open_no_breaker(error: ForwarderError) -> None:
-    stood = Stood(BREAKER_FAILURES="3", BREAKER_SHARE="0.5")
+    setup = StateSetup(BREAKER_FAILURES="3", BREAKER_SHARE="0.5")
 
     for key in ("a", "b", "c"):
-        failing(stood, error, 30, key)
+        fail_repeatedly(setup, error, 30, key)
 
-    assert stood.standing.breaker.state == CLOSED
-    assert stood.standing.counts["failures"] == 90
+    assert setup.state.breaker.state == CLOSED
+    assert setup.state.counts["failures"] == 90
 
 
 @every_silence
@@ -320,43 +322,43 @@ def test_without_a_fallback_bad_answers_open_no_breaker(error: ForwarderError) -
 def test_connection_failures_and_timeouts_open_the_breaker_for_any_client(
     error: ForwarderError, environment: dict[str, str]
 ) -> None:
-    stood = Stood(BREAKER_FAILURES="3", **environment)
+    setup = StateSetup(BREAKER_FAILURES="3", **environment)
 
-    failing(stood, error, 3)
+    fail_repeatedly(setup, error, 3)
 
-    assert stood.standing.breaker.state == OPEN
+    assert setup.state.breaker.state == OPEN
 
 
 @every_bad_answer
 def test_with_a_fallback_bad_answers_to_one_client_open_no_breaker(error: ForwarderError) -> None:
-    stood = Stood(BREAKER_FAILURES="3", BREAKER_SHARE="0.5", **WITH_FALLBACK)
+    setup = StateSetup(BREAKER_FAILURES="3", BREAKER_SHARE="0.5", **WITH_FALLBACK)
 
-    failing(stood, error, 40, "a")
-    assert stood.standing.breaker.state == CLOSED
+    fail_repeatedly(setup, error, 40, "a")
+    assert setup.state.breaker.state == CLOSED
 
-    failing(stood, error, 1, "b")
-    assert stood.standing.breaker.state == OPEN
+    fail_repeatedly(setup, error, 1, "b")
+    assert setup.state.breaker.state == OPEN
 
 
 @every_bad_answer
 def test_bad_answer_to_a_trial_closes_the_breaker_without_fallback(error: ForwarderError) -> None:
-    """It shows that the upstream can be reached again."""
-    stood = make_open_state()
-    stood.clock.pass_(5)
-    stood.standing.admit_request()
+    """A bad answer shows that the upstream can be reached again."""
+    setup = make_open_state()
+    setup.clock.pass_(5)
+    setup.state.admit_request()
 
-    failing(stood, error, 1)
+    fail_repeatedly(setup, error, 1)
 
-    assert stood.standing.breaker.state == CLOSED
+    assert setup.state.breaker.state == CLOSED
 
 
 def test_endpoint_is_retried_only_after_the_answer_has_begun() -> None:
-    stood = Stood(MAX_RETRIES="2", API_KEY="k1,k2")
-    before, after = make_patient_context(stood.clock), make_patient_context(stood.clock)
+    setup = StateSetup(MAX_RETRIES="2", API_KEY="k1,k2")
+    before, after = make_patient_context(setup.clock), make_patient_context(setup.clock)
     after.first_event_at = 1.0
 
     with pytest.raises(UpstreamRefused):
-        stood.ask(Scripted(BUSY), before)
-    assert stood.ask(Scripted(BUSY), after) == ANSWER
+        setup.send(ScriptedHandler(BUSY), before)
+    assert setup.send(ScriptedHandler(BUSY), after) == ANSWER
 
     assert (before.pauses, after.pauses) == ([], [0.5])

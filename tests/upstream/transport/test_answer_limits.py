@@ -1,4 +1,4 @@
-"""Answers are read up to a limit, and never decompressed."""
+"""Answers are read up to a limit, and are never decompressed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Endless(httpx2.SyncByteStream):
         self.closed = True
 
 
-def test_an_answer_without_end_is_refused_at_the_limit() -> None:
+def test_endless_answer_is_refused_at_the_limit() -> None:
     stream = Endless()
     response = httpx2.Response(200, stream=stream)
     limit_answer(response)
@@ -44,7 +44,7 @@ def test_an_answer_without_end_is_refused_at_the_limit() -> None:
     assert stream.pieces == 16
 
 
-def test_of_an_error_without_end_a_part_is_read() -> None:
+def test_endless_error_body_is_read_up_to_the_limit() -> None:
     stream = Endless()
     response = httpx2.Response(429, stream=stream)
     limit_answer(response)
@@ -90,13 +90,13 @@ def test_a_list_of_models_has_a_limit_of_its_own() -> None:
         read_model_list(httpx2.Response(200, stream=Endless()), 1000)
 
 
-def test_a_list_of_models_holds_few_values() -> None:
+def test_list_of_models_has_a_lower_limit_of_values() -> None:
     data = b"[" + b",".join([b"1"] * (MAX_MODEL_LIST_VALUES + 2)) + b"]"
     with pytest.raises(UnreadableAnswer, match=f"{MAX_MODEL_LIST_VALUES} JSON values"):
         read_model_list(httpx2.Response(200, stream=httpx2.ByteStream(data)), 2**20)
 
 
-def test_commas_in_texts_are_no_values() -> None:
+def test_commas_within_strings_are_not_counted_as_values() -> None:
     check_values(b'["' + b"," * 100 + b'"]', 10)
     with pytest.raises(UnreadableAnswer, match="10 JSON values"):
         check_values(b"[" + b"1," * 100 + b"1]", 10)

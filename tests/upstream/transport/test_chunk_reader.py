@@ -20,7 +20,7 @@ def make_reader(pieces: Iterator[bytes], heartbeat: float = 5) -> ThreadedReader
     return ThreadedReader(httpx2.Response(200, content=pieces), heartbeat)
 
 
-def test_pieces_come_as_they_were_sent() -> None:
+def test_chunks_arrive_as_they_were_sent() -> None:
     assert list(make_reader(iter([b"one", b"two"]))) == [b"one", b"two"]
 
 
@@ -32,17 +32,17 @@ def test_silence_is_an_empty_piece() -> None:
         assert go.wait(5)
         yield b"two"
 
-    heard = []
+    received = []
     for piece in make_reader(pieces(), heartbeat=0.02):
-        heard.append(piece)
-        if heard.count(b"") == 2:
+        received.append(piece)
+        if received.count(b"") == 2:
             go.set()
 
-    assert heard[:3] == [b"one", b"", b""]
-    assert heard[-1] == b"two"
+    assert received[:3] == [b"one", b"", b""]
+    assert received[-1] == b"two"
 
 
-def test_patience_ends_the_wait() -> None:
+def test_silence_limit_ends_the_iteration() -> None:
     go = threading.Event()
 
     def pieces() -> Iterator[bytes]:
@@ -50,11 +50,11 @@ def test_patience_ends_the_wait() -> None:
         go.wait(5)
 
     arrivals = make_reader(pieces())
-    heard = iter(arrivals)
-    assert next(heard) == b"one"
+    received = iter(arrivals)
+    assert next(received) == b"one"
     arrivals.silence_limit = 0.02
 
-    assert list(heard) == []
+    assert list(received) == []
     go.set()
 
 
@@ -63,27 +63,27 @@ def test_a_failure_reaches_the_reader() -> None:
         yield b"one"
         raise httpx2.ReadError("broke")
 
-    heard = iter(make_reader(pieces()))
+    received = iter(make_reader(pieces()))
 
-    assert next(heard) == b"one"
+    assert next(received) == b"one"
     with pytest.raises(httpx2.ReadError, match="broke"):
-        next(heard)
+        next(received)
 
 
 def test_a_transport_s_own_arrivals_are_preferred_unless_they_are_compressed() -> None:
-    own = object()
+    own_reader = object()
 
     def response(**headers: str) -> httpx2.Response:
-        return httpx2.Response(200, headers=headers, extensions={"chunk_reader": own})
+        return httpx2.Response(200, headers=headers, extensions={"chunk_reader": own_reader})
 
-    assert open_chunk_reader(response(), 1) is own
+    assert open_chunk_reader(response(), 1) is own_reader
     assert isinstance(
         open_chunk_reader(response(**{"content-encoding": "gzip"}), 1), ThreadedReader
     )
     assert isinstance(open_chunk_reader(httpx2.Response(200), 1), ThreadedReader)
 
 
-def test_the_thread_is_never_far_ahead_of_the_reader() -> None:
+def test_thread_reads_a_bounded_number_of_chunks_ahead() -> None:
     sent = []
 
     def pieces() -> Iterator[bytes]:
@@ -91,11 +91,11 @@ def test_the_thread_is_never_far_ahead_of_the_reader() -> None:
             sent.append(1)
             yield bytes(MAX_BUFFERED_BYTES // 4)
 
-    heard = iter(make_reader(pieces()))
+    received = iter(make_reader(pieces()))
     for read in range(1, 20):
-        next(heard)
+        next(received)
         assert len(sent) <= read + 5
-    assert len(list(heard)) == 100 - 19
+    assert len(list(received)) == 100 - 19
 
 
 def test_closing_ends_a_thread_that_waits_for_room() -> None:
@@ -116,14 +116,14 @@ def test_closing_ends_a_thread_that_waits_for_room() -> None:
 
 
 def test_closing_ends_a_read_from_a_silent_server() -> None:
-    gone = threading.Event()
+    disconnected = threading.Event()
 
     def script(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()
         peer.send(encode_chunk(b"one"))
         peer.file.read()  # until the other side hangs up
-        gone.set()
+        disconnected.set()
 
     with run_server(script) as server, httpx2.Client(trust_env=False) as client:
         response = client.send(client.build_request("GET", server.url), stream=True)
@@ -132,11 +132,11 @@ def test_closing_ends_a_read_from_a_silent_server() -> None:
 
         arrivals.close()
 
-        assert gone.wait(5)
+        assert disconnected.wait(5)
         response.close()
 
 
-def test_an_answer_that_was_read_leaves_its_connection() -> None:
+def test_connection_is_reused_after_a_complete_answer() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.answer(b"all")

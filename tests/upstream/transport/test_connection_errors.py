@@ -38,14 +38,17 @@ def over_threads(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.Base
 
 both = check_each("make", [over_gevent, over_threads])
 
-NOBODY: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_AUTHORITIES: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts no authority."""
 
 
 def describe_failure(
-    make: Make, url: str, tls: ssl.SSLContext = NOBODY, proxies: Mapping[str, str] | None = None
+    make: Make,
+    url: str,
+    tls: ssl.SSLContext = NO_AUTHORITIES,
+    proxies: Mapping[str, str] | None = None,
 ) -> str:
-    """The description of the error of a request to ``url``."""
+    """Return the description of the error of a request to ``url``."""
     proxies = proxies or {}
     with (
         httpx2.Client(transport=make(tls, proxies), timeout=5) as client,
@@ -81,9 +84,9 @@ def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> 
 def test_a_refused_connection_names_host_and_port(make: Make) -> None:
     port = find_unused_port()
 
-    found = describe_failure(make, f"http://127.0.0.1:{port}/v1")
+    description = describe_failure(make, f"http://127.0.0.1:{port}/v1")
 
-    assert found == f"127.0.0.1:{port} refused the connection"
+    assert description == f"127.0.0.1:{port} refused the connection"
 
 
 @both
@@ -93,17 +96,19 @@ def test_a_reset_connection_is_described(make: Make) -> None:
         peer.reset()
 
     with run_server(script) as server:
-        found = describe_failure(make, server.url)
+        description = describe_failure(make, server.url)
 
-    assert found == f"localhost:{server.port} reset the connection (does it expect https://?)"
+    assert description == f"localhost:{server.port} reset the connection (does it expect https://?)"
 
 
 @both
 def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> None:
     with run_server(lambda peer: peer.request() and None) as server:
-        found = describe_failure(make, server.url)
+        description = describe_failure(make, server.url)
 
-    assert found.startswith(f"localhost:{server.port} closed the connection before its answer")
+    assert description.startswith(
+        f"localhost:{server.port} closed the connection before its answer"
+    )
 
 
 @both
@@ -116,14 +121,14 @@ def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> N
         peer.send(answer)
 
     with run_server(script) as server:
-        found = describe_failure(make, server.url)
+        description = describe_failure(make, server.url)
 
     expected = f"localhost:{server.port} did not answer in HTTP (does it expect https://?)"
-    assert found == expected
+    assert description == expected
 
 
 @check_each(
-    ("error", "words"),
+    ("error", "start"),
     [
         (OSError(101, "Network is unreachable"), "there is no connection to up.test:80"),
         (ConnectionAbortedError(), "up.test:80 reset the connection"),
@@ -134,8 +139,8 @@ def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> N
         (httpx2.ReadError(""), "the connection to up.test:80 broke (ReadError)"),
     ],
 )
-def test_other_failures_have_words_too(error: Exception, words: str) -> None:
-    assert describe_connection_error(error, "http://up.test/v1", {}).startswith(words)
+def test_other_connection_errors_are_described(error: Exception, start: str) -> None:
+    assert describe_connection_error(error, "http://up.test/v1", {}).startswith(start)
 
 
 def test_a_failure_that_is_its_own_cause_is_described() -> None:
@@ -145,13 +150,13 @@ def test_a_failure_that_is_its_own_cause_is_described() -> None:
     assert "ReadError" in describe_connection_error(error, "https://up.test", {})
 
 
-def test_an_ipv6_address_has_its_brackets() -> None:
-    found = describe_connection_error(ConnectionRefusedError(), "http://[::1]:8000/v1", {})
+def test_ipv6_address_is_in_brackets() -> None:
+    description = describe_connection_error(ConnectionRefusedError(), "http://[::1]:8000/v1", {})
 
-    assert found == "[::1]:8000 refused the connection"
+    assert description == "[::1]:8000 refused the connection"
 
 
-# -- where it may connect -------------------------------------------------------------------------
+# -- forbidden addresses --------------------------------------------------------------------------
 
 
 def resolve_nothing(host: str, port: int) -> list[tuple[int, object]]:
@@ -164,19 +169,19 @@ def unresolvable(host: str, port: int) -> list[tuple[int, object]]:
 
 @check_each("threads", [False, True])
 @check_each(
-    ("lookup", "words"),
+    ("lookup", "expected"),
     [
         (resolve_nothing, "inside.test:80 has no address that the forwarder may connect to"),
         (unresolvable, "the host name 'inside.test' cannot be resolved"),
     ],
 )
-def test_a_forbidden_address_differs_from_an_unknown_name(
-    threads: bool, lookup: Callable[..., list[tuple[int, object]]], words: str
+def test_forbidden_address_and_unknown_name_have_different_descriptions(
+    threads: bool, lookup: Callable[..., list[tuple[int, object]]], expected: str
 ) -> None:
     def make(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.BaseTransport:
         return PinnedTransport(lookup) if threads else GeventTransport(proxies={}, lookup=lookup)
 
-    assert describe_failure(make, "http://inside.test/v1") == words
+    assert describe_failure(make, "http://inside.test/v1") == expected
 
 
 # -- TLS ------------------------------------------------------------------------------------------
@@ -186,20 +191,20 @@ DAY = datetime.timedelta(days=1)
 
 @both
 @check_each(
-    ("certificate", "words"),
+    ("certificate", "reason"),
     [
         ({"expires": -DAY}, "its certificate has expired"),
         ({"self_signed": True}, "its certificate is self-signed"),
     ],
 )
 def test_a_bad_certificate_names_the_check_that_failed(
-    make: Make, certificate: dict[str, object], words: str, authority: Authority
+    make: Make, certificate: dict[str, object], reason: str, authority: Authority
 ) -> None:
     tls = authority.server("localhost", **certificate)  # type: ignore[arg-type]
     with run_server(lambda peer: None, tls) as server:
-        found = describe_failure(make, server.url, make_tls_context(authority))
+        description = describe_failure(make, server.url, make_tls_context(authority))
 
-    assert found.startswith(f"TLS with localhost:{server.port} failed: {words}")
+    assert description.startswith(f"TLS with localhost:{server.port} failed: {reason}")
 
 
 @both
@@ -207,18 +212,18 @@ def test_an_unknown_authority_is_named_with_the_setting_that_helps(
     make: Make, authority: Authority
 ) -> None:
     with run_server(lambda peer: None, authority.server("localhost")) as server:
-        found = describe_failure(make, server.url)
+        description = describe_failure(make, server.url)
 
-    assert "its certificate comes from an unknown authority" in found
-    assert "SSL_CERT_FILE" in found
+    assert "its certificate comes from an unknown authority" in description
+    assert "SSL_CERT_FILE" in description
 
 
 @both
 def test_a_certificate_for_another_host_is_described(make: Make, authority: Authority) -> None:
     with run_server(lambda peer: None, authority.server("example.org")) as server:
-        found = describe_failure(make, server.url, make_tls_context(authority))
+        description = describe_failure(make, server.url, make_tls_context(authority))
 
-    assert found.endswith("its certificate is for another host name than 'localhost'")
+    assert description.endswith("its certificate is for another host name than 'localhost'")
 
 
 @both
@@ -230,9 +235,11 @@ def test_a_certificate_without_key_identifiers_is_described(
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     tls = authority.server("localhost", key_identifiers=False)
     with run_server(lambda peer: None, tls) as server:
-        found = describe_failure(make, server.url, strict)
+        description = describe_failure(make, server.url, strict)
 
-    assert "a rule that Python 3.13 and newer enforce: Missing Authority Key Identifier" in found
+    assert (
+        "a rule that Python 3.13 and newer enforce: Missing Authority Key Identifier" in description
+    )
 
 
 @both
@@ -254,37 +261,37 @@ def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Aut
 @both
 def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
     with run_server(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
-        found = describe_failure(make, f"https://localhost:{server.port}/v1")
+        description = describe_failure(make, f"https://localhost:{server.port}/v1")
 
-    assert "it answers in plain HTTP" in found
-    assert "http://?" in found
+    assert "it answers in plain HTTP" in description
+    assert "http://?" in description
 
 
 @both
 def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Authority) -> None:
     tls = authority.server("localhost")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is of another type
+    tls.set_ciphers("AES256-SHA")  # this cipher needs an RSA key, the certificate has another type
     with run_server(lambda peer: None, tls) as server:
-        found = describe_failure(make, server.url, make_tls_context(authority))
+        description = describe_failure(make, server.url, make_tls_context(authority))
 
-    assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
+    assert "no protocol or cipher in common (sslv3 alert handshake failure)" in description
 
 
 @check_each(
-    ("reason", "words"),
+    ("reason", "expected"),
     [
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "it wants a client certificate"),
         ("BAD_RECORD_MAC", "bad record mac"),
     ],
 )
-def test_other_failures_of_tls_are_described(reason: str, words: str) -> None:
+def test_other_failures_of_tls_are_described(reason: str, expected: str) -> None:
     error = ssl.SSLError(1, "x")
     error.reason = reason
 
-    found = describe_connection_error(error, "https://up.test", {})
+    description = describe_connection_error(error, "https://up.test", {})
 
-    assert found == f"TLS with up.test:443 failed: {words}"
+    assert description == f"TLS with up.test:443 failed: {expected}"
 
 
 # -- proxies --------------------------------------------------------------------------------------
@@ -303,45 +310,47 @@ def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make
     port = find_unused_port()
     address = f"http://user:pass@127.0.0.1:{port}"
 
-    found = describe_failure(make, "https://up.test/v1", proxies={"https": address})
+    description = describe_failure(make, "https://up.test/v1", proxies={"https": address})
 
     proxy = f"127.0.0.1:{port}"
-    assert found == f"the proxy http://{proxy} cannot be reached: {proxy} refused the connection"
+    assert (
+        description == f"the proxy http://{proxy} cannot be reached: {proxy} refused the connection"
+    )
 
 
 @both
 def test_a_proxy_whose_name_cannot_be_resolved_is_named(make: Make) -> None:
-    found = describe_failure(
+    description = describe_failure(
         make, "http://up.test/v1", proxies={"http": "http://u:p@proxy.invalid:3128"}
     )
 
-    assert found == (
+    assert description == (
         "the proxy http://proxy.invalid:3128 cannot be reached: "
         "the host name 'proxy.invalid' cannot be resolved"
     )
 
 
 @both
-def test_a_proxy_that_refuses_says_how(make: Make) -> None:
+def test_refusal_of_a_proxy_is_described(make: Make) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
     with serve_proxy(script) as proxies:
-        found = describe_failure(make, "https://up.test/v1", proxies=proxies)
-        assert found.startswith(f"the proxy {find_proxy('https://up.test', proxies)} refused")
+        description = describe_failure(make, "https://up.test/v1", proxies=proxies)
+        assert description.startswith(f"the proxy {find_proxy('https://up.test', proxies)} refused")
 
-    assert "to connect to up.test:443 (407 Proxy Authentication Required" in found
-    assert "pass" not in found
+    assert "to connect to up.test:443 (407 Proxy Authentication Required" in description
+    assert "pass" not in description
 
 
 @both
 def test_failure_behind_a_proxy_names_the_proxy(make: Make) -> None:
     with serve_proxy(lambda peer: peer.request() and None) as proxies:
-        found = describe_failure(make, "http://up.test/v1", proxies=proxies)
-        assert f"through the proxy {find_proxy('http://up.test', proxies)}" in found
+        description = describe_failure(make, "http://up.test/v1", proxies=proxies)
+        assert f"through the proxy {find_proxy('http://up.test', proxies)}" in description
 
-    assert found.startswith("up.test:80 closed the connection")
+    assert description.startswith("up.test:80 closed the connection")
 
 
 def test_a_proxy_of_another_kind_is_described() -> None:
@@ -353,16 +362,16 @@ def test_a_proxy_of_another_kind_is_described() -> None:
     assert find_proxy("http://x", proxies) is None
 
 
-# -- under an answer ------------------------------------------------------------------------------
+# -- broken answers -------------------------------------------------------------------------------
 
 
 @check_each(
-    ("error", "words"),
+    ("error", "expected"),
     [
         (ConnectionResetError(), "it was reset"),
         (httpx2.RemoteProtocolError("x"), "it was closed before the answer was complete"),
         (httpx2.StreamClosed(), "StreamClosed"),
     ],
 )
-def test_an_answer_that_breaks_off_is_described(error: Exception, words: str) -> None:
-    assert describe_broken_answer(error) == words
+def test_an_answer_that_breaks_off_is_described(error: Exception, expected: str) -> None:
+    assert describe_broken_answer(error) == expected

@@ -49,7 +49,7 @@ def make_tls_context(authority: Authority) -> ssl.SSLContext:
     return context
 
 
-# -- keeping ----------------------------------------------------------------------------------
+# -- reuse ------------------------------------------------------------------------------------
 
 
 def test_a_returned_connection_is_used_again() -> None:
@@ -75,7 +75,7 @@ def test_a_released_connection_is_closed() -> None:
     assert pool.opened_connections == 2
 
 
-def test_a_fresh_connection_can_be_demanded() -> None:
+def test_fresh_connection_can_be_requested() -> None:
     with run_server(holding) as server, make_pool(server) as pool:
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
@@ -87,7 +87,7 @@ def test_a_fresh_connection_can_be_demanded() -> None:
 
 
 @check_each("script", [lambda peer: None, lambda peer: peer.send(b"stray")])
-def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object) -> None:
+def test_closed_or_unexpectedly_readable_connection_is_not_reused(script: object) -> None:
     with run_server(script) as server, make_pool(server) as pool:  # type: ignore[arg-type]
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
@@ -125,7 +125,7 @@ def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.Mon
     with run_server(holding) as server, make_pool(server) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(sock)
-        time.sleep(0.15)  # the loop stands still
+        time.sleep(0.15)  # blocks the event loop
         other, used = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(other)
 
@@ -147,16 +147,16 @@ def test_a_closed_pool_leaves_no_timer() -> None:
 @pytest.mark.skipif(
     resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1200, reason="needs 1200 open files"
 )
-def test_file_numbers_above_a_thousand_are_kept_too() -> None:
-    """``select`` refuses them, and with it the check that the library's pool would make."""
+def test_connections_with_file_numbers_above_1024_are_reused() -> None:
+    """``select`` refuses such numbers, so the check of the library's pool would fail."""
     with run_server(holding) as server, make_pool(server) as pool:
-        below = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+        low_files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         assert sock.fileno() > 1023
         pool.return_socket(sock)
         _, used = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(sock)
-        for file in below:
+        for file in low_files:
             os.close(file)
 
     assert used
@@ -175,19 +175,19 @@ def test_closing_the_pool_closes_idle_and_returning_connections() -> None:
 # -- limits and failures ----------------------------------------------------------------------
 
 
-def test_waiting_for_a_place_has_a_limit() -> None:
+def test_waiting_for_a_connection_slot_times_out() -> None:
     with run_server(holding) as server, make_pool(server, size=1) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         with pytest.raises(httpx2.PoolTimeout):
             pool.acquire({"pool": 0.05}, fresh=False)
         gevent.spawn_later(0.05, pool.return_socket, sock)
-        again, used = pool.acquire({"pool": 2}, fresh=False)
-        pool.release_socket(again)
+        second, used = pool.acquire({"pool": 2}, fresh=False)
+        pool.release_socket(second)
 
     assert used
 
 
-def test_a_failed_attempt_gives_its_place_back() -> None:
+def test_failed_connection_attempt_releases_its_slot() -> None:
     pool = ServerConnectionPool(httpx2.URL(f"http://localhost:{find_unused_port()}"), None, None, 1)
     for _ in range(3):
         with pytest.raises(httpx2.ConnectError):
@@ -204,9 +204,9 @@ def test_an_unknown_name_is_a_connect_error(host: str) -> None:
         pool.acquire({"connect": 5}, fresh=False)
 
 
-def test_connecting_has_a_limit() -> None:
-    with plain_socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
-        port = deaf.getsockname()[1]
+def test_connecting_times_out() -> None:
+    with plain_socket.create_server(("127.0.0.1", 0), backlog=0) as full_server:
+        port = full_server.getsockname()[1]
         fillers = [plain_socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
@@ -240,10 +240,10 @@ def test_a_server_with_a_trusted_certificate_is_accepted(authority: Authority) -
 
 
 def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Authority) -> None:
-    stranger = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with (
         run_server(holding, authority.server("localhost")) as server,
-        make_pool(server, tls=stranger) as pool,
+        make_pool(server, tls=tls) as pool,
         pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"),
     ):
         pool.acquire({"connect": 2}, fresh=False)
@@ -325,18 +325,18 @@ except httpx2.ConnectError as error:
 """
 
 
-@check_each(("known", "expected"), [(True, "hello True"), (False, "refused True")])
+@check_each(("is_trusted", "expected"), [(True, "hello True"), (False, "refused True")])
 @pytest.mark.live
 def test_worker_reads_trusted_certificates_from_the_environment(
-    known: bool, expected: str, authority: Authority
+    is_trusted: bool, expected: str, authority: Authority
 ) -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        time.sleep(0.1)  # the other greenlets go on meanwhile
+        time.sleep(0.1)  # other greenlets run meanwhile
         peer.answer(b"hello")
 
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": "."}
-    if known:
+    if is_trusted:
         environment["SSL_CERT_FILE"] = str(authority.file)
     with run_server(script, authority.server("localhost")) as server:
         done = subprocess.run(

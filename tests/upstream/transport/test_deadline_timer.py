@@ -19,7 +19,7 @@ def alarm() -> Iterator[DeadlineTimer]:
 
 
 def measure_wait(alarm: DeadlineTimer, limit: float, seconds: float) -> float | None:
-    """The time until the timer ended a wait of ``seconds``; ``None`` if it did not."""
+    """Return the time until the timer ended a wait of ``seconds``, or None if it did not."""
     started = time.monotonic()
     alarm.start_wait(limit)
     try:

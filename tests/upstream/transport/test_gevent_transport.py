@@ -45,7 +45,7 @@ def count_opened(client: httpx2.Client) -> int:
 # -- requests and responses -------------------------------------------------------------------
 
 
-def test_a_request_and_its_response_cross_unchanged() -> None:
+def test_request_and_response_are_transferred_unchanged() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.answer("grüße".encode(), b"X-One: 1", b"X-Two: a", b"X-Two: b", b"X-Empty:")
@@ -76,13 +76,13 @@ def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
         assert count_opened(client) == 1
 
 
-def test_large_bodies_cross_both_ways() -> None:
+def test_large_bodies_are_transferred_in_both_directions() -> None:
     body = bytes(range(256)) * 20_000
     with run_server(echoing) as server, client_of() as client:
         assert client.post(server.url, content=body).content == body
 
 
-def test_interim_responses_are_passed_over() -> None:
+def test_interim_responses_are_skipped() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -131,7 +131,7 @@ def test_a_header_cannot_smuggle_another(value: str) -> None:
         assert server.requests == []
 
 
-def test_a_header_that_is_not_ascii_spoils_no_answer() -> None:
+def test_answer_with_non_ascii_header_is_read() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.answer(b"ok", b"X-Region: caf\xc3\xa9", b"X-Odd: \xff")
@@ -149,7 +149,7 @@ def test_other_schemes_are_refused() -> None:
         client.get("ftp://localhost/")
 
 
-# -- keeping connections ----------------------------------------------------------------------
+# -- reuse of connections ---------------------------------------------------------------------
 
 
 def test_requests_in_sequence_share_one_connection() -> None:
@@ -160,7 +160,7 @@ def test_requests_in_sequence_share_one_connection() -> None:
     assert server.connections == 1
 
 
-def test_requests_at_once_have_connections_of_their_own() -> None:
+def test_concurrent_requests_have_separate_connections() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             time.sleep(0.05)
@@ -174,19 +174,19 @@ def test_requests_at_once_have_connections_of_their_own() -> None:
     assert server.connections == 5
 
 
-def test_servers_have_connections_of_their_own() -> None:
-    with run_server(echoing) as one, run_server(echoing) as two, client_of() as client:
+def test_each_server_has_its_own_connections() -> None:
+    with run_server(echoing) as first, run_server(echoing) as second, client_of() as client:
         for _ in range(2):
-            client.post(one.url)
-            client.post(two.url)
+            client.post(first.url)
+            client.post(second.url)
 
-    assert (one.connections, two.connections) == (1, 1)
+    assert (first.connections, second.connections) == (1, 1)
 
 
 every_ending = check_each("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
 
 
-def closing_once(ending: Script) -> Script:
+def closing_once(close: Script) -> Script:
     """Close when the second request comes, too late for any check before; then serve."""
 
     def script(peer: Peer) -> None:
@@ -194,7 +194,7 @@ def closing_once(ending: Script) -> Script:
         peer.answer(b"hello")
         if peer.server.connections == 1:
             peer.request()
-            ending(peer)
+            close(peer)
         else:
             echoing(peer)
 
@@ -247,8 +247,8 @@ def test_request_is_not_repeated_after_the_server_began_to_work(
         assert len(server.requests) == 2
 
 
-def test_a_request_is_sent_again_once_at_most() -> None:
-    """The server answers the first request of all, and hangs up on every other."""
+def test_request_is_repeated_at_most_once() -> None:
+    """The server answers the very first request and closes on all others."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -263,7 +263,7 @@ def test_a_request_is_sent_again_once_at_most() -> None:
         assert len(server.requests) == 3
 
 
-def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
+def test_closed_connection_is_not_replaced_by_another_closed_one() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         time.sleep(0.05)
@@ -277,14 +277,14 @@ def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
         assert count_opened(client) == 3
 
 
-def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
+def test_request_is_not_repeated_after_a_fresh_connection_closed() -> None:
     with run_server(lambda peer: peer.request() and None) as server, client_of() as client:
         with pytest.raises(httpx2.RemoteProtocolError):
             client.post(server.url, content=b"once")
         assert server.connections == 1
 
 
-def test_a_request_that_was_half_answered_is_not_sent_again() -> None:
+def test_request_with_a_partial_answer_is_not_repeated() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.answer(b"hello")
@@ -298,7 +298,7 @@ def test_a_request_that_was_half_answered_is_not_sent_again() -> None:
         assert server.connections == 1
 
 
-def test_a_connection_is_not_kept_when_the_server_says_so() -> None:
+def test_connection_close_of_the_server_is_honoured() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.answer(b"a", b"Connection: close")
@@ -374,7 +374,7 @@ def test_non_http_answer_is_a_protocol_error() -> None:
         client.get(server.url)
 
 
-def test_a_failed_request_gives_its_place_back() -> None:
+def test_failed_request_releases_its_connection_slot() -> None:
     def script(peer: Peer) -> None:
         if b"/good" in peer.request():
             peer.answer(b"good")
@@ -386,7 +386,7 @@ def test_a_failed_request_gives_its_place_back() -> None:
         assert client.get(server.url + "/good").text == "good"
 
 
-def test_a_killed_request_gives_its_place_back() -> None:
+def test_killed_request_releases_its_connection_slot() -> None:
     def script(peer: Peer) -> None:
         if b"/good" in peer.request():
             peer.answer(b"good")
@@ -434,7 +434,7 @@ def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> Non
         assert count_opened(client) == 1
 
 
-def test_a_certificate_from_a_stranger_is_a_connect_error(authority: Authority) -> None:
+def test_certificate_of_an_unknown_authority_is_a_connect_error(authority: Authority) -> None:
     with (
         run_server(echoing, authority.server("localhost")) as server,
         client_of(tls=lambda: gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client,
@@ -445,13 +445,13 @@ def test_a_certificate_from_a_stranger_is_a_connect_error(authority: Authority) 
 
 
 @check_each("headers", [b"Transfer-Encoding: chunked", b"X-Length: none"])
-def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -> None:
+def test_stream_over_tls_arrives_completely(headers: bytes, authority: Authority) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
-        framed = encode_chunk if b"chunked" in headers else bytes
+        encode = encode_chunk if b"chunked" in headers else bytes
         for n in range(300):
-            peer.send(framed(b"%d " % n))
+            peer.send(encode(b"%d " % n))
             if n % 100 == 0:
                 time.sleep(0.02)
         if b"chunked" in headers:
@@ -495,9 +495,9 @@ def make_tunnel(target: Server) -> Script:
 
     def script(peer: Peer) -> None:
         peer.request()
-        with socket.create_connection(("127.0.0.1", target.port)) as onward:
+        with socket.create_connection(("127.0.0.1", target.port)) as target_socket:
             peer.send(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
-            copy_both_ways(peer.sock, onward)
+            copy_both_ways(peer.sock, target_socket)
 
     return script
 
@@ -521,7 +521,7 @@ def proxy_url(server: Server, user: str = "") -> str:
     return f"http://{user}localhost:{server.port}"
 
 
-def test_a_plain_request_names_its_whole_url_to_the_proxy() -> None:
+def test_plain_request_is_sent_to_the_proxy_with_its_absolute_url() -> None:
     with run_server(echoing) as proxy:
         settings = {"http": proxy_url(proxy, "us%40er:pa%20ss@")}
         with client_of(proxies=settings) as client:
@@ -569,15 +569,15 @@ def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
         client.get("https://far.example/")
 
 
-def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with run_server(echoing) as proxy, run_server(echoing) as near:
+def test_proxy_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with run_server(echoing) as proxy, run_server(echoing) as direct:
         monkeypatch.setenv("HTTP_PROXY", proxy_url(proxy))
         monkeypatch.setenv("NO_PROXY", "localhost")
         with client_of(proxies=None) as client:
             client.post("http://far.example/")
-            client.post(near.url)
+            client.post(direct.url)
 
-    assert (len(proxy.requests), len(near.requests)) == (1, 1)
+    assert (len(proxy.requests), len(direct.requests)) == (1, 1)
 
 
 # -- under the SDK ----------------------------------------------------------------------------
@@ -601,7 +601,7 @@ def post(client: openai.OpenAI) -> httpx2.Response:
     )  # type: ignore[return-value]
 
 
-def test_the_sdk_hands_over_an_unread_response() -> None:
+def test_sdk_returns_an_unread_response() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.start_chunked()
@@ -634,16 +634,16 @@ def test_the_sdk_reads_an_error_through_the_transport() -> None:
     assert caught.value.response.headers["retry-after"] == "7"
 
 
-def closing(peer: Peer) -> None:
+def close_without_answer(peer: Peer) -> None:
     peer.request()
 
 
 @check_each(
     ("script", "error"),
-    [(never_answer, openai.APITimeoutError), (closing, openai.APIConnectionError)],
+    [(never_answer, openai.APITimeoutError), (close_without_answer, openai.APIConnectionError)],
     ids=["silent", "closing"],
 )
-def test_the_sdk_understands_a_failure(script: Script, error: type[Exception]) -> None:
+def test_failure_becomes_the_error_of_the_sdk(script: Script, error: type[Exception]) -> None:
     with (
         run_server(script) as server,
         sdk(server.url, heartbeat=0.05) as client,
@@ -652,7 +652,7 @@ def test_the_sdk_understands_a_failure(script: Script, error: type[Exception]) -
         post(client)
 
 
-def test_the_sdk_understands_a_refused_connection() -> None:
+def test_refused_connection_becomes_the_error_of_the_sdk() -> None:
     with (
         sdk(f"http://localhost:{find_unused_port()}") as client,
         pytest.raises(openai.APIConnectionError),
@@ -674,32 +674,32 @@ def test_incomplete_error_body_is_a_read_timeout_behind_the_sdk() -> None:
         post(client)
 
 
-# -- where it may connect ---------------------------------------------------------------------
+# -- forbidden addresses ----------------------------------------------------------------------
 
 
 def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
-    asked: list[tuple[str, int]] = []
+    lookups: list[tuple[str, int]] = []
 
     def lookup(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
-        asked.append((host, port))
-        return [(socket.AF_INET, ("127.0.0.1", port))] if len(asked) == 1 else []
+        lookups.append((host, port))
+        return [(socket.AF_INET, ("127.0.0.1", port))] if len(lookups) == 1 else []
 
     with run_server(echoing) as server, client_of(lookup=lookup) as client:
         port = httpx2.URL(server.url).port
         url = f"http://nowhere.invalid:{port}/"
         assert client.post(url, content=b"hi").text == "hi"
-        client._transport.close()  # a second look-up returns another host
+        client._transport.close()  # a second lookup returns another host
         with pytest.raises(httpx2.ConnectError):
             client.post(url, content=b"hi")
 
-    assert asked == [("nowhere.invalid", port)] * 2
+    assert lookups == [("nowhere.invalid", port)] * 2
     assert len(server.requests) == 1
 
 
-# -- forbidden behaviour of upstreams -----------------------------------------------------------
+# -- hostile upstreams --------------------------------------------------------------------------
 
 
-def ask_hostile(script: Script, timeout: float = 5.0) -> None:
+def get_from_hostile_server(script: Script, timeout: float = 5.0) -> None:
     with run_server(script) as server, client_of(timeout) as client:
         client.get(server.url)
 
@@ -719,7 +719,7 @@ def test_a_head_has_a_limit(head: bytes) -> None:
         peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 0\r\n\r\n")
 
     with pytest.raises(httpx2.RemoteProtocolError, match="65536 bytes"):
-        ask_hostile(script)
+        get_from_hostile_server(script)
 
 
 def test_trailers_have_a_limit() -> None:
@@ -729,7 +729,7 @@ def test_trailers_have_a_limit() -> None:
         peer.send(b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(70)) + b"\r\n")
 
     with pytest.raises(httpx2.RemoteProtocolError, match="65536 bytes"):
-        ask_hostile(script)
+        get_from_hostile_server(script)
 
 
 def test_interim_answers_have_a_limit() -> None:
@@ -739,7 +739,7 @@ def test_interim_answers_have_a_limit() -> None:
         peer.answer(b"final")
 
     with pytest.raises(httpx2.RemoteProtocolError, match="too many interim answers"):
-        ask_hostile(script)
+        get_from_hostile_server(script)
 
 
 def test_white_space_before_an_answer_has_a_limit() -> None:
@@ -749,7 +749,7 @@ def test_white_space_before_an_answer_has_a_limit() -> None:
         peer.answer(b"late")
 
     with pytest.raises(httpx2.RemoteProtocolError):
-        ask_hostile(script)
+        get_from_hostile_server(script)
 
 
 def test_response_head_has_one_deadline() -> None:
@@ -760,4 +760,4 @@ def test_response_head_has_one_deadline() -> None:
             time.sleep(0.03)
 
     with pytest.raises(httpx2.ReadTimeout):
-        ask_hostile(script, timeout=0.15)
+        get_from_hostile_server(script, timeout=0.15)

@@ -30,7 +30,7 @@ def parse_message(*pieces: bytes, method: str = "GET") -> HttpResponseParser:
 
 # -- messages ---------------------------------------------------------------------------------
 
-WHOLE = {
+COMPLETE_MESSAGES = {
     "length": (HEAD + b"Content-Length: 4\r\n\r\nabcd", b"abcd"),
     "chunks": (
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n2;x=y\r\ncd\r\n0\r\n\r\n",
@@ -48,9 +48,9 @@ WHOLE = {
 }
 
 
-@check_each("name", WHOLE)
-def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
-    data, body = WHOLE[name]
+@check_each("name", COMPLETE_MESSAGES)
+def test_message_is_parsed_in_one_piece_and_byte_by_byte(name: str) -> None:
+    data, body = COMPLETE_MESSAGES[name]
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
         message = parse_message(*pieces)
 
@@ -59,7 +59,7 @@ def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
         assert not message.should_close()
 
 
-def test_a_body_is_taken_once() -> None:
+def test_body_chunks_are_returned_once() -> None:
     message = parse_message(HEAD + b"Content-Length: 4\r\n\r\nab")
 
     assert message.take_body() == b"ab"
@@ -68,7 +68,7 @@ def test_a_body_is_taken_once() -> None:
     assert message.body_chunks == []
 
 
-def test_an_interim_head_is_not_the_head() -> None:
+def test_interim_response_is_skipped() -> None:
     message = parse_message(b"HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n")
 
     assert not message.has_head
@@ -111,10 +111,12 @@ def test_non_http_answer_is_refused(data: bytes) -> None:
 
 
 @check_each("more", [HEAD, HEAD + b"Content-Length: 1\r\n\r\nb", b"garbage"])
-@check_each("apart", [True, False])
-def test_bytes_after_the_end_only_prevent_reuse_of_the_connection(more: bytes, apart: bool) -> None:
+@check_each("separately", [True, False])
+def test_bytes_after_the_end_only_prevent_reuse_of_the_connection(
+    more: bytes, separately: bool
+) -> None:
     data = HEAD + b"Content-Length: 1\r\n\r\na"
-    message = parse_message(data, more) if apart else parse_message(data + more)
+    message = parse_message(data, more) if separately else parse_message(data + more)
 
     assert message.is_finished
     assert message.take_body() == b"a"
@@ -129,7 +131,7 @@ def test_answer_to_a_head_request_has_no_body() -> None:
     assert not message.should_close()
 
 
-def test_a_body_after_head_spoils_the_connection() -> None:
+def test_body_after_a_head_request_prevents_reuse_of_the_connection() -> None:
     message = parse_message(HEAD + b"Content-Length: 4\r\n\r\nabcd", method="HEAD")
 
     assert message.is_finished
@@ -140,7 +142,7 @@ def test_a_body_after_head_spoils_the_connection() -> None:
 
 
 @dataclass
-class Opened:
+class OpenResponse:
     """An unread response of a scripted server."""
 
     server: Server
@@ -152,24 +154,26 @@ class Opened:
         stream: GeventChunkReader = self.response.extensions["chunk_reader"]
         return stream
 
-    def connections_after_another(self) -> int:
+    def count_connections_after_another_request(self) -> int:
         self.client.get(self.server.url)
         return self.server.connections
 
 
 @contextmanager
-def opening(script: Script, heartbeat: float | None = None, read: float = 5.0) -> Iterator[Opened]:
+def open_response(
+    script: Script, heartbeat: float | None = None, read: float = 5.0
+) -> Iterator[OpenResponse]:
     # With a pool of one connection, a response that does not release it makes the next request fail.
     transport = GeventTransport(heartbeat=heartbeat, proxies={}, max_connections=1)
     with run_server(script) as server, httpx2.Client(transport=transport, timeout=read) as client:
         response = client.send(client.build_request("GET", server.url), stream=True)
         try:
-            yield Opened(server, client, response)
+            yield OpenResponse(server, client, response)
         finally:
             response.close()
 
 
-def then_answering(first: Script) -> Script:
+def answer_first_with(first: Script) -> Script:
     """A script for the first request; later requests get a plain answer."""
 
     def script(peer: Peer) -> None:
@@ -192,11 +196,11 @@ def send_slowly(*pieces: bytes) -> Script:
             peer.send(encode_chunk(piece))
         peer.send(encode_chunk(b""))
 
-    return then_answering(script)
+    return answer_first_with(script)
 
 
 def test_separate_chunks_are_returned_separately() -> None:
-    with opening(send_slowly(b"a", b"b", b"c")) as opened:
+    with open_response(send_slowly(b"a", b"b", b"c")) as opened:
         assert list(opened.arrivals) == [b"a", b"b", b"c"]
 
 
@@ -206,7 +210,7 @@ def test_chunks_that_arrived_together_are_one_piece() -> None:
         peer.send(b"".join(encode_chunk(b"%d " % n) for n in range(100)), encode_chunk(b""))
         peer.server.go.set()
 
-    with opening(then_answering(script)) as opened:
+    with open_response(answer_first_with(script)) as opened:
         opened.server.wait()
         time.sleep(0.05)
 
@@ -214,18 +218,18 @@ def test_chunks_that_arrived_together_are_one_piece() -> None:
 
 
 def test_a_character_may_be_split_over_arrivals() -> None:
-    with opening(send_slowly(b"gr\xc3", b"\xbc\xc3\x9fe")) as opened:
+    with open_response(send_slowly(b"gr\xc3", b"\xbc\xc3\x9fe")) as opened:
         assert b"".join(opened.arrivals).decode() == "grüße"
 
 
-def test_half_a_chunk_is_handed_on_at_once() -> None:
+def test_partial_chunk_is_returned_at_once() -> None:
     def script(peer: Peer) -> None:
         peer.start_chunked()
         peer.send(b"6\r\nabc")
         peer.server.wait()
         peer.send(b"def\r\n", encode_chunk(b""))
 
-    with opening(then_answering(script)) as opened:
+    with open_response(answer_first_with(script)) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"abc"
@@ -234,14 +238,14 @@ def test_half_a_chunk_is_handed_on_at_once() -> None:
 
 
 @check_each("size", [0, 1, 3_000_000])
-def test_a_body_of_known_length_is_whole(size: int) -> None:
+def test_body_of_known_length_is_read_completely(size: int) -> None:
     body = bytes(range(256)) * (size // 256 + 1)
-    with opening(then_answering(lambda peer: peer.answer(body[:size]))) as opened:
+    with open_response(answer_first_with(lambda peer: peer.answer(body[:size]))) as opened:
         assert b"".join(opened.arrivals) == body[:size]
-        assert opened.connections_after_another() == 1
+        assert opened.count_connections_after_another_request() == 1
 
 
-def test_a_body_without_length_is_whole_and_its_connection_is_not_kept() -> None:
+def test_body_without_length_is_read_to_the_end_and_its_connection_is_closed() -> None:
     def script(peer: Peer) -> None:
         if len(peer.server.requests) < 1:
             peer.request()
@@ -249,9 +253,9 @@ def test_a_body_without_length_is_whole_and_its_connection_is_not_kept() -> None
         elif peer.request():
             peer.answer(b"later")
 
-    with opening(script) as opened:
+    with open_response(script) as opened:
         assert b"".join(opened.arrivals) == b"something"
-        assert opened.connections_after_another() == 2
+        assert opened.count_connections_after_another_request() == 2
 
 
 def test_silence_is_a_heartbeat() -> None:
@@ -260,17 +264,17 @@ def test_silence_is_a_heartbeat() -> None:
         peer.server.wait()
         peer.send(encode_chunk(b"a"), encode_chunk(b""))
 
-    with opening(then_answering(script), heartbeat=0.03, read=0.05) as opened:
+    with open_response(answer_first_with(script), heartbeat=0.03, read=0.05) as opened:
         arrivals = iter(opened.arrivals)
 
         assert [next(arrivals) for _ in range(4)] == [b"", b"", b"", b""]
         opened.server.go.set()
         assert b"".join(arrivals) == b"a"
-        assert opened.connections_after_another() == 1
+        assert opened.count_connections_after_another_request() == 1
 
 
 def test_a_heartbeat_may_be_slower_than_the_read_time_out() -> None:
-    with opening(then_answering(stalling), heartbeat=0.2, read=0.1) as opened:
+    with open_response(answer_first_with(stalling), heartbeat=0.2, read=0.1) as opened:
         arrivals = iter(opened.arrivals)
         assert next(arrivals) == b"a"
         started = time.monotonic()
@@ -279,8 +283,8 @@ def test_a_heartbeat_may_be_slower_than_the_read_time_out() -> None:
         assert time.monotonic() - started > 0.15
 
 
-def test_no_heartbeat_comes_while_there_is_data() -> None:
-    with opening(send_slowly(b"a", b"b", b"c"), heartbeat=5.0) as opened:
+def test_no_heartbeat_is_sent_while_data_arrives() -> None:
+    with open_response(send_slowly(b"a", b"b", b"c"), heartbeat=5.0) as opened:
         assert b"" not in list(opened.arrivals)
 
 
@@ -291,43 +295,43 @@ def stalling(peer: Peer) -> None:
 
 
 def test_silence_without_heartbeats_is_a_time_out() -> None:
-    with opening(then_answering(stalling), read=0.1) as opened:
+    with open_response(answer_first_with(stalling), read=0.1) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
         with pytest.raises(httpx2.ReadTimeout):
             next(arrivals)
-        assert opened.connections_after_another() == 2
+        assert opened.count_connections_after_another_request() == 2
 
 
-def test_httpx_itself_gets_the_time_out_and_no_heartbeats() -> None:
+def test_reading_by_httpx_has_the_time_out_and_no_heartbeats() -> None:
     with (
-        opening(then_answering(stalling), heartbeat=0.02, read=0.1) as opened,
+        open_response(answer_first_with(stalling), heartbeat=0.02, read=0.1) as opened,
         pytest.raises(httpx2.ReadTimeout),
     ):
         opened.response.read()
 
 
 def test_silence_limit_ends_the_iteration() -> None:
-    with opening(then_answering(stalling), heartbeat=5.0) as opened:
+    with open_response(answer_first_with(stalling), heartbeat=5.0) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
         opened.arrivals.silence_limit = 0.05
         assert list(arrivals) == []
-        assert opened.connections_after_another() == 2
+        assert opened.count_connections_after_another_request() == 2
 
 
 def test_silence_limit_applies_to_each_wait() -> None:
-    with opening(send_slowly(b"a", b"b", b"c", b"d")) as opened:
+    with open_response(send_slowly(b"a", b"b", b"c", b"d")) as opened:
         opened.arrivals.silence_limit = 0.15
 
         assert list(opened.arrivals) == [b"a", b"b", b"c", b"d"]
-        assert opened.connections_after_another() == 1
+        assert opened.count_connections_after_another_request() == 1
 
 
 def test_zero_silence_limit_takes_available_data() -> None:
-    with opening(then_answering(stalling)) as opened:
+    with open_response(answer_first_with(stalling)) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
@@ -335,32 +339,32 @@ def test_zero_silence_limit_takes_available_data() -> None:
         assert list(arrivals) == []
 
 
-def test_the_last_arrival_gives_the_connection_back_by_itself() -> None:
+def test_connection_is_released_with_the_last_chunk() -> None:
     def script(peer: Peer) -> None:
         peer.start_chunked()
         peer.server.wait()
         peer.send(encode_chunk(b"a") + encode_chunk(b""))
 
-    with opening(then_answering(script)) as opened:
+    with open_response(answer_first_with(script)) as opened:
         opened.server.go.set()
 
         assert next(iter(opened.arrivals)) == b"a"
-        assert opened.connections_after_another() == 1
+        assert opened.count_connections_after_another_request() == 1
 
 
 @check_each("headers", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
-def test_a_body_cut_short_is_an_error_after_what_came(headers: bytes) -> None:
+def test_truncated_body_is_an_error_after_the_received_chunks(headers: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(HEAD + headers + b"\r\n\r\n")
         peer.send(encode_chunk(b"abc") if b"chunked" in headers else b"abc")
 
-    with opening(script) as opened:
-        came: list[bytes] = []
+    with open_response(script) as opened:
+        received: list[bytes] = []
         with pytest.raises(httpx2.RemoteProtocolError):
-            came.extend(opened.arrivals)
+            received.extend(opened.arrivals)
 
-    assert b"".join(came) == b"abc"
+    assert b"".join(received) == b"abc"
 
 
 def test_a_reset_is_a_read_error() -> None:
@@ -370,81 +374,81 @@ def test_a_reset_is_a_read_error() -> None:
         peer.server.wait()
         peer.reset()
 
-    with opening(script) as opened:
+    with open_response(script) as opened:
         opened.server.go.set()
         with pytest.raises(httpx2.ReadError):
             list(opened.arrivals)
 
 
 def test_closing_before_the_end_closes_the_connection() -> None:
-    seen: list[bytes] = []
+    server_reads: list[bytes] = []
 
     def script(peer: Peer) -> None:
         stalling(peer)
         try:
-            seen.append(peer.file.read(1))
+            server_reads.append(peer.file.read(1))
         except ConnectionResetError:
-            seen.append(b"")
+            server_reads.append(b"")
 
-    with opening(then_answering(script)) as opened:
+    with open_response(answer_first_with(script)) as opened:
         opened.arrivals.close()
         opened.arrivals.close()
         opened.server.go.set()
 
-        assert opened.connections_after_another() == 2
-    assert seen == [b""]
+        assert opened.count_connections_after_another_request() == 2
+    assert server_reads == [b""]
 
 
 def test_closing_after_the_end_changes_nothing() -> None:
-    with opening(send_slowly(b"a")) as opened:
+    with open_response(send_slowly(b"a")) as opened:
         list(opened.arrivals)
         opened.arrivals.close()
         opened.response.close()
 
-        assert opened.connections_after_another() == 1
-        assert opened.connections_after_another() == 1
+        assert opened.count_connections_after_another_request() == 1
+        assert opened.count_connections_after_another_request() == 1
 
 
-def test_an_iteration_that_is_left_closes_the_connection() -> None:
-    with opening(then_answering(stalling)) as opened:
+def test_abandoned_iteration_closes_the_connection() -> None:
+    with open_response(answer_first_with(stalling)) as opened:
         for _ in opened.arrivals:
             break
 
-        assert opened.connections_after_another() == 2
+        assert opened.count_connections_after_another_request() == 2
 
 
-def test_closing_from_elsewhere_ends_a_blocked_read() -> None:
-    with opening(then_answering(stalling)) as opened:
+def test_closing_from_another_greenlet_ends_a_blocked_read() -> None:
+    with open_response(answer_first_with(stalling)) as opened:
         reader = gevent.spawn(list, opened.arrivals)
         gevent.sleep(0.1)
         opened.arrivals.close()
 
         with pytest.raises(httpx2.ReadError):
             reader.get(timeout=2)
-        assert opened.connections_after_another() == 2
+        assert opened.count_connections_after_another_request() == 2
 
 
 def test_reading_after_closing_is_a_read_error() -> None:
-    with opening(then_answering(stalling)) as opened:
+    with open_response(answer_first_with(stalling)) as opened:
         opened.arrivals.close()
 
         with pytest.raises(httpx2.ReadError):
             list(opened.arrivals)
 
 
-def test_a_kill_in_the_middle_closes_the_connection() -> None:
-    with opening(then_answering(stalling)) as opened:
+def test_killed_reader_closes_the_connection() -> None:
+    with open_response(answer_first_with(stalling)) as opened:
         reader = gevent.spawn(list, opened.arrivals)
         gevent.sleep(0.05)
         reader.kill()
 
-        assert opened.connections_after_another() == 2
+        assert opened.count_connections_after_another_request() == 2
 
 
-def turns_of_a_neighbour(
+def count_turns_of_another_greenlet(
     monkeypatch: pytest.MonkeyPatch, read_seconds: float, use_seconds: float
 ) -> int:
-    """How often another greenlet runs during a stream of 50 reads that never switch."""
+    """Return how often another greenlet runs during a stream of 50 reads that never switch."""
     now = 0.0
     monkeypatch.setattr(http_response, "perf_counter", lambda: now)
 
@@ -453,7 +457,7 @@ def turns_of_a_neighbour(
         now += read_seconds
         return next(data)
 
-    def neighbour() -> None:
+    def run_beside() -> None:
         nonlocal turns
         while True:
             turns += 1
@@ -465,7 +469,7 @@ def turns_of_a_neighbour(
     sock = SimpleNamespace(settimeout=lambda _: None)
     message = parse_message(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
     arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
-    greenlet = gevent.spawn(neighbour)
+    greenlet = gevent.spawn(run_beside)
     for _ in arrivals:
         now += use_seconds
     counted = turns
@@ -476,32 +480,32 @@ def turns_of_a_neighbour(
 def test_a_stream_that_never_waits_yields_to_other_greenlets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert turns_of_a_neighbour(monkeypatch, read_seconds=0, use_seconds=0.002) >= 8
+    assert count_turns_of_another_greenlet(monkeypatch, read_seconds=0, use_seconds=0.002) >= 8
 
 
 def test_waiting_stream_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert turns_of_a_neighbour(monkeypatch, read_seconds=0.002, use_seconds=0) == 0
+    assert count_turns_of_another_greenlet(monkeypatch, read_seconds=0.002, use_seconds=0) == 0
 
 
-def test_a_large_arrival_is_handed_on_in_portions_between_which_sockets_are_served() -> None:
+def test_large_received_data_is_returned_in_parts_and_other_sockets_are_served() -> None:
     body = bytes(range(256)) * 512
     pool = SimpleNamespace(return_socket=lambda _: None)
     message = parse_message(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
     sock = SimpleNamespace(settimeout=lambda _: None)
     arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
-    ours, theirs = gevent.socket.socketpair()
+    near_socket, far_socket = gevent.socket.socketpair()
     served: list[int] = []
     pieces: list[bytes] = []
-    neighbour = gevent.spawn(lambda: (ours.recv(1), served.append(len(pieces))))
+    other_greenlet = gevent.spawn(lambda: (near_socket.recv(1), served.append(len(pieces))))
     gevent.sleep(0)
-    theirs.send(b"x")
+    far_socket.send(b"x")
 
     for piece in arrivals:
         pieces.append(piece)
         time.sleep(0.002)
 
-    neighbour.kill()
-    for end in (ours, theirs):
+    other_greenlet.kill()
+    for end in (near_socket, far_socket):
         end.close()
     assert b"".join(pieces) == body
     assert served, len(pieces)

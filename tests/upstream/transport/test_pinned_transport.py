@@ -1,4 +1,4 @@
-"""The stock transport connects only to the addresses of its look-up."""
+"""The stock transport connects only to the addresses of its lookup."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def answering(peer: Peer) -> None:
 
 
 def test_pinned_transport_connects_to_looked_up_addresses() -> None:
-    asked: list[Any] = []
+    lookups: list[Any] = []
 
     def lookup(host: str, port: int) -> list[Any]:
-        asked.append((host, port))
+        lookups.append((host, port))
         return [LOOPBACK]
 
     with (
@@ -35,7 +35,7 @@ def test_pinned_transport_connects_to_looked_up_addresses() -> None:
 
     assert response.text == "here"
     assert b"Host: nowhere.invalid" in server.requests[0]
-    assert asked == [("nowhere.invalid", port)]
+    assert lookups == [("nowhere.invalid", port)]
 
 
 def test_pinned_transport_without_an_address_fails() -> None:
@@ -68,7 +68,7 @@ def test_pinned_transport_fails_if_no_address_answers() -> None:
         client.get(f"http://127.0.0.1:{find_unused_port()}/")
 
 
-def test_closing_leaves_an_answer_that_is_being_read() -> None:
+def test_closing_the_transport_does_not_end_an_answer_in_progress() -> None:
     def slowly(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()

@@ -16,23 +16,23 @@ URL = "http://upstream.test/v1/chat/completions"
 HEADERS = [("Content-Type", "application/json"), ("Authorization", "Bearer key")]
 
 
-class _Noting(httpx2.BaseTransport):
+class _RecordingTransport(httpx2.BaseTransport):
     """Records its requests and answers them."""
 
     def __init__(self, status: int = 200, body: httpx2.SyncByteStream | None = None) -> None:
-        self.seen: list[httpx2.Request] = []
+        self.requests: list[httpx2.Request] = []
         self._status = status
         self._body = body
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        self.seen.append(request)
+        self.requests.append(request)
         headers = {"Location": "http://elsewhere.test/", "Set-Cookie": "a=b"}
         if self._body is not None:
             return httpx2.Response(self._status, headers=headers, stream=self._body)
         return httpx2.Response(self._status, headers=headers, content=b"{}")
 
 
-class _Broken(httpx2.SyncByteStream):
+class _BrokenStream(httpx2.SyncByteStream):
     closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -43,8 +43,8 @@ class _Broken(httpx2.SyncByteStream):
         self.closed = True
 
 
-def _build_request(client: httpx2.Client, **given: Any) -> httpx2.Request:
-    return client.build_request("POST", URL, headers=HEADERS, timeout=TIMEOUT, **given)
+def _build_request(client: httpx2.Client, **options: Any) -> httpx2.Request:
+    return client.build_request("POST", URL, headers=HEADERS, timeout=TIMEOUT, **options)
 
 
 def _describe_request(request: httpx2.Request) -> Any:
@@ -54,7 +54,7 @@ def _describe_request(request: httpx2.Request) -> Any:
 
 
 @check_each(
-    "given",
+    "options",
     [
         {"content": b'{"model":"m"}'},
         {"content": b'{"model":"m"}', "params": {"api-version": "1"}},
@@ -63,30 +63,33 @@ def _describe_request(request: httpx2.Request) -> Any:
     ],
     ids=["bytes", "query", "form", "nothing"],
 )
-def test_a_request_equals_that_of_httpx2(given: Any) -> None:
-    lean = SdkHttpClient(_Noting(), TIMEOUT)
+def test_a_request_equals_that_of_httpx2(options: Any) -> None:
+    sdk_client = SdkHttpClient(_RecordingTransport(), TIMEOUT)
 
-    request = _build_request(lean, **given)
+    request = _build_request(sdk_client, **options)
 
     assert _describe_request(request) == _describe_request(
-        _build_request(httpx2.Client(timeout=TIMEOUT), **given)
+        _build_request(httpx2.Client(timeout=TIMEOUT), **options)
     )
 
 
-def test_the_operator_may_name_the_host() -> None:
+def test_host_header_of_the_operator_is_sent() -> None:
     headers = [*HEADERS, ("host", "elsewhere.test")]
     built = [
         client.build_request("POST", URL, headers=headers, content=b"{}", timeout=TIMEOUT)
-        for client in (SdkHttpClient(_Noting(), TIMEOUT), httpx2.Client(timeout=TIMEOUT))
+        for client in (
+            SdkHttpClient(_RecordingTransport(), TIMEOUT),
+            httpx2.Client(timeout=TIMEOUT),
+        )
     ]
 
     assert _describe_request(built[0]) == _describe_request(built[1])
     assert built[0].headers.get_list("host") == ["elsewhere.test"]
 
 
-def test_the_body_is_left_to_be_read() -> None:
-    body = _Broken()
-    client = SdkHttpClient(_Noting(body=body), TIMEOUT)
+def test_streamed_body_is_not_read() -> None:
+    body = _BrokenStream()
+    client = SdkHttpClient(_RecordingTransport(body=body), TIMEOUT)
 
     response = client.send(_build_request(client, content=b"{}"), stream=True)
 
@@ -96,8 +99,8 @@ def test_the_body_is_left_to_be_read() -> None:
 
 
 def test_a_body_that_breaks_is_closed() -> None:
-    body = _Broken()
-    client = SdkHttpClient(_Noting(body=body), TIMEOUT)
+    body = _BrokenStream()
+    client = SdkHttpClient(_RecordingTransport(body=body), TIMEOUT)
 
     with pytest.raises(httpx2.ReadError):
         client.send(_build_request(client, content=b"{}"))
@@ -106,17 +109,17 @@ def test_a_body_that_breaks_is_closed() -> None:
 
 
 def test_an_answer_that_is_not_streamed_is_read() -> None:
-    client = SdkHttpClient(_Noting(), TIMEOUT)
+    client = SdkHttpClient(_RecordingTransport(), TIMEOUT)
 
     assert client.send(_build_request(client, content=b"{}")).content == b"{}"
 
 
 def test_redirects_are_not_followed_and_cookies_not_kept() -> None:
-    transport = _Noting(status=307)
+    transport = _RecordingTransport(status=307)
     client = SdkHttpClient(transport, TIMEOUT)
 
     responses = [client.send(_build_request(client, content=b"{}")) for _ in range(2)]
 
     assert [response.status_code for response in responses] == [307, 307]
-    assert len(transport.seen) == 2
-    assert "cookie" not in transport.seen[1].headers
+    assert len(transport.requests) == 2
+    assert "cookie" not in transport.requests[1].headers

@@ -39,7 +39,7 @@ def test_demo_has_its_own_transport(patched: bool, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("patched", "kind"), [(True, GeventTransport), (False, PinnedTransport)])
-def test_look_up_restricts_both_transports(
+def test_lookup_restricts_both_transports(
     patched: bool, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_gevent(monkeypatch, patched)
@@ -48,12 +48,12 @@ def test_look_up_restricts_both_transports(
 
 
 @pytest.mark.parametrize(("retries", "resends"), [("0", False), ("1", True)])
-def test_posts_are_sent_again_only_where_retries_are_on(
+def test_posts_are_repeated_only_if_retries_are_on(
     retries: str, resends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_gevent(monkeypatch, True)
-    given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MAX_RETRIES": retries}
-    [settings] = Settings.from_env(given).upstreams
+    variables = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MAX_RETRIES": retries}
+    [settings] = Settings.from_env(variables).upstreams
 
     transport = select_transport(settings, 1)
 
