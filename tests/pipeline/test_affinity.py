@@ -66,9 +66,9 @@ def test_request_with_one_endpoint_belongs_anywhere() -> None:
     ],
 )
 def test_requests_of_a_conversation_share_a_sticky_key(request_: Json, key: str | None) -> None:
-    found = find_place(build(), {"input": "hi", **request_}).sticky_key
+    affinity = find_place(build(), {"input": "hi", **request_}).sticky_key
 
-    assert ((found and found.partition(" ")[2]) or None) == key
+    assert ((affinity and affinity.partition(" ")[2]) or None) == key
     if key is not None and not key.startswith("user"):
         assert find_sticky_key(request_) == key
 
@@ -88,12 +88,12 @@ def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
         services.store, "find_chain", lambda name, context: ChainEnds("resp_first", "responses~1")
     )
 
-    found = find_place(services, {"previous_response_id": "resp_9", "user": "u"})
+    affinity = find_place(services, {"previous_response_id": "resp_9", "user": "u"})
 
-    assert found.origin == "responses~1"
-    assert found.sticky_key is not None
-    assert found.sticky_key.endswith("response resp_first")
-    assert not found.is_pinned
+    assert affinity.origin == "responses~1"
+    assert affinity.sticky_key is not None
+    assert affinity.sticky_key.endswith("response resp_first")
+    assert not affinity.is_pinned
 
 
 def test_invalid_previous_response_is_refused() -> None:
@@ -128,11 +128,11 @@ def test_request_with_uploaded_files_belongs_to_the_first_endpoint(
     request_: Json, is_pinned: bool
 ) -> None:
     services = build()
-    found = find_place(services, request_)
+    affinity = find_place(services, request_)
 
-    assert found.is_pinned is is_pinned
+    assert affinity.is_pinned is is_pinned
     if is_pinned:
-        assert found.origin == services.settings.upstreams[1].origin
+        assert affinity.origin == services.settings.upstreams[1].origin
 
 
 @check_each(
@@ -150,20 +150,20 @@ def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict
         OPENAI_API="both",
         **environment,
     )
-    keeper = next(each for each in services.settings.upstreams if each.replicas)
+    file_upstream = next(each for each in services.settings.upstreams if each.replicas)
 
-    found = find_place(services, {"messages": [{"content": [FILE]}]}, model, client="chat")
+    affinity = find_place(services, {"messages": [{"content": [FILE]}]}, model, client="chat")
 
-    assert found == Affinity(origin=keeper.origin, is_pinned=True)
+    assert affinity == Affinity(origin=file_upstream.origin, is_pinned=True)
 
 
 def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
     services = build(CHAT_FALLBACK="responses")
 
-    found = find_place(services, {"prompt_cache_key": "a"}, "chat/m")
+    affinity = find_place(services, {"prompt_cache_key": "a"}, "chat/m")
 
-    assert found.sticky_key is not None
-    assert not found.is_pinned
+    assert affinity.sticky_key is not None
+    assert not affinity.is_pinned
 
 
 def test_files_in_the_database_do_not_pin_a_request(tmp_path: Any) -> None:

@@ -32,19 +32,19 @@ CHUNKS = [
 ]
 
 
-def services_of(**environment: str) -> Services:
+def make_services(**environment: str) -> Services:
     url = "http://up.test/v1"
     return Services.build(
         Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment})
     )
 
 
-class Hanging:
+class HangingUpstream:
     """An upstream that hangs at the first request, and answers the others."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[httpx2.Request] = []
-        self.go = threading.Event()
+        self.proceed = threading.Event()
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(
             "forwarder.services.select_transport", lambda settings, heartbeat: transport
@@ -58,64 +58,64 @@ class Hanging:
         request.read()
         self.requests.append(request)
         if len(self.requests) == 1:
-            self.go.wait(10)
+            self.proceed.wait(10)
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in CHUNKS)
         return httpx2.Response(200, text=text + "data: [DONE]\n\n")
 
 
-def leave_work(
-    tmp_path: Path, hanging: Hanging, text: str = "hi", **environment: str
+def start_abandoned_work(
+    tmp_path: Path, upstream: HangingUpstream, text: str = "hi", **environment: str
 ) -> tuple[str, Services]:
-    """A background response of a worker that renews no lease, and another worker."""
+    """Return a background response of a worker that renews no lease, and another worker."""
     url = f"sqlite:///{tmp_path}/state.db"
-    given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
-    first = services_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
+    variables = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
+    first = make_services(**{**variables, "FORWARDER_SECRET_KEY": "one"})
     exchange = RequestContext("r", "responses", LossReport(), client_key="k")
     work = RequestContext(
         "w", "background", LossReport(), client_key="k", client_headers={"X-Title": "Mine"},
         get_base_url=lambda: "http://here", account_id="payer",
     )  # fmt: skip
-    asked = {"model": "chat/m", "input": text, "background": True}
-    name = Gateway(first).start_background(asked, None, exchange, work)["id"]
+    body = {"model": "chat/m", "input": text, "background": True}
+    name = Gateway(first).start_background(body, None, exchange, work)["id"]
     deadline = time.monotonic() + 10
-    while not hanging.requests:
+    while not upstream.requests:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    first.running.announce()  # it takes nothing up again
+    first.running.announce()  # it resumes no work
     first.require_store().background._jobs.clear()
-    time.sleep(0.15)  # until its last write
+    time.sleep(0.15)  # wait for its last write
     database = first.require_store()._database
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
-    return name, services_of(**given)
+    return name, make_services(**variables)
 
 
 def wait_for_end(services: Services, name: str) -> Json:
     deadline = time.monotonic() + 10
     store = services.require_store()
     owner = store._database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
-    while (kept := store.background.read_response(owner, name)).is_running:
+    while (stored := store.background.read_response(owner, name)).is_running:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return kept.body
+    return stored.body
 
 
-def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
+def test_resumed_work_sends_the_request_of_its_client(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(
+    upstream = HangingUpstream(monkeypatch)
+    name, other = start_abandoned_work(
         tmp_path,
-        hanging,
+        upstream,
         FORWARDER_SECRET_KEY="two,one",
         FORWARDER_CAPTURE="memory",
         FORWARDER_API_KEYS="alice:k",
     )
     Gateway(other).resume_background_work()
     body = wait_for_end(other, name)
-    hanging.go.set()
+    upstream.proceed.set()
 
     assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
-    first, second = hanging.requests
+    first, second = upstream.requests
     assert first.content == second.content
     assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
     assert other.capture is not None
@@ -126,36 +126,38 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
     assert [record["client"] for record in records] == ["alice"]
 
 
-def test_work_is_taken_up_only_if_there_is_memory_for_it(
+def test_work_is_resumed_only_if_there_is_memory_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(tmp_path, hanging, "x" * 200_000, FORWARDER_SECRET_KEY="one")
+    upstream = HangingUpstream(monkeypatch)
+    name, other = start_abandoned_work(
+        tmp_path, upstream, "x" * 200_000, FORWARDER_SECRET_KEY="one"
+    )
     memory = other.body_memory
     others = BodyReservation(memory)
     others.hold(memory.max_bytes // 2 - 100_000)
     Gateway(other).resume_background_work()
     time.sleep(0.2)
-    assert len(hanging.requests) == 1
+    assert len(upstream.requests) == 1
     others.close()
     body = wait_for_end(other, name)
-    hanging.go.set()
+    upstream.proceed.set()
 
     assert body["status"] == "completed"
-    assert len(hanging.requests) == 2
+    assert len(upstream.requests) == 2
     deadline = time.monotonic() + 10
     while memory.used:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_work_is_left_to_workers_that_can_read_its_request(
+def test_work_is_resumed_only_by_workers_that_can_decrypt_its_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    upstream = HangingUpstream(monkeypatch)
+    name, other = start_abandoned_work(tmp_path, upstream, FORWARDER_SECRET_KEY="another")
     url = f"sqlite:///{tmp_path}/state.db"
-    same = services_of(
+    same = make_services(
         FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
     )
     Gateway(other).resume_background_work()
@@ -165,24 +167,24 @@ def test_work_is_left_to_workers_that_can_read_its_request(
     assert status in ("queued", "in_progress")
     Gateway(same).resume_background_work()
     body = wait_for_end(same, name)
-    hanging.go.set()
+    upstream.proceed.set()
 
     assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
 
 
-def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
+def test_work_that_no_worker_can_decrypt_fails_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 0.3)
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    upstream = HangingUpstream(monkeypatch)
+    name, other = start_abandoned_work(tmp_path, upstream, FORWARDER_SECRET_KEY="another")
     Gateway(other).resume_background_work()
     body = wait_for_end(other, name)
-    hanging.go.set()
+    upstream.proceed.set()
 
     assert body["status"] == "failed"
     assert "FORWARDER_SECRET_KEY" in body["error"]["message"]
-    assert len(hanging.requests) == 1
+    assert len(upstream.requests) == 1
 
 
 def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
@@ -200,7 +202,7 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
     monkeypatch.setattr(
         "forwarder.services.select_transport", lambda settings, heartbeat: transport
     )
-    services = services_of(RESPONSES_API_KEY="passthrough")
+    services = make_services(RESPONSES_API_KEY="passthrough")
     work = BackgroundWork(services, UpstreamCalls(services))
     stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
     sealed = services.cipher.encrypt(stored.to_json())
@@ -222,7 +224,7 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
 
 
 class TwoAccounts:
-    """A Responses upstream with two keys, which stores responses for each of them alone."""
+    """A Responses upstream with two keys that stores responses separately for each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
         self.requests: list[httpx2.Request] = []
@@ -230,7 +232,7 @@ class TwoAccounts:
         monkeypatch.setattr(
             "forwarder.services.select_transport", lambda settings, heartbeat: transport
         )
-        self.services = services_of(
+        self.services = make_services(
             RESPONSES_API_KEY="sk-key-1,sk-key-2", RESPONSES_PROVIDER="openai", **environment
         )
 
@@ -270,9 +272,7 @@ def test_work_is_followed_and_cancelled_with_the_key_that_started_it(
     calls = UpstreamCalls(upstream.services)
     work = BackgroundWork(upstream.services, calls)
     state = upstream.services.resilience.list_endpoint_states()[1]
-    state.cooldowns.add(
-        Cooldown("", float("inf"), 429, {})
-    )  # its responses can be read nowhere else
+    state.cooldowns.add(Cooldown("", float("inf"), 429, {}))  # only this upstream has its responses
 
     for number in (1, 2):
         origin = ResponseOrigin(upstream.origin(number), "resp_1")
@@ -292,10 +292,10 @@ def test_key_that_started_the_work_is_stored_with_it(
 ) -> None:
     upstream = TwoAccounts(monkeypatch, FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/state.db")
     services = upstream.services
-    asked = {"model": "responses/m", "input": "hi", "background": True}
+    body = {"model": "responses/m", "input": "hi", "background": True}
     work = RequestContext("w", "background", LossReport())
 
-    name = Gateway(services).start_background(asked, None, new_context(), work)["id"]
+    name = Gateway(services).start_background(body, None, new_context(), work)["id"]
     wait_for_end(services, name)
 
     database = services.require_store()._database

@@ -34,7 +34,7 @@ URL = "https://files.test/a%20b/cat.png?x=1"
 
 
 class Wire:
-    """Both upstreams: records posted requests, and refuses them."""
+    """Both upstreams; records posted requests and refuses them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.posted: list[tuple[str, Json]] = []
@@ -90,7 +90,7 @@ def make_request(**more: Any) -> Json:
 
 
 def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tuple[str, Json]:
-    """Return the URL and the body of the first request that is really made."""
+    """Return the URL and the body of the first real request."""
     body = copy.deepcopy(request)
     gateway.settle_stream_flag(client, body)
     with pytest.raises(ForwarderError):
@@ -106,7 +106,7 @@ def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: 
     request = case.read("request.json")
 
     try:
-        told = preview_request(gateway, case.client, request)
+        report = preview_request(gateway, case.client, request)
     except ForwarderError as refused:
         with pytest.raises(type(refused), match=".*") as caught:
             list(gateway.stream(case.client, request, None, make_context()))
@@ -114,10 +114,10 @@ def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: 
         return
     assert wire.posted == []
     url, body = post_request(gateway, wire, case.client, request)
-    if told["would_fetch"]:  # it is shown as if it were there, and here it is not
-        assert "<content of file-1>" in json.dumps(told["request"])
+    if report["would_fetch"]:  # the dry run shows a placeholder, the test has no content
+        assert "<content of file-1>" in json.dumps(report["request"])
         return
-    assert (told["upstream"]["url"], told["request"]) == (url, body)
+    assert (report["upstream"]["url"], report["request"]) == (url, body)
 
 
 @check_each(
@@ -138,70 +138,70 @@ def test_shown_request_includes_emulations_and_profiles(
 ) -> None:
     wire.posted.clear()
     gateway = bridge_of(**environment)
-    told = preview_request(gateway, client, request_)
+    report = preview_request(gateway, client, request_)
 
     url, body = post_request(gateway, wire, client, request_)
-    assert (told["upstream"]["url"], told["request"]) == (url, body)
+    assert (report["upstream"]["url"], report["request"]) == (url, body)
 
 
 def test_dry_run_uses_learned_quirks(wire: Wire) -> None:
     services = services_of()
-    learned = services.upstreams["chat"].learned_quirks
-    learned.remember("m", {"max_tokens": "max_completion_tokens"})
+    learned_quirks = services.upstreams["chat"].learned_quirks
+    learned_quirks.remember("m", {"max_tokens": "max_completion_tokens"})
 
-    told = Gateway(services).preview(
+    report = Gateway(services).preview(
         "responses", make_request(max_output_tokens=9), None, make_context()
     )
 
-    assert told["request"]["max_completion_tokens"] == 9
+    assert report["request"]["max_completion_tokens"] == 9
 
 
-# -- the facts about it
+# -- the report
 # -----------------------------------------------------------------------------
 
 
-def test_the_report_says_where_a_request_would_go(wire: Wire) -> None:
-    told = preview("responses", make_request(model="fast"), CHAT_MODELS="fast=qwen-turbo",
+def test_report_names_the_upstream_of_the_request(wire: Wire) -> None:
+    report = preview("responses", make_request(model="fast"), CHAT_MODELS="fast=qwen-turbo",
                  CHAT_PROVIDER="dashscope")  # fmt: skip
 
-    assert told["client"] == "responses"
-    assert told["upstream"] == {
+    assert report["client"] == "responses"
+    assert report["upstream"] == {
         "name": "chat",
         "protocol": "chat",
         "model": "qwen-turbo",
         "profile": "dashscope",
         "url": "http://chat.test/v1/chat/completions",
     }
-    assert told["request"]["messages"] == [{"role": "user", "content": "hi"}]
-    assert told["dispositions"]["model"]["disposition"] == "mapped"
+    assert report["request"]["messages"] == [{"role": "user", "content": "hi"}]
+    assert report["dispositions"]["model"]["disposition"] == "mapped"
 
 
 def test_no_secret_is_shown(wire: Wire) -> None:
-    told = preview(
+    report = preview(
         "responses", RESPONSES, CHAT_API_KEY="sk-secret-1", CHAT_QUERY="key=sk-secret-2",
         CHAT_HEADERS="X-Key: sk-secret-3", CHAT_QUIRKS='{"chat_path": "/here?key=sk-secret-4"}',
     )  # fmt: skip
 
-    assert told["upstream"]["url"] == "http://chat.test/here"
-    assert "sk-secret" not in json.dumps(told)
+    assert report["upstream"]["url"] == "http://chat.test/here"
+    assert "sk-secret" not in json.dumps(report)
 
 
 def test_report_has_the_dispositions_under_the_names_of_version_0_1_too(wire: Wire) -> None:
-    told = preview("chat", chat(temperature=0.5, seed=7))
+    report = preview("chat", chat(temperature=0.5, seed=7))
 
-    assert told["fates"] == {
+    assert report["fates"] == {
         name: {"fate": row["disposition"]} | ({"why": row["reason"]} if "reason" in row else {})
-        for name, row in told["dispositions"].items()
+        for name, row in report["dispositions"].items()
     }
 
 
 def test_every_parameter_has_the_disposition_of_its_table(wire: Wire) -> None:
-    told = preview(
+    report = preview(
         "chat",
         chat(temperature=0.5, seed=7, logit_bias={}, n=2, verbosity="low", unheard=1, user=None),
     )
 
-    assert told["dispositions"] == {
+    assert report["dispositions"] == {
         "model": {"disposition": "carried"},
         "messages": {"disposition": "mapped", "reason": CHAT_OVER_RESPONSES["messages"].reason},
         "temperature": {"disposition": "carried"},
@@ -211,18 +211,18 @@ def test_every_parameter_has_the_disposition_of_its_table(wire: Wire) -> None:
         "verbosity": {"disposition": "mapped", "reason": CHAT_OVER_RESPONSES["verbosity"].reason},
         "unheard": {"disposition": "dropped", "reason": "neither API knows this parameter"},
     }
-    assert told["dropped"].keys() == {"seed", "unheard"}
-    assert told["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].reason}
+    assert report["dropped"].keys() == {"seed", "unheard"}
+    assert report["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].reason}
 
 
 def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
-    told = preview(
+    report = preview(
         "chat",
         chat(model="chat/m", user="me", max_completion_tokens=9, top_p=1),
         CHAT_PROVIDER="mistral",
     )
 
-    dispositions = {name: row["disposition"] for name, row in told["dispositions"].items()}
+    dispositions = {name: row["disposition"] for name, row in report["dispositions"].items()}
     assert dispositions == {
         "model": "mapped",
         "messages": "carried",
@@ -230,14 +230,14 @@ def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
         "max_completion_tokens": "mapped",
         "top_p": "carried",
     }
-    assert told["dropped"] == {"user": "mistral does not take it"}
+    assert report["dropped"] == {"user": "mistral does not take it"}
 
 
 def test_unknown_parameter_is_dropped_by_path(wire: Wire) -> None:
-    told = preview("responses", make_request(tools=[{"type": "web_search"}]))
+    report = preview("responses", make_request(tools=[{"type": "web_search"}]))
 
-    assert told["dispositions"]["tools"]["disposition"] == "mapped"
-    assert told["dropped"].keys() == {"tools.web_search"}
+    assert report["dispositions"]["tools"]["disposition"] == "mapped"
+    assert report["dropped"].keys() == {"tools.web_search"}
 
 
 FORMATS: list[tuple[Json, str, bool]] = [
@@ -250,19 +250,19 @@ FORMATS: list[tuple[Json, str, bool]] = [
 ]
 
 
-@check_each(("wanted", "provider", "emulated"), FORMATS)
+@check_each(("response_format", "provider", "emulated"), FORMATS)
 def test_dry_run_shows_an_emulated_schema(
-    wanted: Json, provider: str, emulated: bool, wire: Wire
+    response_format: Json, provider: str, emulated: bool, wire: Wire
 ) -> None:
-    flat = {"type": wanted["type"], **wanted.get("json_schema", {})}
+    flat = {"type": response_format["type"], **response_format.get("json_schema", {})}
 
     for client, request in (
-        ("chat", chat(model="chat/m", response_format=wanted)),
+        ("chat", chat(model="chat/m", response_format=response_format)),
         ("responses", make_request(text={"format": flat})),
     ):
-        told = preview(client, request, CHAT_PROVIDER=provider)
-        assert ("prompt" in str(told["emulated"])) is emulated
-        assert ("response_format" in told["emulated"] or "text" in told["emulated"]) is emulated
+        report = preview(client, request, CHAT_PROVIDER=provider)
+        assert ("prompt" in str(report["emulated"])) is emulated
+        assert ("response_format" in report["emulated"] or "text" in report["emulated"]) is emulated
 
 
 @check_each(
@@ -281,21 +281,23 @@ def test_dry_run_shows_an_emulated_schema(
 def test_dry_run_lists_only_active_emulations(
     client: str, more: Json, emulated: list[str], wire: Wire
 ) -> None:
-    told = preview(client, (chat if client == "chat" else make_request)(**more))
+    report = preview(client, (chat if client == "chat" else make_request)(**more))
 
-    assert list(told["emulated"]) == emulated
-    kinds = [name for name, row in told["dispositions"].items() if row["disposition"] == "emulated"]
+    assert list(report["emulated"]) == emulated
+    kinds = [
+        name for name, row in report["dispositions"].items() if row["disposition"] == "emulated"
+    ]
     assert kinds == emulated
 
 
-def test_many_choices_are_shown_once(wire: Wire) -> None:
-    told = preview("chat", chat(n=3, seed=1))
+def test_request_of_several_choices_is_shown_once(wire: Wire) -> None:
+    report = preview("chat", chat(n=3, seed=1))
 
-    assert "n" not in told["request"]
-    assert told["dropped"].keys() == {"seed"}
+    assert "n" not in report["request"]
+    assert report["dropped"].keys() == {"seed"}
 
 
-# -- it touches nothing -----------------------------------------------------------------------------
+# -- no side effects --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -314,13 +316,13 @@ def make_image_request(**more: Any) -> Json:
 
 @pytest.mark.usefixtures("_no_hands")
 def test_dry_run_names_urls_to_fetch(wire: Wire) -> None:
-    told = preview(
+    report = preview(
         "responses", make_image_request(), CHAT_PROVIDER="ollama", FORWARDER_API_KEYS="k"
     )
 
-    assert told["would_fetch"] == ["input[0].content[0].image_url"]
-    assert told["would_upload"] == []
-    [part] = told["request"]["messages"][0]["content"]
+    assert report["would_fetch"] == ["input[0].content[0].image_url"]
+    assert report["would_upload"] == []
+    [part] = report["request"]["messages"][0]["content"]
     assert part["image_url"]["url"] == f"<content of {URL}>"
     assert wire.posted == []
 
@@ -328,19 +330,19 @@ def test_dry_run_names_urls_to_fetch(wire: Wire) -> None:
 @pytest.mark.usefixtures("_no_hands")
 def test_dry_run_names_files_to_upload(wire: Wire) -> None:
     file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
-    given = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0="}
+    inline_file = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0="}
     quirks = '{"file": "upload", "image_url": "base64"}'
 
-    told = preview(
+    report = preview(
         "responses",
-        make_request(input=[{"role": "user", "content": [file, given]}]),
+        make_request(input=[{"role": "user", "content": [file, inline_file]}]),
         CHAT_QUIRKS=quirks,
         FORWARDER_API_KEYS="k",
     )
 
-    assert told["would_fetch"] == ["input[0].content[0].file_url"]
-    assert told["would_upload"] == ["input[0].content[0]", "input[0].content[1]"]
-    parts = told["request"]["messages"][0]["content"]
+    assert report["would_fetch"] == ["input[0].content[0].file_url"]
+    assert report["would_upload"] == ["input[0].content[0]", "input[0].content[1]"]
+    parts = report["request"]["messages"][0]["content"]
     assert [part["file"] for part in parts] == [{"file_id": "<the id of the uploaded file>"}] * 2
 
 
@@ -349,9 +351,9 @@ def test_dry_run_names_invalid_urls_to_fetch(wire: Wire) -> None:
     request = make_request(input=[{"role": "user", "content": [file]}])
     quirks = '{"file": "upload", "image_url": "base64"}'
 
-    told = preview("responses", request, CHAT_QUIRKS=quirks, FORWARDER_API_KEYS="k")
+    report = preview("responses", request, CHAT_QUIRKS=quirks, FORWARDER_API_KEYS="k")
 
-    assert told["would_fetch"] == ["input[0].content[0].file_url"]
+    assert report["would_fetch"] == ["input[0].content[0].file_url"]
     assert wire.posted == []
 
 
@@ -362,13 +364,13 @@ def test_url_that_is_too_long_is_not_split() -> None:
 def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
     file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
 
-    told = preview(
+    report = preview(
         "responses",
         make_request(input=[{"role": "user", "content": [file]}]),
         FORWARDER_API_KEYS="k",
     )
 
-    [part] = told["request"]["messages"][0]["content"]
+    [part] = report["request"]["messages"][0]["content"]
     assert part["file"]["filename"] == "b.pdf"
 
 
@@ -379,7 +381,7 @@ def test_dry_run_refuses_urls_if_fetching_is_forbidden(wire: Wire) -> None:
     assert refused.value.param == "input[0].content[0].image_url"
 
 
-# -- it refuses as the call would -------------------------------------------------------------------
+# -- refused requests -------------------------------------------------------------------------------
 
 
 def test_dry_run_refuses_invalid_requests(wire: Wire) -> None:
@@ -396,7 +398,7 @@ def test_dry_run_in_strict_mode_refuses_dropped_parameters(wire: Wire) -> None:
     assert refused.value.param == "seed"
 
 
-def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> None:
+def test_dry_run_refuses_too_deeply_nested_requests(wire: Wire) -> None:
     deep: Any = {}
     for _ in range(300):
         deep = {"a": deep}
@@ -405,11 +407,11 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
         bridge_of().preview("chat", chat(model="chat/m", vendor=deep), None, make_context())
 
 
-# -- which protocol ---------------------------------------------------------------------------------
+# -- detection of the protocol ----------------------------------------------------------------------
 
 
 @check_each(
-    ("request_", "named", "protocol"),
+    ("request_", "api_name", "protocol"),
     [
         ({"messages": []}, None, "chat"),
         ({"input": ""}, None, "responses"),
@@ -418,30 +420,30 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
     ],
 )
 def test_protocol_is_detected_by_fields_or_name(
-    request_: Json, named: str | None, protocol: str
+    request_: Json, api_name: str | None, protocol: str
 ) -> None:
-    assert detect_protocol(request_, named) == protocol
+    assert detect_protocol(request_, api_name) == protocol
 
 
 @check_each(
-    ("request_", "named", "code"),
+    ("request_", "api_name", "code"),
     [
         ({}, None, "missing_required_parameter"),
         ({"input": "", "messages": []}, None, "missing_required_parameter"),
         ({"input": ""}, "completions", "invalid_value"),
     ],
 )
-def test_undetectable_protocol_is_an_error(request_: Json, named: str | None, code: str) -> None:
+def test_undetectable_protocol_is_an_error(request_: Json, api_name: str | None, code: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        detect_protocol(request_, named)
+        detect_protocol(request_, api_name)
 
     assert (refused.value.param, refused.value.code) == ("from", code)
 
 
-def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
-    told = preview("responses", make_request(truncation="auto"))
+def test_truncation_has_the_explanation_of_its_table(wire: Wire) -> None:
+    report = preview("responses", make_request(truncation="auto"))
 
-    assert told["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].reason
+    assert report["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].reason
 
 
 # -- Ollama ----------------------------------------------------------------------------------------
@@ -449,11 +451,11 @@ def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
 
 def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
     options = {"seed": 1, "num_ctx": 4096, "temperature": 0, "mirostat": 0}
-    told = preview(
+    report = preview(
         "ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"}
     )
 
-    assert {name: row["disposition"] for name, row in told["dispositions"].items()} == {
+    assert {name: row["disposition"] for name, row in report["dispositions"].items()} == {
         "model": "mapped",  # the client named the upstream
         "messages": "mapped",
         "keep_alive": "local",
@@ -462,6 +464,6 @@ def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
         "options.temperature": "mapped",
         "options.mirostat": "neutral",
     }
-    assert told["dropped"].keys() == {"options.seed", "options.num_ctx"}
-    assert told["dispositions"]["options.mirostat"]["reason"] == "this value has no effect"
-    assert told["request"]["temperature"] == 0
+    assert report["dropped"].keys() == {"options.seed", "options.num_ctx"}
+    assert report["dispositions"]["options.mirostat"]["reason"] == "this value has no effect"
+    assert report["request"]["temperature"] == 0

@@ -26,8 +26,8 @@ class Stores:
             raise InvalidRequest("no such store", param=param, code="not_found")
         return []
 
-    def search_stores(self, owner: str, *rest: Any) -> list[SearchResult]:
-        self.searches.append((owner, *rest))
+    def search_stores(self, owner: str, *arguments: Any) -> list[SearchResult]:
+        self.searches.append((owner, *arguments))
         return [SearchResult("file-1", "a.txt", 0.5, {"a": 1}, "text")]
 
 
@@ -46,10 +46,10 @@ def test_search_uses_the_options_of_the_tool(stores: Any) -> None:
     search = build_file_search(stores, lambda: "o", "payer")(tool, "tools[2]")
 
     assert search("x" * 9999) == [FilePassage("file-1", "a.txt", 0.5, {"a": 1}, "text")]
-    [(owner, ids, queries, matches, options, count, param, payer)] = stores.searches
+    [(owner, ids, queries, filters, options, count, param, payer)] = stores.searches
     assert (owner, ids, count) == ("o", ["vs_1"], 3)
     assert queries == ["x" * MAX_QUERY_LENGTH]
-    assert matches is not None
+    assert filters is not None
     assert options == RankingOptions(0.25)
     assert (param, payer) == ("tools[2].vector_store_ids", "payer")
 

@@ -1,4 +1,4 @@
-"""The path of a request: which wrappers, in which order, for which pairing."""
+"""The path of a request: its wrappers and their order, for each pair of protocols."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BODIES: dict[str, Json] = {
 
 
 class Upstreams:
-    """Both default upstreams, answered for here."""
+    """A mock of both default upstreams."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bodies: list[Json] = []
@@ -78,27 +78,27 @@ def upstreams(monkeypatch: pytest.MonkeyPatch) -> Upstreams:
     return Upstreams(monkeypatch)
 
 
-def services_of(replay: ReplayOverrides | None = None, **environment: str) -> Services:
+def make_services(replay: ReplayOverrides | None = None, **environment: str) -> Services:
     url = "http://up.test/v1"
     settings = {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment}
     return Services.build(Settings.from_env(settings), replay)
 
 
-def bridge_of(**environment: str) -> Gateway:
-    return Gateway(services_of(**environment))
+def make_gateway(**environment: str) -> Gateway:
+    return Gateway(make_services(**environment))
 
 
 def read_answer(
-    over: Gateway, client: str, model: Any = "m", style: str | None = None, **more: Any
+    gateway: Gateway, client: str, model: Any = "m", style: str | None = None, **more: Any
 ) -> tuple[list[Json], RequestContext]:
     exchange = RequestContext(id="req_1", route=client, loss_report=LossReport())
     request = {**BODIES[client], "model": model, **more}
-    stream = over.stream(client, request, style, exchange)
+    stream = gateway.stream(client, request, style, exchange)
     return [event for batch in stream for event in batch], exchange
 
 
 @pytest.mark.parametrize(
-    ("client", "model", "upstream", "asked"),
+    ("client", "model", "upstream", "input_field"),
     [
         ("chat", "m", "responses", "input"),
         ("responses", "m", "chat", "messages"),
@@ -106,33 +106,33 @@ def read_answer(
         ("responses", "responses/m", "responses", "input"),
     ],
 )
-def test_the_exchange_knows_where_it_went(
-    client: str, model: str, upstream: str, asked: str, upstreams: Upstreams
+def test_request_context_has_the_upstream_and_model(
+    client: str, model: str, upstream: str, input_field: str, upstreams: Upstreams
 ) -> None:
-    _, exchange = read_answer(bridge_of(), client, model)
+    _, exchange = read_answer(make_gateway(), client, model)
 
     assert (exchange.upstream, exchange.model) == (upstream, "m")
-    assert asked in upstreams.bodies[0]
+    assert input_field in upstreams.bodies[0]
     assert upstreams.bodies[0]["model"] == "m"
 
 
 @pytest.mark.parametrize(("client", "model"), [("chat", "chat/m"), ("responses", "responses/m")])
 def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Upstreams) -> None:
-    events, _ = read_answer(bridge_of(), client, model, vendor={"x": 1})
+    events, _ = read_answer(make_gateway(), client, model, vendor={"x": 1})
 
     passed = CHUNKS[:2] if client == "chat" else [
         {"type": "response.completed", "response": RESPONSE}
     ]  # fmt: skip
-    if client == "responses":  # except for its place in the store
+    if client == "responses":  # except for the fields of the stored response
         [event] = events
-        here = {"id": event["response"]["id"], "store": True, "previous_response_id": None}
-        passed = [{**passed[0], "response": {**RESPONSE, **here}}]
+        stored_fields = {"id": event["response"]["id"], "store": True, "previous_response_id": None}
+        passed = [{**passed[0], "response": {**RESPONSE, **stored_fields}}]
     assert events == passed
     assert upstreams.bodies[0]["vendor"] == {"x": 1}
 
 
-def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
-    events, exchange = read_answer(bridge_of(), "chat", "chat/m")
+def test_usage_is_recorded_before_it_is_removed_from_the_stream(upstreams: Upstreams) -> None:
+    events, exchange = read_answer(make_gateway(), "chat", "chat/m")
 
     assert not any(event.get("usage") for event in events)
     assert exchange.usage == CHUNKS[2]["usage"]
@@ -140,17 +140,20 @@ def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
 
 def test_extra_parameters_of_an_upstream_reach_it(upstreams: Upstreams) -> None:
     quirks = {"RESPONSES_QUIRKS": '{"responses_takes": ["seed", "top_k"]}'}
-    for over, kept in ((bridge_of(), {}), (bridge_of(**quirks), {"seed": 7, "top_k": 3})):
-        _, exchange = read_answer(over, "chat", seed=7, top_k=3, min_p=0.1)
+    for gateway, expected in (
+        (make_gateway(), {}),
+        (make_gateway(**quirks), {"seed": 7, "top_k": 3}),
+    ):
+        _, exchange = read_answer(gateway, "chat", seed=7, top_k=3, min_p=0.1)
 
-        given = upstreams.bodies[-1]
-        assert {k: given[k] for k in ("seed", "top_k", "min_p") if k in given} == kept
-        assert exchange.loss_report.losses.keys() == {"seed", "top_k", "min_p"} - kept.keys()
+        sent = upstreams.bodies[-1]
+        assert {k: sent[k] for k in ("seed", "top_k", "min_p") if k in sent} == expected
+        assert exchange.loss_report.losses.keys() == {"seed", "top_k", "min_p"} - expected.keys()
 
 
 @pytest.mark.parametrize("model", [None, ""])
 def test_default_model_is_used_without_a_model(model: str | None, upstreams: Upstreams) -> None:
-    _, exchange = read_answer(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
+    _, exchange = read_answer(make_gateway(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
 
     assert exchange.model == upstreams.bodies[0]["model"] == "qwen"
 
@@ -158,9 +161,9 @@ def test_default_model_is_used_without_a_model(model: str | None, upstreams: Ups
 @pytest.mark.parametrize(("model", "code"), [(None, "missing_required_parameter"),
                                              (5, "invalid_type"), (["m"], "invalid_type"),
                                              ("m" * 3000, "string_above_max_length")])  # fmt: skip
-def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
+def test_model_must_be_a_string(model: Any, code: str, upstreams: Upstreams) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        read_answer(bridge_of(), "chat", model)
+        read_answer(make_gateway(), "chat", model)
 
     assert (refused.value.param, refused.value.code) == ("model", code)
 
@@ -168,7 +171,7 @@ def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
 def test_log_gets_the_beginning_of_a_long_name_of_a_model(upstreams: Upstreams) -> None:
     context = RequestContext("r", "chat", LossReport())
     with pytest.raises(InvalidRequest):
-        bridge_of().stream("chat", {"model": "m" * 3000, "messages": []}, None, context)
+        make_gateway().stream("chat", {"model": "m" * 3000, "messages": []}, None, context)
 
     assert context.requested_model == "m" * 2048
 
@@ -187,7 +190,7 @@ def test_log_gets_the_beginning_of_a_long_name_of_a_model(upstreams: Upstreams) 
 def test_reasoning_style_of_the_request_overrides_the_setting(
     setting: str, style: str | None, model: str, head: Json, upstreams: Upstreams
 ) -> None:
-    events, _ = read_answer(bridge_of(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
+    events, _ = read_answer(make_gateway(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
 
     assert events[0]["choices"][0]["delta"] == head
 
@@ -207,9 +210,9 @@ def test_reasoning_style_of_the_request_overrides_the_setting(
 def test_responses_client_has_its_own_reasoning_styles(
     setting: str, style: str | None, summary: str | None, form: str, upstreams: Upstreams
 ) -> None:
-    over = bridge_of(FORWARDER_RESPONSES_REASONING=setting)
+    gateway = make_gateway(FORWARDER_RESPONSES_REASONING=setting)
 
-    events, _ = read_answer(over, "responses", "m", style, reasoning={"summary": summary})
+    events, _ = read_answer(gateway, "responses", "m", style, reasoning={"summary": summary})
 
     reasoning = events[-1]["response"]["output"][0]
     assert bool(reasoning["summary"]) == (form == "summary")
@@ -218,13 +221,13 @@ def test_responses_client_has_its_own_reasoning_styles(
 @pytest.mark.parametrize(("client", "style"), [("chat", "summary"), ("responses", "think")])
 def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        read_answer(bridge_of(), client, "m", style)
+        read_answer(make_gateway(), client, "m", style)
 
     assert refused.value.param == "X-Forwarder-Reasoning"
 
 
 @pytest.mark.parametrize(
-    ("model", "asked"),
+    ("model", "is_requested"),
     [
         ("gpt-5.5", True),
         ("o3", True),
@@ -237,19 +240,19 @@ def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) 
     ],
 )
 def test_reasoning_summary_is_requested_from_reasoning_models(
-    model: str, asked: bool, upstreams: Upstreams
+    model: str, is_requested: bool, upstreams: Upstreams
 ) -> None:
-    read_answer(bridge_of(), "chat", model)
+    read_answer(make_gateway(), "chat", model)
 
-    assert ("reasoning" in upstreams.bodies[0]) == asked
-    assert ("include" in upstreams.bodies[0]) == asked
+    assert ("reasoning" in upstreams.bodies[0]) == is_requested
+    assert ("include" in upstreams.bodies[0]) == is_requested
 
 
 @pytest.mark.parametrize("reasons", [True, False])
-def test_an_operator_says_whether_models_reason(reasons: bool, upstreams: Upstreams) -> None:
-    over = bridge_of(RESPONSES_QUIRKS=json.dumps({"reasons": reasons}))
+def test_quirk_decides_whether_models_reason(reasons: bool, upstreams: Upstreams) -> None:
+    gateway = make_gateway(RESPONSES_QUIRKS=json.dumps({"reasons": reasons}))
     for model in ("gpt-5.5", "m"):
-        read_answer(over, "chat", model)
+        read_answer(gateway, "chat", model)
 
         assert ("reasoning" in upstreams.bodies[-1]) == reasons
 
@@ -271,31 +274,33 @@ NO_SUMMARY = {
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("refused", [{"include": NO_SEALS}, {"reasoning": NO_SUMMARY},
     {"include": NO_SEALS, "reasoning": NO_SUMMARY}])  # fmt: skip
-def test_a_refusal_teaches_that_a_model_does_not_reason(
+def test_refusal_marks_a_model_as_not_reasoning(
     refused: dict[str, Json], strict: bool, upstreams: Upstreams
 ) -> None:
-    over = bridge_of(RESPONSES_PROVIDER="azure", FORWARDER_STRICT=str(strict))
+    gateway = make_gateway(RESPONSES_PROVIDER="azure", FORWARDER_STRICT=str(strict))
     upstreams.refused = refused
 
     for _ in range(2):
         exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport(strict=strict))
-        stream = over.stream("chat", {**BODIES["chat"], "model": "prod"}, None, exchange)
+        stream = gateway.stream("chat", {**BODIES["chat"], "model": "prod"}, None, exchange)
         assert list(stream)
         assert exchange.loss_report.losses == {}
 
-    asked = [[name for name in ("include", "reasoning") if name in b] for b in upstreams.bodies]
-    assert asked == [["include", "reasoning"], [], []]
+    sent_fields = [
+        [name for name in ("include", "reasoning") if name in b] for b in upstreams.bodies
+    ]
+    assert sent_fields == [["include", "reasoning"], [], []]
 
 
-def test_an_organization_that_gets_no_summaries_keeps_sealed_reasoning(
+def test_organization_without_summaries_keeps_encrypted_reasoning(
     upstreams: Upstreams,
 ) -> None:
     message = "Your organization must be verified to generate reasoning summaries."
     upstreams.refused = {"reasoning": {"message": message, "param": "reasoning.summary"}}
 
-    over = bridge_of()
-    read_answer(over, "chat", "gpt-5.5")
-    read_answer(over, "chat", "gpt-5.5")
+    gateway = make_gateway()
+    read_answer(gateway, "chat", "gpt-5.5")
+    read_answer(gateway, "chat", "gpt-5.5")
 
     assert [("reasoning" in b, "include" in b) for b in upstreams.bodies] == [
         (True, True), (False, True), (False, True)
@@ -303,13 +308,13 @@ def test_an_organization_that_gets_no_summaries_keeps_sealed_reasoning(
 
 
 def test_reasoning_is_reported_dropped_for_a_model_without_reasoning(upstreams: Upstreams) -> None:
-    asked = {
+    parameters = {
         "reasoning": {"effort": "low", "summary": "auto"},
         "include": ["reasoning.encrypted_content"],
     }
-    over = bridge_of(RESPONSES_QUIRKS='{"reasons": false}')
+    gateway = make_gateway(RESPONSES_QUIRKS='{"reasons": false}')
 
-    _, exchange = read_answer(over, "responses", "responses/m", **asked)
+    _, exchange = read_answer(gateway, "responses", "responses/m", **parameters)
 
     assert upstreams.bodies[0]["reasoning"] == {"effort": "low"}
     assert "include" not in upstreams.bodies[0]
@@ -319,8 +324,8 @@ def test_reasoning_is_reported_dropped_for_a_model_without_reasoning(upstreams: 
     }
     strict = RequestContext(id="req_2", route="responses", loss_report=LossReport(strict=True))
     with pytest.raises(Unsupported) as refused:
-        over.stream(
-            "responses", {**BODIES["responses"], "model": "responses/m", **asked}, None, strict
+        gateway.stream(
+            "responses", {**BODIES["responses"], "model": "responses/m", **parameters}, None, strict
         )
     assert refused.value.param == "reasoning.summary"
 
@@ -332,19 +337,19 @@ def test_calls_that_the_provider_answers_do_not_reach_a_chat_client(
     item = {"type": "custom_tool_call", "call_id": "xs_call_1", "name": "x", "input": "{}"}
     upstreams.response = {**RESPONSE, "output": [item]}
 
-    events, _ = read_answer(bridge_of(RESPONSES_PROVIDER=provider), "chat", "responses/m")
+    events, _ = read_answer(make_gateway(RESPONSES_PROVIDER=provider), "chat", "responses/m")
 
     message = fold_chat(iter([events]))["choices"][0]["message"]
     assert len(message.get("tool_calls", [])) == calls
 
 
 def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:
-    over = bridge_of()
-    events, _ = read_answer(over, "responses")
+    gateway = make_gateway()
+    events, _ = read_answer(gateway, "responses")
     message = events[-1]["response"]["output"][1]
     history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": message["id"]}]
 
-    read_answer(over, "responses", input=history)
+    read_answer(gateway, "responses", input=history)
 
     assert upstreams.bodies[-1]["messages"][1]["content"] == "Hi"
 
@@ -361,16 +366,16 @@ def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstrea
 def test_a_fallback_gets_the_request_in_its_own_protocol(
     client: str, first: str, path: str, upstreams: Upstreams
 ) -> None:
-    then = "responses" if first == "chat" else "chat"
-    over = bridge_of(**{f"{first.upper()}_FALLBACK": f"{then}/spare"})
+    second = "responses" if first == "chat" else "chat"
+    gateway = make_gateway(**{f"{first.upper()}_FALLBACK": f"{second}/spare"})
     upstreams.failing = {path: 1}
     kinds = {"chat": "messages", "responses": "input"}
 
-    events, exchange = read_answer(over, client, f"{first}/m")
+    events, exchange = read_answer(gateway, client, f"{first}/m")
 
-    assert [kinds[first] in upstreams.bodies[0], kinds[then] in upstreams.bodies[1]] == [True] * 2
+    assert [kinds[first] in upstreams.bodies[0], kinds[second] in upstreams.bodies[1]] == [True] * 2
     assert "Hi" in json.dumps(events)
-    assert (exchange.upstream, exchange.model) == (then, "spare")
+    assert (exchange.upstream, exchange.model) == (second, "spare")
     assert exchange.failed_upstreams == [first]
 
 
@@ -413,7 +418,9 @@ def test_losses_of_a_failed_upstream_are_not_reported(
 ) -> None:
     upstreams.failing = {"responses": 1}
 
-    _, exchange = read_answer(bridge_of(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1)
+    _, exchange = read_answer(
+        make_gateway(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1
+    )
 
     assert upstreams.bodies[1]["seed"] == 1
     assert exchange.loss_report.losses == {}
@@ -422,64 +429,68 @@ def test_losses_of_a_failed_upstream_are_not_reported(
 def test_only_the_failed_choice_is_retried(upstreams: Upstreams) -> None:
     upstreams.failing = {"responses": 1}
 
-    events, exchange = read_answer(bridge_of(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
+    events, exchange = read_answer(make_gateway(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
 
     assert {c["index"] for event in events for c in event["choices"]} == {0, 1, 2}
     assert len(upstreams.bodies) == 4
     assert exchange.retries == 1
 
 
-def test_a_place_at_the_upstream_is_held_until_the_exchange_ends(upstreams: Upstreams) -> None:
-    over = bridge_of(CHAT_MAX_CONCURRENT="1")
-    _, exchange = read_answer(over, "chat", "chat/m")
+def test_upstream_slot_is_held_until_the_request_ends(upstreams: Upstreams) -> None:
+    gateway = make_gateway(CHAT_MAX_CONCURRENT="1")
+    _, exchange = read_answer(gateway, "chat", "chat/m")
     with pytest.raises(Overloaded):
-        read_answer(over, "chat", "chat/m")
+        read_answer(gateway, "chat", "chat/m")
 
     exchange.close()
 
-    read_answer(over, "chat", "chat/m")
+    read_answer(gateway, "chat", "chat/m")
 
 
-def test_an_internal_error_is_reported_as_one(
+def test_unexpected_exception_becomes_an_internal_error(
     upstreams: Upstreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    over = bridge_of()
+    gateway = make_gateway()
     monkeypatch.setattr(RequestContext, "_record_last_event", lambda self, event: 1 / 0)
 
     with pytest.raises(InternalError):
-        read_answer(over, "chat", "chat/m")
+        read_answer(gateway, "chat", "chat/m")
 
 
 def test_search_model_gets_the_search_options(upstreams: Upstreams) -> None:
-    over = bridge_of(CHAT_PROVIDER="openai")
+    gateway = make_gateway(CHAT_PROVIDER="openai")
     search = {"type": "web_search", "search_context_size": "low"}
     for model, options, dropped in (
         ("gpt-4o-search-preview", {"search_context_size": "low"}, ["temperature"]),
         ("gpt-4o", None, ["tools.web_search"]),
     ):
-        _, exchange = read_answer(over, "responses", model, tools=[search], temperature=0.5)
+        _, exchange = read_answer(gateway, "responses", model, tools=[search], temperature=0.5)
         assert upstreams.bodies[-1].get("web_search_options") == options
         assert sorted(exchange.loss_report.losses) == dropped
 
 
 def test_log_probabilities_that_a_provider_does_not_give_are_named(upstreams: Upstreams) -> None:
-    over = bridge_of(CHAT_PROVIDER="groq")
-    _, exchange = read_answer(over, "responses", top_logprobs=2)
+    gateway = make_gateway(CHAT_PROVIDER="groq")
+    _, exchange = read_answer(gateway, "responses", top_logprobs=2)
     assert sorted(exchange.loss_report.losses) == ["top_logprobs"]
     assert not upstreams.bodies[0].keys() & {"logprobs", "top_logprobs"}
 
 
-@pytest.mark.parametrize(("knob", "roles"), [("user", "utu"), ("inline", "ut"), ("drop", "ut")])
+@pytest.mark.parametrize(
+    ("tool_image", "roles"), [("user", "utu"), ("inline", "ut"), ("drop", "ut")]
+)
 @pytest.mark.parametrize("client", ["chat", "responses"])
-def test_images_of_tools_go_where_the_profile_says(
-    client: str, knob: str, roles: str, upstreams: Upstreams
+def test_tool_images_are_sent_as_the_profile_requires(
+    client: str, tool_image: str, roles: str, upstreams: Upstreams
 ) -> None:
-    over = bridge_of(CHAT_PROVIDER="zhipu", CHAT_QUIRKS=json.dumps({"tool_image": knob}))
+    gateway = make_gateway(
+        CHAT_PROVIDER="zhipu", CHAT_QUIRKS=json.dumps({"tool_image": tool_image})
+    )
     if client == "responses":
         call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
         image = {"type": "input_image", "image_url": "https://example.org/a.png"}
         result = {"type": "function_call_output", "call_id": "c", "output": [image]}
-        read_answer(over, "responses", input=[{"role": "user", "content": "x"}, call, result])
+        read_answer(gateway, "responses", input=[{"role": "user", "content": "x"}, call, result])
     else:
         function = {"name": "f", "arguments": "{}"}
         called = {
@@ -489,11 +500,11 @@ def test_images_of_tools_go_where_the_profile_says(
         part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         tool = {"role": "tool", "tool_call_id": "c", "content": [part]}
         read_answer(
-            over, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool]
+            gateway, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool]
         )
     sent = upstreams.bodies[0]["messages"]
     assert "".join(m["role"][0] for m in sent if m["role"] != "assistant") == roles
-    assert ("a.png" in json.dumps(sent)) is (knob != "drop")
+    assert ("a.png" in json.dumps(sent)) is (tool_image != "drop")
 
 
 # -- Ollama ---------------------------------------------------------------------------------------
@@ -503,42 +514,44 @@ OLLAMA: dict[str, Json] = {
     "ollama_generate": {"prompt": "hi"},
 }
 every_ollama = pytest.mark.parametrize("client", OLLAMA)
-over_either = pytest.mark.parametrize("upstream", ["chat", "responses"])
+every_upstream_api = pytest.mark.parametrize("upstream", ["chat", "responses"])
 
 
-def lines_of(over: Gateway, client: str, **more: Any) -> tuple[list[Json], RequestContext]:
+def read_lines(gateway: Gateway, client: str, **more: Any) -> tuple[list[Json], RequestContext]:
     exchange = RequestContext(id="req_1", route=client, loss_report=LossReport())
     request = {**OLLAMA[client], "model": "m", "stream": True, **more}
-    return [e for batch in over.stream(client, request, None, exchange) for e in batch], exchange
+    return [e for batch in gateway.stream(client, request, None, exchange) for e in batch], exchange
 
 
 @every_ollama
-@over_either
-def test_an_ollama_client_is_served_over_either(
+@every_upstream_api
+def test_ollama_client_is_served_by_both_upstream_apis(
     client: str, upstream: str, upstreams: Upstreams
 ) -> None:
-    lines, exchange = lines_of(bridge_of(), client, model=f"{upstream}/m")
+    lines, exchange = read_lines(make_gateway(), client, model=f"{upstream}/m")
 
-    said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
-    assert [text for text in said if text] == ["Hi"]
+    texts = [line.get("response") or line.get("message", {}).get("content") for line in lines]
+    assert [text for text in texts if text] == ["Hi"]
     assert {line["model"] for line in lines} == {f"{upstream}/m"}
     assert lines[-1]["done"]
     assert (exchange.upstream, exchange.model) == (upstream, "m")
     assert ("input" if upstream == "responses" else "messages") in upstreams.bodies[0]
     if upstream == "chat":
         assert exchange.token_counts == (1, 2)
-        thoughts = [
+        reasoning = [
             line.get("thinking") or line.get("message", {}).get("thinking") for line in lines
         ]
-        assert "Hm." in thoughts
+        assert "Hm." in reasoning
 
 
 @every_ollama
-def test_an_ollama_client_s_body_is_mended_for_its_upstream(
+def test_body_of_an_ollama_client_is_repaired_for_its_upstream(
     client: str, upstreams: Upstreams
 ) -> None:
     options = {"num_predict": 9, "top_k": 4, "repeat_penalty": 1.1, "num_ctx": 1}
-    _, exchange = lines_of(bridge_of(CHAT_PROVIDER="vllm"), client, options=options, think=False)
+    _, exchange = read_lines(
+        make_gateway(CHAT_PROVIDER="vllm"), client, options=options, think=False
+    )
 
     body = upstreams.bodies[0]
     assert body["max_tokens"] == 9
@@ -549,26 +562,26 @@ def test_an_ollama_client_s_body_is_mended_for_its_upstream(
 
 @every_ollama
 def test_ollama_clients_get_the_emulations_of_chat(client: str, upstreams: Upstreams) -> None:
-    lines, exchange = lines_of(
-        bridge_of(), client, model="responses/m", options={"stop": ["i"], "seed": 1}
+    lines, exchange = read_lines(
+        make_gateway(), client, model="responses/m", options={"stop": ["i"], "seed": 1}
     )
 
-    said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
-    assert [text for text in said if text] == ["H"]
+    texts = [line.get("response") or line.get("message", {}).get("content") for line in lines]
+    assert [text for text in texts if text] == ["H"]
     assert "stop" not in upstreams.bodies[0]
     assert set(exchange.loss_report.losses) == {"options.seed"}
 
 
 def test_ollama_streams_by_default() -> None:
-    over = bridge_of()
-    assert over.settle_stream_flag("ollama", {})
-    assert over.settle_stream_flag("ollama_generate", {"stream": None})
-    assert not over.settle_stream_flag("ollama", {"stream": False})
+    gateway = make_gateway()
+    assert gateway.settle_stream_flag("ollama", {})
+    assert gateway.settle_stream_flag("ollama_generate", {"stream": None})
+    assert not gateway.settle_stream_flag("ollama", {"stream": False})
 
 
 def test_ollama_requests_are_not_stored(upstreams: Upstreams, tmp_path: Path) -> None:
-    over = bridge_of(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
-    lines, exchange = lines_of(over, "ollama", store=True)
+    gateway = make_gateway(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
+    lines, exchange = read_lines(gateway, "ollama", store=True)
 
     assert lines[-1]["done"]
     assert "store" in exchange.loss_report.losses
@@ -577,21 +590,21 @@ def test_ollama_requests_are_not_stored(upstreams: Upstreams, tmp_path: Path) ->
 def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
     upstreams.failing["embeddings"] = 1
     exchange = RequestContext(id="req_1", route="embeddings", loss_report=LossReport())
-    over = bridge_of(CHAT_FALLBACK="responses")
+    gateway = make_gateway(CHAT_FALLBACK="responses")
 
-    list(over.embed("embeddings", {"model": "m", "input": "hi"}, exchange))
+    list(gateway.embed("embeddings", {"model": "m", "input": "hi"}, exchange))
 
     assert (exchange.failed_upstreams, exchange.upstream) == (["chat"], "responses")
     assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]
 
 
-def test_a_replay_asks_its_own_transport_and_fetcher_and_stores_nothing(
+def test_replay_uses_its_own_transport_and_fetcher_and_stores_nothing(
     upstreams: Upstreams,
 ) -> None:
-    heard: list[str] = []
+    paths: list[str] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        heard.append(request.url.path)
+        paths.append(request.url.path)
         if request.url.path.endswith("/files"):
             return httpx2.Response(200, json={"id": "file-1", "object": "file"})
         return httpx2.Response(200, text="".join(f"data: {json.dumps(c)}\n\n" for c in CHUNKS))
@@ -599,19 +612,19 @@ def test_a_replay_asks_its_own_transport_and_fetcher_and_stores_nothing(
     overrides = ReplayOverrides(
         httpx2.MockTransport(answer), lambda urls: {u: Blob(b"x", "a/b", None) for u in urls}
     )
-    services = services_of(overrides, CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
+    services = make_services(overrides, CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
     part = {"type": "input_file", "file_url": "https://a.test/x.pdf"}
-    said = [{"role": "user", "content": [part]}]
+    messages = [{"role": "user", "content": [part]}]
 
-    read_answer(Gateway(services), "responses", input=said)
+    read_answer(Gateway(services), "responses", input=messages)
 
-    assert heard == ["/v1/files", "/v1/chat/completions"]
+    assert paths == ["/v1/files", "/v1/chat/completions"]
     assert upstreams.bodies == []
     assert isinstance(services.store, NullConversationStore)
 
 
-def test_a_replay_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
-    services = services_of(ReplayOverrides())
+def test_replay_with_current_upstreams_calls_them(upstreams: Upstreams) -> None:
+    services = make_services(ReplayOverrides())
 
     read_answer(Gateway(services), "responses")
 

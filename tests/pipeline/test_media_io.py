@@ -1,4 +1,4 @@
-"""The media functions of an attempt: which upstream uploads, downloads and keeps files."""
+"""The media functions of an attempt: which upstream receives, returns and stores files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.helpers.check_cases import check_each
 
 
 class Files:
-    """Two upstreams; notes where files are uploaded and downloaded."""
+    """Two upstreams; records where files are uploaded and downloaded."""
 
     def __init__(self, **environment: str) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.failures = 0
         settings = Settings.from_env(
             {
@@ -43,7 +43,7 @@ class Files:
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
-        self.asked.append(f"{request.method} {request.url.host}{request.url.path}")
+        self.calls.append(f"{request.method} {request.url.host}{request.url.path}")
         if self.failures:
             self.failures -= 1
             return httpx2.Response(503, headers={"retry-after-ms": "1"}, json={})
@@ -56,9 +56,9 @@ class Files:
 
 @pytest.fixture
 def files() -> Iterator[Files]:
-    made = Files()
-    yield made
-    made.services.close()
+    new_files = Files()
+    yield new_files
+    new_files.services.close()
 
 
 def test_a_file_is_uploaded_once_to_the_upstream_of_the_route(files: Files) -> None:
@@ -67,7 +67,7 @@ def test_a_file_is_uploaded_once_to_the_upstream_of_the_route(files: Files) -> N
     blob = Blob(b"x", "application/pdf", "a.pdf")
 
     assert [media_io.upload(blob, "messages"), media_io.upload(blob, "messages")] == ["file-1"] * 2
-    assert files.asked == ["POST one.test/v1/files"]
+    assert files.calls == ["POST one.test/v1/files"]
 
 
 def test_a_failed_upload_is_retried() -> None:
@@ -77,7 +77,7 @@ def test_a_failed_upload_is_retried() -> None:
     media_io = build_media_io(files.services, route, files.context)
 
     assert media_io.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages") == "file-1"
-    assert len(files.asked) == 2
+    assert len(files.calls) == 2
     assert files.context.retries == 1
     files.services.close()
 
@@ -88,7 +88,7 @@ def test_a_file_is_downloaded_from_the_upstream_that_keeps_files(files: Files) -
     media_io = build_media_io(files.services, route, files.context)
 
     assert media_io.download("file-1", "messages").data == b"pdf"
-    assert {each.partition("/")[0] for each in files.asked} == {"GET two.test"}
+    assert {each.partition("/")[0] for each in files.calls} == {"GET two.test"}
     assert not media_io.knows_ids
 
 
@@ -107,12 +107,12 @@ def test_a_stored_file_is_read_for_its_owner(tmp_path: Path) -> None:
         services.require_files().upload(owner, BytesIO(data), len(data), "a.txt", "user_data").id
         for data in (b"hello", b"hello!")
     )
-    stranger = RequestContext("req_2", "chat", LossReport(), client_key="other")
+    other_context = RequestContext("req_2", "chat", LossReport(), client_key="other")
 
     with services:
         route = services.router.resolve("one/m", "chat")
         read = build_media_io(services, route, context).read_stored
-        read_as_stranger = build_media_io(services, route, stranger).read_stored
+        read_as_stranger = build_media_io(services, route, other_context).read_stored
         assert read is not None
         assert read_as_stranger is not None
         assert read(small, "at") == Blob(b"hello", "text/plain", "a.txt")
@@ -121,7 +121,7 @@ def test_a_stored_file_is_read_for_its_owner(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest) as raised:
             read(large, "messages[0].content[0].file.file_id")
         assert raised.value.param == "messages[0].content[0].file.file_id"
-    assert files.asked == []
+    assert files.calls == []
 
 
 def test_without_stored_files_none_is_read(files: Files) -> None:
@@ -131,16 +131,16 @@ def test_without_stored_files_none_is_read(files: Files) -> None:
 
 @check_each("keys", ["", "k"])
 def test_urls_are_fetched_only_for_clients_with_keys(keys: str) -> None:
-    made = Files(FORWARDER_API_KEYS=keys)
-    route = made.services.router.resolve("one/m", "chat")
-    media_io = build_media_io(made.services, route, made.context)
+    files = Files(FORWARDER_API_KEYS=keys)
+    route = files.services.router.resolve("one/m", "chat")
+    media_io = build_media_io(files.services, route, files.context)
     run = DryRun(lambda request: pytest.fail("nothing is sent"))
-    dry = build_dry_media_io(made.services, route, run, made.context)
+    dry = build_dry_media_io(files.services, route, run, files.context)
 
     assert (media_io.fetch is not None, dry.fetch is not None) == (bool(keys), bool(keys))
     assert dry.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages")
-    assert made.asked == []
-    made.services.close()
+    assert files.calls == []
+    files.services.close()
 
 
 def test_urls_are_fetched_as_soon_as_clients_need_keys(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_client_pays_for_the_answer() -> None:
         sent.append((str(request.url), json.loads(request.read())))
         return httpx2.Response(200, json=ANSWER)
 
-    services, asker, payers = build(handle)
+    services, client, payers = build(handle)
     with services:
-        response = asker.ask(make_request("responses/m"), "account", Call())
+        response = client.ask(make_request("responses/m"), "account", Call())
     assert (response["id"], response["status"]) == ("resp_1", "completed")
     [(url, body)] = sent
     assert url == "http://up.test/v1/responses"
@@ -102,18 +102,18 @@ def test_request_can_be_cancelled_with_its_call() -> None:
         waiting.append([*call.cancel_callbacks])
         return httpx2.Response(200, json=ANSWER)
 
-    services, asker, _ = build(handle)
+    services, client, _ = build(handle)
     with services:
-        asker.ask(make_request("responses/m"), "account", call)
+        client.ask(make_request("responses/m"), "account", call)
         assert [len(each) for each in waiting] == [1]
         assert not call.cancel_callbacks
         call.is_cancelled = True
         with pytest.raises(ClientDisconnected):
-            asker.ask(make_request("responses/m"), "account", call)
+            client.ask(make_request("responses/m"), "account", call)
     assert len(waiting) == 1
 
 
-def test_tools_of_the_request_are_not_run_here() -> None:
+def test_tools_of_the_request_are_not_run_by_the_forwarder() -> None:
     sent: list[Json] = []
 
     def handle(request: httpx2.Request) -> httpx2.Response:
@@ -123,9 +123,9 @@ def test_tools_of_the_request_are_not_run_here() -> None:
         completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
         return httpx2.Response(200, json=completion)
 
-    services, asker, _ = build(handle)
+    services, client, _ = build(handle)
     with services:
-        asker.ask(make_request("chat/m"), "account", Call())
+        client.ask(make_request("chat/m"), "account", Call())
     assert "tools" not in sent[0]
 
 
@@ -140,7 +140,7 @@ def test_model_is_asked_for_an_image() -> None:
         completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
         return httpx2.Response(200, json=completion)
 
-    services, asker, payers = build(handle)
+    services, client, payers = build(handle)
     request = {
         "model": "chat/pics",
         "messages": [{"role": "user", "content": "a cat"}],
@@ -148,7 +148,7 @@ def test_model_is_asked_for_an_image() -> None:
         "stream": False,
     }
     with services:
-        completion = asker.ask_chat(request, "account", Call())
+        completion = client.ask_chat(request, "account", Call())
     url = completion["choices"][0]["message"]["images"][0]["image_url"]["url"]
     assert url == "data:image/png;base64,iVBOR"
     assert (sent[0]["model"], sent[0]["modalities"]) == ("pics", ["image", "text"])
@@ -168,17 +168,17 @@ def test_images_are_requested_with_the_upstreams_key_and_paid_by_the_client() ->
         answer = {"data": [{"b64_json": "iVBOR"}], "usage": ANSWER["usage"]}
         return httpx2.Response(200, json=answer)
 
-    services, asker, payers = build(handle)
+    services, client, payers = build(handle)
     form = MultipartForm(
         {"prompt": "darker"}, [("image", ("a.png", io.BytesIO(b"x"), "image/png"))]
     )
     contents: list[Any] = [{"prompt": "a cat"}, form]
     with services:
         for content in contents:
-            made = asker.send_images(
+            image = client.send_images(
                 "responses", "/images/edits", content, "account", Call(), read_image
             )
-            assert made.data == "iVBOR"
+            assert image.data == "iVBOR"
     assert {str(request.url) for request in sent} == {"http://up.test/v1/images/edits"}
     assert {request.headers["authorization"] for request in sent} == {"Bearer sk-up"}
     assert json.loads(sent[0].content) == {"prompt": "a cat"}
@@ -188,9 +188,9 @@ def test_images_are_requested_with_the_upstreams_key_and_paid_by_the_client() ->
 
 def test_refusal_of_the_images_api_is_passed_on() -> None:
     answer = httpx2.Response(400, json={"error": {"message": "no such size"}})
-    services, asker, payers = build(lambda request: answer)
+    services, client, payers = build(lambda request: answer)
     with services, pytest.raises(UpstreamRefused, match="no such size"):
-        asker.send_images("responses", "/images/generations", {}, "account", Call(), read_image)
+        client.send_images("responses", "/images/generations", {}, "account", Call(), read_image)
     assert payers.paid[0][2] == 400
 
 
@@ -202,10 +202,10 @@ def test_refusal_of_the_images_api_is_passed_on() -> None:
         (httpx2.Response(200, json=[]), UpstreamError),
     ],
 )
-def test_failure_is_the_upstreams(answer: httpx2.Response, kind: type[Exception]) -> None:
-    services, asker, payers = build(lambda request: answer)
+def test_failure_is_an_upstream_error(answer: httpx2.Response, kind: type[Exception]) -> None:
+    services, client, payers = build(lambda request: answer)
     with services, pytest.raises(kind):
-        asker.ask(make_request("responses/m"), "account", Call())
+        client.ask(make_request("responses/m"), "account", Call())
     assert payers.paid[0][2] >= 400
 
 

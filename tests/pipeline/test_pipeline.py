@@ -80,7 +80,7 @@ def test_stop_and_limit_apply_to_each_choice() -> None:
 
 
 @check_each(
-    ("client", "over", "wraps"),
+    ("client", "carrier", "wraps"),
     [
         ("messages", "responses", (wrap_messages_limits,)),
         ("messages", "chat", ()),
@@ -88,9 +88,9 @@ def test_stop_and_limit_apply_to_each_choice() -> None:
     ],
 )
 def test_stages_before_a_carrier_emulate_missing_features(
-    client: str, over: str, wraps: tuple[Any, ...]
+    client: str, carrier: str, wraps: tuple[Any, ...]
 ) -> None:
-    kind = AttemptKind(client, over, True, True, True)
+    kind = AttemptKind(client, carrier, True, True, True)
 
     assert select_carried_wraps(kind) == wraps
 
@@ -106,8 +106,12 @@ def test_prompt_tokens_are_those_of_one_choice() -> None:
 
 
 def test_annotations_are_cut_with_the_text() -> None:
-    noted = make_chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
-    script = one_by_one([make_chunk({"content": "one two"}), noted, *make_text_chunks(" END")])
+    annotated_chunk = make_chunk(
+        {"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}}
+    )
+    script = one_by_one(
+        [make_chunk({"content": "one two"}), annotated_chunk, *make_text_chunks(" END")]
+    )
     for cut in ({"stop": "END"}, {"max_tokens": 1}):
         call = wrap_for_responses(Scripted(script), stop_drain=False, max_choices=8)
         message = fold_chat(call({**REQUEST, **cut}))["choices"][0]["message"]
@@ -116,10 +120,10 @@ def test_annotations_are_cut_with_the_text() -> None:
 
 def test_request_without_emulations_gets_the_unwrapped_stream() -> None:
     stream = iter([[]])
-    asked = []
-    call = wrap_for_chat(lambda request: asked.append(request) or stream, "json_object", None)  # type: ignore[func-returns-value]
+    requests = []
+    call = wrap_for_chat(lambda request: requests.append(request) or stream, "json_object", None)  # type: ignore[func-returns-value]
     assert wrap_for_responses(call, False, 8)(REQUEST) is stream
-    assert asked[0] is REQUEST
+    assert requests[0] is REQUEST
 
 
 def test_conversation_is_truncated_only_on_request() -> None:
@@ -131,7 +135,7 @@ def test_conversation_is_truncated_only_on_request() -> None:
 
 
 @check_each("truncation", [None, "disabled"])
-def test_others_get_the_refusal(truncation: str | None) -> None:
+def test_client_gets_the_refusal_without_truncation(truncation: str | None) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused):
         wrap_for_chat(upstream, "json_schema", truncation)({**REQUEST, "messages": MESSAGES})

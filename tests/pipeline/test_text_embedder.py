@@ -1,4 +1,4 @@
-"""Texts that are embedded for vector stores."""
+"""Embedding of texts for vector stores."""
 
 from __future__ import annotations
 
