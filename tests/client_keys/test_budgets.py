@@ -1,4 +1,4 @@
-"""Budgets: stored usage, plus the answers of this worker since then."""
+"""Budgets: stored usage plus this worker's answers since the last read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOUR = 3600
 
 
 class SlowStore(MemoryUsageStore):
-    """Counts reads, and can be away."""
+    """Counts reads, and can be unavailable."""
 
     reads = 0
     is_away = False
@@ -43,7 +43,7 @@ class SlowStore(MemoryUsageStore):
         super().add_counts(rows)
 
 
-class Watching(RequestObserver):
+class RecordingObserver(RequestObserver):
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
@@ -59,12 +59,12 @@ class Worker:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         settings = Settings.from_env({"FORWARDER_PRICES": "priced=1000000/1000000/1000000"})
         self.counter = UsageCounter(store, 60, lambda: self.now)
-        self.watching = Watching()
+        self.observer = RecordingObserver()
         self.budgets = BudgetObserver(
-            store, PriceTable(settings), self.counter.flush, self.watching, lambda: self.now
+            store, PriceTable(settings), self.counter.flush, self.observer, lambda: self.now
         )
 
-    def ask(self, budget: str, tokens: int = 10, model: str = "m", client: str = "alice") -> bool:
+    def send(self, budget: str, tokens: int = 10, model: str = "m", client: str = "alice") -> bool:
         """Send a request; return whether it was admitted."""
         amount, unit, period = budget.replace("/", " ").split()
         grants = ClientGrants(client, budget=Budget(float(amount), unit, period))
@@ -98,63 +98,63 @@ def worker(store: SlowStore, monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 
 def test_requests_are_refused_once_the_budget_is_used(worker: Worker) -> None:
-    assert [worker.ask("25 tokens/day") for _ in range(5)] == [True, True, True, False, False]
-    assert worker.watching.reasons == ["budget", "budget"]
-    assert worker.ask("25 tokens/day", client="bob")
-    assert worker.ask("100 tokens/day"), "a larger budget holds at once"
+    assert [worker.send("25 tokens/day") for _ in range(5)] == [True, True, True, False, False]
+    assert worker.observer.reasons == ["budget", "budget"]
+    assert worker.send("25 tokens/day", client="bob")
+    assert worker.send("100 tokens/day"), "a larger budget applies at once"
     assert worker.budgets.get_used("alice", Budget(25, "tokens", "day")) == 40
 
 
 def test_money_is_counted_by_prices(worker: Worker) -> None:
-    asked = [worker.ask("25 usd/month", model="priced") for _ in range(4)]
-    assert asked == [True, True, True, False]
-    assert worker.ask("25 usd/month", model="unpriced", client="bob", tokens=10**9)
-    assert worker.ask("25 usd/month", model="unpriced", client="bob")
+    admitted = [worker.send("25 usd/month", model="priced") for _ in range(4)]
+    assert admitted == [True, True, True, False]
+    assert worker.send("25 usd/month", model="unpriced", client="bob", tokens=10**9)
+    assert worker.send("25 usd/month", model="unpriced", client="bob")
 
 
 def test_budget_is_fresh_in_the_next_period(worker: Worker) -> None:
-    assert [worker.ask("5 tokens/day") for _ in range(2)] == [True, False]
+    assert [worker.send("5 tokens/day") for _ in range(2)] == [True, False]
     worker.now = START + 2 * HOUR  # 1 June
-    assert [worker.ask("5 tokens/day") for _ in range(2)] == [True, False]
+    assert [worker.send("5 tokens/day") for _ in range(2)] == [True, False]
 
 
 def test_usage_of_other_workers_counts_after_some_seconds(worker: Worker, store: SlowStore) -> None:
-    assert worker.ask("100 tokens/month")
+    assert worker.send("100 tokens/month")
     hour = int(START) // HOUR * HOUR
     store.add_counts([(UsageKey(hour, "alice", "m", "chat"), UsageCounts(1, input_tokens=95))])
-    assert worker.ask("100 tokens/month", tokens=1), "within the seconds of the cache"
+    assert worker.send("100 tokens/month", tokens=1), "within the lifetime of the cache"
     worker.now += budgets.REFRESH_SECONDS
-    assert not worker.ask("100 tokens/month")
+    assert not worker.send("100 tokens/month")
 
 
 def test_earlier_hours_are_read_rarely(worker: Worker, store: SlowStore) -> None:
     early = datetime(2026, 5, 2, tzinfo=UTC).timestamp()
     late_row = (UsageKey(int(early), "alice", "m", "chat"), UsageCounts(1, input_tokens=50))
     store.add_counts([late_row])
-    assert worker.ask("100 tokens/month")
+    assert worker.send("100 tokens/month")
     assert store.reads == 2  # earlier and latest hours
     for _ in range(5):
-        assert worker.ask("100 tokens/month", tokens=0)
+        assert worker.send("100 tokens/month", tokens=0)
     assert store.reads == 2
     worker.now += budgets.REFRESH_SECONDS
-    assert worker.ask("100 tokens/month", tokens=0)
+    assert worker.send("100 tokens/month", tokens=0)
     assert store.reads == 3
     store.add_counts([late_row])
     worker.now += budgets.SETTLE_SECONDS
-    assert not worker.ask("100 tokens/month", tokens=0)
+    assert not worker.send("100 tokens/month", tokens=0)
     assert store.reads == 5
 
 
 def test_worker_counts_alone_while_the_store_is_unavailable(
     worker: Worker, store: SlowStore
 ) -> None:
-    assert worker.ask("25 tokens/day")
+    assert worker.send("25 tokens/day")
     store.is_away = True
     worker.now += budgets.REFRESH_SECONDS
-    assert [worker.ask("25 tokens/day") for _ in range(3)] == [True, True, False]
+    assert [worker.send("25 tokens/day") for _ in range(3)] == [True, True, False]
     store.is_away = False
     worker.now += budgets.REFRESH_SECONDS
-    assert not worker.ask("25 tokens/day")
+    assert not worker.send("25 tokens/day")
     assert worker.budgets.get_used("alice", Budget(25, "tokens", "day")) == 30
 
 

@@ -1,4 +1,4 @@
-"""How limits of keys are read from requests, and stored."""
+"""Reading of key limits from requests, and their storage."""
 
 from __future__ import annotations
 
@@ -152,6 +152,6 @@ def test_grace_is_a_bounded_duration() -> None:
 
 
 def test_state_depends_on_the_time() -> None:
-    made = ClientKey("key_1", "wxyz", ALICE, NOW, expires=NOW + 10)
-    assert [made.get_state(NOW + seconds) for seconds in (9, 10)] == ["active", "expired"]
+    client_key = ClientKey("key_1", "wxyz", ALICE, NOW, expires=NOW + 10)
+    assert [client_key.get_state(NOW + seconds) for seconds in (9, 10)] == ["active", "expired"]
     assert ClientKey("key_1", "wxyz", ALICE, NOW, revoked=NOW).get_state(NOW) == "revoked"

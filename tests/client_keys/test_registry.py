@@ -48,7 +48,7 @@ class Workers:
         self.clock = Clock()
         self.databases = [SqliteDatabase(path / "state.db") for _ in range(2)]
         self.databases[0].prepare()
-        self.one, self.two = (
+        self.first, self.second = (
             DatabaseClientKeyRegistry(self.settings, database, self.clock)
             for database in self.databases
         )
@@ -60,9 +60,9 @@ class Workers:
 
 @pytest.fixture
 def workers(tmp_path: Path) -> Any:
-    made = Workers(tmp_path)
-    yield made
-    made.close()
+    new_workers = Workers(tmp_path)
+    yield new_workers
+    new_workers.close()
 
 
 def get_refusal(registry: ClientKeyRegistry, secret: str) -> str:
@@ -78,28 +78,28 @@ def authenticate(registry: ClientKeyRegistry, secret: str) -> ClientKey:
 
 
 def test_key_works_on_every_worker_at_once_until_it_is_revoked(workers: Workers) -> None:
-    assert not workers.two.are_required()
-    made = workers.one.create({"name": "alice", "models": ["gpt-*"], "budget": "5 usd/month"})
+    assert not workers.second.are_required()
+    created = workers.first.create({"name": "alice", "models": ["gpt-*"], "budget": "5 usd/month"})
 
-    assert workers.two.are_required()
-    found = authenticate(workers.two, made.secret)
-    assert found.identity == made.key.identity
+    assert workers.second.are_required()
+    found = authenticate(workers.second, created.secret)
+    assert found.identity == created.key.identity
     assert found.grants.models == ("gpt-*",)
-    assert workers.two.authenticate("sk-fwd-unknown") is None
-    assert workers.two.authenticate("sk-other") is None
-    assert workers.two.authenticate("") is None
+    assert workers.second.authenticate("sk-fwd-unknown") is None
+    assert workers.second.authenticate("sk-other") is None
+    assert workers.second.authenticate("") is None
 
-    workers.two.revoke("alice")
-    assert get_refusal(workers.one, made.secret) == "This API key has been revoked."
-    assert workers.one.are_required(), "without valid keys nobody is let in"
-    assert workers.one.count_keys() == 1
+    workers.second.revoke("alice")
+    assert get_refusal(workers.first, created.secret) == "This API key has been revoked."
+    assert workers.first.are_required(), "without valid keys all clients are refused"
+    assert workers.first.count_keys() == 1
 
 
 def test_revocation_that_could_not_be_announced_is_repaired_by_a_retry(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = workers.one.create({"name": "alice"})
-    authenticate(workers.two, made.secret)
+    created = workers.first.create({"name": "alice"})
+    authenticate(workers.second, created.secret)
 
     def fail(*_: object) -> None:
         raise OSError("no space")
@@ -107,89 +107,89 @@ def test_revocation_that_could_not_be_announced_is_repaired_by_a_retry(
     with monkeypatch.context() as patch:
         patch.setattr(FileChangeNotifier, "publish_change", fail)
         with pytest.raises(OSError, match="no space"):
-            workers.one.revoke("alice")
+            workers.first.revoke("alice")
     with pytest.raises(InvalidRequest):
-        workers.one.revoke("alice")
+        workers.first.revoke("alice")
 
-    assert get_refusal(workers.two, made.secret) == "This API key has been revoked."
+    assert get_refusal(workers.second, created.secret) == "This API key has been revoked."
 
 
 def test_clients_without_a_key_are_refused_while_a_change_is_not_loaded(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not workers.two.are_required()
-    workers.one.create({"name": "alice"})
+    assert not workers.second.are_required()
+    workers.first.create({"name": "alice"})
 
     def fail(*_: object) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(workers.two._repository, "list_keys", fail)
+    monkeypatch.setattr(workers.second._repository, "list_keys", fail)
 
-    assert workers.two.are_required()
+    assert workers.second.are_required()
     with pytest.raises(StoreUnavailable):
-        workers.two.check_loaded()
+        workers.second.check_loaded()
 
 
-def test_known_keys_are_required_without_a_look_into_the_database(
+def test_key_requirement_is_known_without_a_database_query(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers.one.create({"name": "alice"})
-    assert workers.two.are_required()
+    workers.first.create({"name": "alice"})
+    assert workers.second.are_required()
 
     def fail() -> object:
         raise AssertionError
 
-    monkeypatch.setattr(workers.two._changes, "read_version", fail)
+    monkeypatch.setattr(workers.second._changes, "read_version", fail)
 
-    assert workers.two.are_required()
+    assert workers.second.are_required()
 
 
 def test_changed_limits_reach_every_worker(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice", "requests_per_minute": 5, "expires": "1d"})
-    changed = workers.two.change("alice", {"tokens_per_minute": 100, "expires": None})
+    created = workers.first.create({"name": "alice", "requests_per_minute": 5, "expires": "1d"})
+    changed = workers.second.change("alice", {"tokens_per_minute": 100, "expires": None})
     assert changed.expires is None
-    grants = authenticate(workers.one, made.secret).grants
+    grants = authenticate(workers.first, created.secret).grants
     assert (grants.requests_per_minute, grants.tokens_per_minute) == (5, 100)
 
 
 def test_rotated_key_stays_the_same_client(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice"})
-    second = workers.one.rotate("alice", "10m")
-    third_before = authenticate(workers.two, made.secret)
-    assert third_before.identity == authenticate(workers.two, second.secret).identity
+    created = workers.first.create({"name": "alice"})
+    second = workers.first.rotate("alice", "10m")
+    third_before = authenticate(workers.second, created.secret)
+    assert third_before.identity == authenticate(workers.second, second.secret).identity
     assert second.key.to_json(workers.clock())["previous_valid_until"]
 
     workers.clock.now += 600
-    assert "replaced" in get_refusal(workers.two, made.secret)
-    third = workers.two.rotate(made.key.id)
-    assert workers.one.authenticate(second.secret) is None
-    assert authenticate(workers.one, third.secret).identity == made.key.identity
+    assert "replaced" in get_refusal(workers.second, created.secret)
+    third = workers.second.rotate(created.key.id)
+    assert workers.first.authenticate(second.secret) is None
+    assert authenticate(workers.first, third.secret).identity == created.key.identity
 
 
 def test_key_expires(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice", "expires": "1h"})
-    assert authenticate(workers.two, made.secret)
+    created = workers.first.create({"name": "alice", "expires": "1h"})
+    assert authenticate(workers.second, created.secret)
     workers.clock.now += 3600
-    assert get_refusal(workers.two, made.secret) == "This API key has expired."
-    assert workers.one.get_key("alice").get_state(workers.clock()) == "expired"
-    workers.one.change("alice", {"expires": "1h"})
-    assert authenticate(workers.two, made.secret)
+    assert get_refusal(workers.second, created.secret) == "This API key has expired."
+    assert workers.first.get_key("alice").get_state(workers.clock()) == "expired"
+    workers.first.change("alice", {"expires": "1h"})
+    assert authenticate(workers.second, created.secret)
 
 
 def test_client_is_found_by_identity_and_account(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice"})
-    account = make_account_id(made.key.identity, "192.0.2.1", workers.settings)
+    created = workers.first.create({"name": "alice"})
+    account = make_account_id(created.key.identity, "192.0.2.1", workers.settings)
     assert account != make_account_id(None, "192.0.2.1", workers.settings)
-    assert workers.two.find_by_identity(made.key.identity)
-    assert workers.two.find_name(account) == "alice"
-    workers.two.revoke("alice")
-    assert workers.two.find_by_identity(made.key.identity), "background work goes on"
-    assert workers.two.find_by_identity(None) is None
-    assert workers.two.find_name("else") is None
+    assert workers.second.find_by_identity(created.key.identity)
+    assert workers.second.find_name(account) == "alice"
+    workers.second.revoke("alice")
+    assert workers.second.find_by_identity(created.key.identity), "background work continues"
+    assert workers.second.find_by_identity(None) is None
+    assert workers.second.find_name("else") is None
 
 
 @check_each(
-    ("act", "error"),
+    ("action", "error"),
     [
         (lambda keys: keys.create({"name": "alice"}), InvalidRequest),
         (lambda keys: keys.create({"name": "configured"}), InvalidRequest),
@@ -204,54 +204,54 @@ def test_client_is_found_by_identity_and_account(workers: Workers) -> None:
         (lambda keys: keys.change("carol", {}), InvalidRequest),
     ],
 )
-def test_wrong_administration_is_refused(
-    act: Any, error: type[ForwarderError], tmp_path_factory: pytest.TempPathFactory
+def test_invalid_changes_of_keys_are_refused(
+    action: Any, error: type[ForwarderError], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     workers = Workers(tmp_path_factory.mktemp("keys"), FORWARDER_API_KEYS="configured:sk-1")
-    workers.one.create({"name": "alice"})
-    workers.one.create({"name": "carol"})
-    workers.one.revoke("carol")
+    workers.first.create({"name": "alice"})
+    workers.first.create({"name": "carol"})
+    workers.first.revoke("carol")
     with pytest.raises(error):
-        act(workers.two)
+        action(workers.second)
     workers.close()
 
 
 def test_last_use_is_stored_at_most_once_a_minute(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice"})
+    created = workers.first.create({"name": "alice"})
     written: list[dict[str, float]] = []
-    workers.two._repository.record_use = written.append  # type: ignore[method-assign,assignment]
+    workers.second._repository.record_use = written.append  # type: ignore[method-assign,assignment]
     for seconds in (0, 30, 59, 60, 70):
         workers.clock.now = START + seconds
-        authenticate(workers.two, made.secret)
-        workers.two._save_uses()
-    assert written == [{made.key.id: START}, {made.key.id: START + 60}]
-    assert workers.two.get_key("alice").last_used == START + 60
+        authenticate(workers.second, created.secret)
+        workers.second._save_uses()
+    assert written == [{created.key.id: START}, {created.key.id: START + 60}]
+    assert workers.second.get_key("alice").last_used == START + 60
 
 
 def test_last_use_is_stored_when_the_process_ends(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice"})
-    workers.two.start()
-    authenticate(workers.two, made.secret)
-    workers.two.close()
-    assert workers.one.get_key("alice").last_used == START
+    created = workers.first.create({"name": "alice"})
+    workers.second.start()
+    authenticate(workers.second, created.secret)
+    workers.second.close()
+    assert workers.first.get_key("alice").last_used == START
 
 
 def test_known_keys_work_while_the_database_is_away(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = workers.one.create({"name": "alice"})
-    assert authenticate(workers.two, made.secret)
+    created = workers.first.create({"name": "alice"})
+    assert authenticate(workers.second, created.secret)
     monkeypatch.setattr(workers.databases[1], "get_error", lambda: "no answer")
-    assert authenticate(workers.two, made.secret)
-    assert workers.two.are_required()
+    assert authenticate(workers.second, created.secret)
+    assert workers.second.are_required()
     with pytest.raises(StoreUnavailable):
-        workers.two.authenticate("sk-fwd-unknown")
-    assert workers.two.authenticate("sk-never-made-here") is None
+        workers.second.authenticate("sk-fwd-unknown")
+    assert workers.second.authenticate("sk-never-made-here") is None
 
 
-def test_new_key_is_not_called_unknown_while_the_database_is_slow(workers: Workers) -> None:
-    known = workers.one.create({"name": "alice"}).secret
-    registry, answers = workers.two, threading.Event()
+def test_new_key_is_not_refused_as_unknown_while_the_database_is_slow(workers: Workers) -> None:
+    known_secret = workers.first.create({"name": "alice"}).secret
+    registry, answers = workers.second, threading.Event()
     answers.set()
 
     def read_slowly() -> int:
@@ -259,15 +259,15 @@ def test_new_key_is_not_called_unknown_while_the_database_is_slow(workers: Worke
         return registry._repository.read_generation()
 
     registry._changes = PollingChangeNotifier(read_slowly, lease=0.01, max_wait=0.05)
-    assert authenticate(registry, known)
+    assert authenticate(registry, known_secret)
     assert registry.authenticate("sk-fwd-unknown") is None
 
     answers.clear()
-    new = workers.one.create({"name": "bob"}).secret
+    new = workers.first.create({"name": "bob"}).secret
     time.sleep(0.01)
     with pytest.raises(StoreUnavailable):
         registry.authenticate(new)
-    assert authenticate(registry, known)
+    assert authenticate(registry, known_secret)
 
     answers.set()
     wait_until(lambda: registry._changes.read_version() == 2)
@@ -280,21 +280,21 @@ def test_all_clients_are_refused_before_the_keys_were_read(
     def fail() -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(workers.two._repository, "list_keys", fail)
-    assert not workers.two.are_required(), "no key was ever made beside this file"
-    workers.one.create({"name": "alice"})
-    assert workers.two.are_required()
+    monkeypatch.setattr(workers.second._repository, "list_keys", fail)
+    assert not workers.second.are_required(), "no key was ever created in this database"
+    workers.first.create({"name": "alice"})
+    assert workers.second.are_required()
     with pytest.raises(StoreUnavailable):
-        workers.two.check_loaded()
+        workers.second.check_loaded()
     with pytest.raises(StoreUnavailable):
-        workers.two.authenticate("sk-fwd-unknown")
+        workers.second.authenticate("sk-fwd-unknown")
 
 
-def test_companion_of_a_restored_database_is_made_again(workers: Workers) -> None:
-    made = workers.one.create({"name": "alice"})
+def test_companion_file_of_a_restored_database_is_recreated(workers: Workers) -> None:
+    created = workers.first.create({"name": "alice"})
     companion = workers.databases[0].path.with_name("state.db.client_keys")
     companion.unlink()
-    assert authenticate(workers.two, made.secret)
+    assert authenticate(workers.second, created.secret)
     assert companion.exists()
 
 
@@ -312,8 +312,8 @@ def test_setting_decides_which_clients_need_a_key(
 ) -> None:
     workers = Workers(tmp_path_factory.mktemp("keys"), FORWARDER_CLIENT_KEYS=setting)
     if has_keys:
-        workers.one.create({"name": "alice"})
-    assert workers.two.are_required() is required
+        workers.first.create({"name": "alice"})
+    assert workers.second.are_required() is required
     workers.close()
 
 
@@ -329,7 +329,7 @@ def test_without_a_database_there_are_no_keys() -> None:
     assert registry.find_by_identity("§key_1") is None
     assert registry.find_name("") is None
     assert registry.count_keys() == 0
-    for act in (
+    for action in (
         registry.list_keys,
         lambda: registry.create({}),
         lambda: registry.get_key("a"),
@@ -338,4 +338,4 @@ def test_without_a_database_there_are_no_keys() -> None:
         lambda: registry.rotate("a"),
     ):
         with pytest.raises(Unsupported):
-            act()
+            action()

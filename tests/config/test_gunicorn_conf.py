@@ -26,7 +26,7 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty environment without the checkout's ``.env``."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # or it would make one to stay
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # else the file creates a folder
     for name in ("FORWARDER_DOTENV", "PORT", *list_variables()):
         monkeypatch.delenv(name, raising=False)
 
@@ -36,7 +36,7 @@ def list_variables() -> list[str]:
 
 
 def run_config_file(path: Path = PATH) -> dict[str, Any]:
-    """The variables that gunicorn reads after executing the file under this name."""
+    """Return the variables that gunicorn reads after executing the file under this name."""
     return runpy.run_path(str(path), run_name="__config__")
 
 
@@ -49,11 +49,11 @@ def test_env_example_documents_every_setting() -> None:
 def test_every_setting_exists_in_gunicorn() -> None:
     from gunicorn.config import KNOWN_SETTINGS
 
-    known = {setting.name for setting in KNOWN_SETTINGS}
+    known_names = {setting.name for setting in KNOWN_SETTINGS}
 
     names = [row.name for row in run_config_file()["SETTINGS"]]
-    assert {*names, "chdir", "worker_class", "control_socket_disable"} <= known
-    assert {"preload_app", "forwarder_headers"} <= known
+    assert {*names, "chdir", "worker_class", "control_socket_disable"} <= known_names
+    assert {"preload_app", "forwarder_headers"} <= known_names
 
 
 def test_environment_overrides_file_and_file_overrides_defaults(
@@ -73,13 +73,13 @@ def test_dotenv_file_is_read_on_every_execution(
 ) -> None:
     path = tmp_path / "other"
     monkeypatch.setenv("FORWARDER_DOTENV", str(path))
-    found = []
+    worker_counts = []
     for workers in ("2", "4"):
         path.write_text(f"WEB_CONCURRENCY={workers}\n")
-        found.append(run_config_file()["workers"])
+        worker_counts.append(run_config_file()["workers"])
     monkeypatch.setenv("FORWARDER_DOTENV", "")
 
-    assert [*found, run_config_file()["workers"]] == [2, 4, 1]
+    assert [*worker_counts, run_config_file()["workers"]] == [2, 4, 1]
 
 
 def test_checkout_reads_its_own_dotenv_file(
@@ -130,10 +130,10 @@ def test_all_mistakes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WEB_CONCURRENCY", "0")
     monkeypatch.setenv("GUNICORN_TIMEOUT", "soon")
 
-    with pytest.raises(SystemExit) as told:
+    with pytest.raises(SystemExit) as caught:
         run_config_file()
 
-    assert told.value.code == (
+    assert caught.value.code == (
         "WEB_CONCURRENCY must be a whole number from 1\n"
         "GUNICORN_TIMEOUT must be a whole number from 0"
     )
@@ -153,11 +153,11 @@ SERVER = ROOT / "forwarder" / "server"
 def test_gunicorn_conf_imports_no_forwarder_module(path: Path) -> None:
     """Workers forked after a SIGHUP would run the modules that the master has imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    found += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    modules += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
 
-    own = {name for name in found if name.partition(".")[0] == "forwarder"}
-    assert own == (
+    forwarder_modules = {name for name in modules if name.partition(".")[0] == "forwarder"}
+    assert forwarder_modules == (
         {"forwarder.server.client_socket"} if path.name == "gunicorn_worker.py" else set()
     )
 

@@ -34,7 +34,7 @@ def read_settings(**environ: str) -> Settings:
 
 
 def read_chat(**environ: str) -> UpstreamSettings:
-    """The upstream ``chat`` with these variables, written without ``CHAT_``."""
+    """Return the settings of the upstream ``chat``; variable names are given without ``CHAT_``."""
     variables = {f"CHAT_{suffix}": value for suffix, value in environ.items()}
     return read_settings(**{"CHAT_BASE_URL": URL, **variables}).upstreams[0]
 
@@ -610,9 +610,9 @@ def test_settings_are_frozen() -> None:
 
 
 def test_make_upstream_settings_uses_defaults() -> None:
-    own = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
+    fields = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
 
-    assert config.make_upstream_settings(**own) == dataclasses.replace(read_chat(), **own)
+    assert config.make_upstream_settings(**fields) == dataclasses.replace(read_chat(), **fields)
 
 
 @check_each("model", ["embedder", "other/embedder", "chat/", "passing/embedder", "/embedder"])
@@ -717,7 +717,7 @@ def test_settings_are_hashable() -> None:
 
 
 @check_each(
-    ("table", "settings", "beside"),
+    ("table", "settings", "other_fields"),
     [
         # Rows of mapped tools are collected in one field.
         (
@@ -733,10 +733,10 @@ def test_settings_are_hashable() -> None:
     ],
 )
 def test_each_field_has_one_table_row(
-    table: tuple[config.Setting, ...], settings: type, beside: set[str]
+    table: tuple[config.Setting, ...], settings: type, other_fields: set[str]
 ) -> None:
     fields = [row.field for row in table]
-    assert sorted(fields) == sorted({f.name for f in dataclasses.fields(settings)} - beside)
+    assert sorted(fields) == sorted({f.name for f in dataclasses.fields(settings)} - other_fields)
 
 
 WITHOUT_SECRETS = {
@@ -844,21 +844,21 @@ def test_named_dotenv_file_must_exist(environ: dict[str, str]) -> None:
 
 
 def read_documented_defaults() -> dict[str, str]:
-    """Variable -> default, of the lines ``#NAME=default`` that are not gunicorn's."""
+    """Map variable -> default, from the lines ``#NAME=default`` except gunicorn's."""
     lines = re.findall(r"^#([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE)
     return {n: v for n, v in lines if not n.startswith(("GUNICORN_", "WEB_"))}
 
 
 def read_examples() -> list[str]:
-    """The blocks of indented lines, as the text of a .env file."""
+    """Return the blocks of indented lines as the text of a .env file."""
     lines = re.findall(r"^#(?:     (\w+=.*)|.*)$|^$", EXAMPLE, re.MULTILINE)
     return ["\n".join(block) for is_example, block in groupby(lines, bool) if is_example]
 
 
 def test_env_example_documents_every_setting() -> None:
-    ours = {f"FORWARDER_{row.suffix}": row.default or "" for row in SETTINGS}
+    defaults = {f"FORWARDER_{row.suffix}": row.default or "" for row in SETTINGS}
     upstream = {f"CHAT_{row.suffix}": row.default or "" for row in UPSTREAM_SETTINGS}
-    assert read_documented_defaults() == {**ours, **upstream, "FORWARDER_DOTENV": ".env"}
+    assert read_documented_defaults() == {**defaults, **upstream, "FORWARDER_DOTENV": ".env"}
 
 
 def test_env_example_has_only_comments() -> None:
@@ -867,7 +867,7 @@ def test_env_example_has_only_comments() -> None:
 
 def test_env_example_defaults_are_the_defaults() -> None:
     variables = read_documented_defaults()
-    del variables["FORWARDER_UPSTREAMS"]  # written out, it asks for both addresses
+    del variables["FORWARDER_UPSTREAMS"]  # if set, both base URLs are required
     assert Settings.from_env(variables) == read_settings()
 
 

@@ -111,10 +111,10 @@ def test_keys_of_all_endpoints_are_secrets() -> None:
     ],
 )
 def test_mistakes_name_the_variable_once(variable: str, text: str) -> None:
-    found = list_mistakes(**{variable: text})
+    mistakes = list_mistakes(**{variable: text})
 
-    assert len(found) == 1
-    assert found[0].startswith(f"{variable} must")
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith(f"{variable} must")
 
 
 def test_too_many_endpoints_are_a_mistake() -> None:

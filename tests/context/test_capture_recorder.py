@@ -18,105 +18,105 @@ from tests.helpers.check_cases import check_each
 from tests.observability.capture.taping import UPSTREAM, URL, make_recorder
 
 
-def track(limit: int) -> ByteTrack:
+def make_track(limit: int) -> ByteTrack:
     return ByteTrack(CaptureBudget(limit), lambda: 1.5)
 
 
 def test_track_passes_pieces_unchanged() -> None:
-    noted, pieces = track(1000), [b"one", b"", b"two"]
+    byte_track, pieces = make_track(1000), [b"one", b"", b"two"]
 
-    assert [*noted.tap(pieces)] == pieces
-    assert noted.pieces == [(1.5, b"one"), (1.5, b"two")]
-    assert noted.pieces[0][1] is pieces[0]
+    assert [*byte_track.tap(pieces)] == pieces
+    assert byte_track.pieces == [(1.5, b"one"), (1.5, b"two")]
+    assert byte_track.pieces[0][1] is pieces[0]
 
 
 def test_track_keeps_nothing_after_the_budget_is_spent() -> None:
-    noted = track(100)
+    byte_track = make_track(100)
 
-    assert [*noted.tap([b"a", b"b" * 100, b"c"])] == [b"a", b"b" * 100, b"c"]
-    assert noted.pieces == [(1.5, b"a")]
-    assert noted.dropped_bytes == 101
+    assert [*byte_track.tap([b"a", b"b" * 100, b"c"])] == [b"a", b"b" * 100, b"c"]
+    assert byte_track.pieces == [(1.5, b"a")]
+    assert byte_track.dropped_bytes == 101
 
 
 def test_closing_a_tap_closes_its_source() -> None:
     ended = []
 
-    def making() -> Iterator[bytes]:
+    def make_pieces() -> Iterator[bytes]:
         try:
             yield b"one"
             yield b"two"
         finally:
             ended.append(True)
 
-    passing = track(1000).tap(making())
-    next(passing)
-    passing.close()
+    tap = make_track(1000).tap(make_pieces())
+    next(tap)
+    tap.close()
 
     assert ended == [True]
 
 
 def test_body_within_budget_is_kept_without_copy() -> None:
-    taken, data = make_recorder(), b'{"model":"m"}'
-    taken.record_body(data)
+    recorder, data = make_recorder(), b'{"model":"m"}'
+    recorder.record_body(data)
 
-    assert taken.body is not None
-    assert taken.body.data is data
-    assert taken.body.is_complete
+    assert recorder.body is not None
+    assert recorder.body.data is data
+    assert recorder.body.is_complete
 
 
 @check_each(
-    ("data", "kept"),
+    ("data", "expected"),
     [
         (json.dumps({"model": "m", "input": "x" * 5000}).encode(), True),
         (b"x" * 6000, False),
         (json.dumps(["y" * 900] * 10).encode(), False),
     ],
 )
-def test_body_over_budget_is_truncated_or_dropped(data: bytes, kept: bool) -> None:
-    taken = make_recorder(limit=6000)
-    taken.record_body(data)
+def test_body_over_budget_is_truncated_or_dropped(data: bytes, expected: bool) -> None:
+    recorder = make_recorder(limit=6000)
+    recorder.record_body(data)
 
-    assert taken.body is not None
-    assert (taken.body.data is not None, taken.body.size, taken.body.is_complete) == (
-        kept, len(data), False,
+    assert recorder.body is not None
+    assert (recorder.body.data is not None, recorder.body.size, recorder.body.is_complete) == (
+        expected, len(data), False,
     )  # fmt: skip
 
 
 def test_request_bodies_leave_budget_for_answers() -> None:
-    taken = make_recorder(limit=1000)
-    taken.record_body(b'{"input":"%s"}' % (b"x" * 400))
+    recorder = make_recorder(limit=1000)
+    recorder.record_body(b'{"input":"%s"}' % (b"x" * 400))
     for _ in range(5):
-        taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"%s"}' % (b"x" * 100))
+        recorder.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"%s"}' % (b"x" * 100))
 
-    taken.answer.add(b"z" * 200)
+    recorder.answer.add(b"z" * 200)
 
-    assert taken.answer.dropped_bytes == 0
+    assert recorder.answer.dropped_bytes == 0
 
 
 def test_resumed_body_is_recorded_if_the_request_may_refer_to_state() -> None:
-    alone, standing, turn = make_recorder(), make_recorder(), make_recorder(method="GET")
-    alone.record_body(b'{"input":"hi"}')
-    standing.record_body(b'{"input":"hi","previous_response_id":"resp_1"}')
+    stateless, continued, turn = make_recorder(), make_recorder(), make_recorder(method="GET")
+    stateless.record_body(b'{"input":"hi"}')
+    continued.record_body(b'{"input":"hi","previous_response_id":"resp_1"}')
     turn.record_body(b'{"input":"hi"}')
-    for each in (alone, standing, turn):
+    for each in (stateless, continued, turn):
         each.record_resumed_body({"input": ["before", "hi"]})
         each.record_resumed_body({"input": "asked of a fallback"})
 
-    assert alone.resumed_body is None
-    for each in (standing, turn):
+    assert stateless.resumed_body is None
+    for each in (continued, turn):
         assert each.resumed_body is not None
         assert each.resumed_body.data == b'{"input":["before","hi"]}'
 
 
 def test_attempt_url_has_no_query() -> None:
-    taken = make_recorder()
-    attempt = taken.record_attempt(UPSTREAM, "generic", "chat", f"{URL}?key=secret", b"{}")
+    recorder = make_recorder()
+    attempt = recorder.record_attempt(UPSTREAM, "generic", "chat", f"{URL}?key=secret", b"{}")
     with attempt:
         pass
     attempt.record_head(httpx2.Response(200, headers={"a": "b"}))
 
     assert [*attempt.tap(iter([b"x", b""]))] == [b"x", b""]
-    assert taken.attempts == [attempt]
+    assert recorder.attempts == [attempt]
     assert (attempt.url, attempt.status, attempt.headers) == (URL, 200, [("a", "b")])
     assert [data for _, data in attempt.answer.pieces] == [b"x"]
     assert attempt.error is None
@@ -144,43 +144,43 @@ def test_attempt_records_a_connection_error() -> None:
 
 
 def test_attempt_records_a_broken_answer_and_reraises() -> None:
-    def breaking() -> Iterator[bytes]:
+    def break_off() -> Iterator[bytes]:
         yield b"x"
         raise httpx2.ReadError("cut")
 
     attempt = make_recorder().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     with pytest.raises(httpx2.ReadError):
-        list(attempt.tap(breaking()))
+        list(attempt.tap(break_off()))
 
     assert attempt.error == {"type": "ReadError", "message": "cut"}
 
 
 def test_attempt_records_no_error_when_the_reader_stops() -> None:
     attempt = make_recorder().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
-    heard = attempt.tap(iter([b"x", b"y"]))
-    next(heard)
-    heard.close()  # type: ignore[attr-defined]
+    tap = attempt.tap(iter([b"x", b"y"]))
+    next(tap)
+    tap.close()  # type: ignore[attr-defined]
 
     assert attempt.error is None
 
 
 def test_child_recorder_shares_only_the_request() -> None:
-    taken = make_recorder()
-    taken.record_body(b"{}")
-    taken.answer.add(b"queued")
+    recorder = make_recorder()
+    recorder.record_body(b"{}")
+    recorder.answer.add(b"queued")
 
-    child = taken.make_child(0.0)
+    child = recorder.make_child(0.0)
 
-    assert child.request_head is taken.request_head
-    assert child.body == taken.body
+    assert child.request_head is recorder.request_head
+    assert child.body == recorder.body
     assert child.answer.pieces == []
 
 
 def test_events_without_http_stream_are_recorded_as_sse() -> None:
-    taken = make_recorder()
-    taken.record_events([{"type": "response.created"}])
+    recorder = make_recorder()
+    recorder.record_events([{"type": "response.created"}])
 
-    assert taken.answer.pieces[0][1] == (
+    assert recorder.answer.pieces[0][1] == (
         b'event: response.created\ndata: {"type":"response.created"}\n\n'
     )
 

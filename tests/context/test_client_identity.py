@@ -34,12 +34,12 @@ def test_verified_key_is_the_account_at_any_address() -> None:
 
 
 def test_unverified_key_is_not_an_account() -> None:
-    mixed = {
+    one_passthrough_upstream = {
         "RESPONSES_BASE_URL": "http://up.test/v1",
         "RESPONSES_API_KEY": "sk-ours",
         "CHAT_API_KEY": "passthrough",
     }
-    for unchecked in ({}, mixed):
+    for unchecked in ({}, one_passthrough_upstream):
         assert make_id("made-up", "192.0.2.1", **unchecked) == make_id(
             None, "192.0.2.1", **unchecked
         )

@@ -111,10 +111,10 @@ def test_redacted_value_is_redacted_everywhere_in_every_encoding() -> None:
     redaction.redact_value({"user": value})
     record = {"a": value, "b": json.dumps({"user": value}, ensure_ascii=False), "c": f"no {value}!"}
 
-    said = redaction.redact_everywhere(json.dumps(record, ensure_ascii=False).encode())
+    redacted = redaction.redact_everywhere(json.dumps(record, ensure_ascii=False).encode())
 
-    assert b"Jane" not in said
-    assert json.loads(said)["c"] == "no ***!"
+    assert b"Jane" not in redacted
+    assert json.loads(redacted)["c"] == "no ***!"
 
 
 @check_each("word", ["text", "exchange", "response.completed", "x" * 4097])
@@ -122,17 +122,17 @@ def test_plain_words_are_not_searched_for(word: str) -> None:
     redaction = Redactor(["user"])
 
     assert redaction.redact_value({"user": word}) == {"user": "***"}
-    said = f'{{"type":"{word}"}}'.encode()
-    assert redaction.redact_everywhere(said) == said
+    redacted = f'{{"type":"{word}"}}'.encode()
+    assert redaction.redact_everywhere(redacted) == redacted
 
 
 def test_invalid_json_is_redacted_textually() -> None:
     redaction = Redactor(["a.user"])
     text = '{"api_key": "s3cret\\"value", "User":"Jane Doe", "remote_api_key" : "sk-cut-o'
 
-    said = redaction.redact_text(text)
+    redacted = redaction.redact_text(text)
 
-    assert said == '{"api_key": "***", "User":"***", "remote_api_key" : "***'
+    assert redacted == '{"api_key": "***", "User":"***", "remote_api_key" : "***'
     assert redaction.redact_everywhere(b'"Jane Doe"') == b'"***"'
 
 
@@ -142,9 +142,9 @@ def test_redacted_record_stays_valid_json(value: str) -> None:
     redaction.redact_value({"user": value})
     record = {"at": 1712345678, "of": [None, None], "no": [[], [], []], "a": "\nothing more"}
 
-    said = redaction.redact_everywhere(orjson.dumps({**record, "b": f"no {value}!"}))
+    redacted = redaction.redact_everywhere(orjson.dumps({**record, "b": f"no {value}!"}))
 
-    assert json.loads(said) == {**record, "b": "no ***!"}
+    assert json.loads(redacted) == {**record, "b": "no ***!"}
 
 
 def test_number_of_searched_values_is_limited() -> None:
@@ -198,7 +198,7 @@ def test_client_key_is_a_secret_unless_too_short() -> None:
 
 
 @check_each(
-    ("url", "shown"),
+    ("url", "expected"),
     [
         ("https://mcp.example/sse", "https://mcp.example"),
         ("https://mcp.example/sse?v=2&token=hunter2hunter2", "https://mcp.example"),
@@ -208,18 +208,18 @@ def test_client_key_is_a_secret_unless_too_short() -> None:
         ("mcp.example", "mcp.example"),
     ],
 )
-def test_tokens_in_mcp_server_urls_are_redacted(url: str, shown: str) -> None:
+def test_tokens_in_mcp_server_urls_are_redacted(url: str, expected: str) -> None:
     redaction = Redactor(())
     tool = {"type": "mcp", "server_label": "x", "server_url": url}
 
-    blotted = redaction.redact_value({"tools": [tool]})
+    redacted_value = redaction.redact_value({"tools": [tool]})
 
-    assert blotted["tools"][0] == {**tool, "server_url": shown}
-    said = redaction.redact_everywhere(
+    assert redacted_value["tools"][0] == {**tool, "server_url": expected}
+    redacted = redaction.redact_everywhere(
         b'{"error":"no access with hunter2hunter2 or abcdefghij0123456789"}'
     )
     for secret in ("hunter2hunter2", "abcdefghij0123456789"):
-        assert (secret.encode() in said) is (secret not in url)
+        assert (secret.encode() in redacted) is (secret not in url)
 
 
 KEY = "sk-secret"
@@ -268,7 +268,7 @@ def test_secret_headers_are_redacted(headers: str, secret: str) -> None:
 
 
 @check_each(
-    ("query", "quoted"),
+    ("query", "query_value"),
     [
         ("key=AIzaSy-short", "AIzaSy-short"),
         ("sig=a%2Fb%3D%2Bcdefg", "a/b=+cdefg"),
@@ -276,8 +276,8 @@ def test_secret_headers_are_redacted(headers: str, secret: str) -> None:
         ("code=function-code", "function-code"),
     ],
 )
-def test_secret_query_values_are_redacted(query: str, quoted: str) -> None:
-    assert redact_message(f"at /v1?x={quoted}&y", CHAT_QUERY=query) == "at /v1?x=***&y"
+def test_secret_query_values_are_redacted(query: str, query_value: str) -> None:
+    assert redact_message(f"at /v1?x={query_value}&y", CHAT_QUERY=query) == "at /v1?x=***&y"
 
 
 @check_each(
@@ -298,9 +298,9 @@ def test_common_values_are_not_redacted(environment: dict[str, str]) -> None:
 
 
 def test_nested_secrets_are_redacted_completely() -> None:
-    given = {"CHAT_API_KEY": "longsecret", "CHAT_HEADERS": "X-Auth: longsecret-and-more"}
+    variables = {"CHAT_API_KEY": "longsecret", "CHAT_HEADERS": "X-Auth: longsecret-and-more"}
 
-    assert redact_message("is longsecret-and-more or longsecret", **given) == "is *** or ***"
+    assert redact_message("is longsecret-and-more or longsecret", **variables) == "is *** or ***"
 
 
 def test_headers_have_no_secret_in_value_or_name() -> None:

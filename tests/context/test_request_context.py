@@ -38,16 +38,16 @@ def log_messages() -> Iterator[list[Any]]:
     """The log messages of request contexts during the test."""
     messages: list[Any] = []
 
-    class Keeper(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             messages.append(record.msg)
 
-    log, keeper = logging.getLogger("forwarder.exchange"), Keeper()
+    log, handler = logging.getLogger("forwarder.exchange"), RecordingHandler()
     before = log.level
-    log.addHandler(keeper)
+    log.addHandler(handler)
     log.setLevel("INFO")
     yield messages
-    log.removeHandler(keeper)
+    log.removeHandler(handler)
     log.setLevel(before)
 
 
@@ -66,13 +66,13 @@ def test_metering_passes_batches_unchanged() -> None:
 
 
 def test_empty_batches_do_not_count_as_first_event(log_messages: list[Any]) -> None:
-    silent, spoken = make_context(), make_context()
-    meter(silent, [], [])
-    meter(spoken, [], [{"a": 1}])
+    empty_context, answered_context = make_context(), make_context()
+    meter(empty_context, [], [])
+    meter(answered_context, [], [{"a": 1}])
 
-    assert silent.first_event_at is None
-    assert spoken.first_event_at is not None
-    spoken.close()
+    assert empty_context.first_event_at is None
+    assert answered_context.first_event_at is not None
+    answered_context.close()
     assert 0 <= log_messages[0]["first_event_ms"] <= log_messages[0]["duration_ms"]
 
 
@@ -118,10 +118,10 @@ def test_closing_logs_one_line(log_messages: list[Any]) -> None:
 
 def test_closing_runs_the_cleanup() -> None:
     closed: list[str] = []
-    opened = make_context()
-    opened.cleanup.add(closed.append, "reply")
+    context = make_context()
+    context.cleanup.add(closed.append, "reply")
 
-    opened.close()
+    context.close()
 
     assert closed == ["reply"]
 
@@ -142,29 +142,29 @@ def test_second_close_has_no_effect(log_messages: list[Any]) -> None:
 
 def test_cancel_ends_waits_and_closes_resources() -> None:
     closed: list[str] = []
-    leaving = make_context()
-    leaving.cleanup.add(closed.append, "reply")
-    leaving.cancel_callbacks.add(lambda: closed.append("connection"))
-    assert leaving.wait(0.001)
-    assert not leaving.is_cancelled
+    context = make_context()
+    context.cleanup.add(closed.append, "reply")
+    context.cancel_callbacks.add(lambda: closed.append("connection"))
+    assert context.wait(0.001)
+    assert not context.is_cancelled
 
-    leaving.cancel()
+    context.cancel()
 
     assert closed == ["connection", "reply"]
-    assert leaving.is_cancelled
-    assert not leaving.wait(60)
+    assert context.is_cancelled
+    assert not context.wait(60)
 
 
 def test_closing_frees_an_unread_stream_without_garbage_collection() -> None:
-    """The generator that makes an answer knows the context, which knows the generator."""
-    freed: list[str] = []
+    """The generator of an answer and the context refer to each other."""
+    freed_objects: list[str] = []
 
     def answer() -> Iterator[list[Json]]:
         try:
             yield [{"a": 1}]
             yield [{"a": 2}]
         finally:
-            freed.append("answer")
+            freed_objects.append("answer")
 
     def abandon_answer() -> None:
         context = make_context(run=InFlightRequest())
@@ -175,42 +175,42 @@ def test_closing_frees_an_unread_stream_without_garbage_collection() -> None:
     gc.disable()
     try:
         abandon_answer()
-        assert freed == ["answer"]
+        assert freed_objects == ["answer"]
     finally:
         gc.enable()
 
 
 def test_cancel_interrupts_a_wait() -> None:
-    leaving = make_context()
-    threading.Timer(0.05, leaving.cancel).start()
+    context = make_context()
+    threading.Timer(0.05, context.cancel).start()
     began = time.monotonic()
 
-    assert not leaving.wait(60)
+    assert not context.wait(60)
     assert time.monotonic() - began < 5
 
 
 def test_failure_after_disconnect_is_client_disconnected(log_messages: list[Any]) -> None:
-    leaving = make_context()
-    leaving.cancel()
+    context = make_context()
+    context.cancel()
 
     with pytest.raises(ClientDisconnected):
-        list(leaving.convert_errors(breaking(UpstreamTimeout("late"))))
+        list(context.convert_errors(break_stream_with(UpstreamTimeout("late"))))
 
-    leaving.close()
+    context.close()
     assert (log_messages[0]["status"], log_messages[0]["error"]) == (499, "client_left")
 
 
 def test_crash_after_disconnect_stays_an_internal_error() -> None:
-    leaving = make_context()
-    leaving.cancel()
+    context = make_context()
+    context.cancel()
 
-    assert isinstance(leaving.record_failure(ValueError("a bug")), InternalError)
+    assert isinstance(context.record_failure(ValueError("a bug")), InternalError)
 
 
 def test_disconnect_is_recorded_unless_the_request_failed_before(log_messages: list[Any]) -> None:
-    taken, failed = make_context(), make_context()
+    cancelled, failed = make_context(), make_context()
     failed.record_failure(UpstreamTimeout("late"))
-    for each in (taken, failed):
+    for each in (cancelled, failed):
         each.record_disconnect()
         each.close()
 
@@ -220,24 +220,24 @@ def test_disconnect_is_recorded_unless_the_request_failed_before(log_messages: l
     ]
 
 
-@check_each("odd", ["3", -1, 2.5, True, None, {}])
-def test_invalid_token_count_is_none(odd: object) -> None:
+@check_each("invalid_count", ["3", -1, 2.5, True, None, {}])
+def test_invalid_token_count_is_none(invalid_count: object) -> None:
     counted = make_context()
-    meter(counted, [{"usage": {"prompt_tokens": odd, "completion_tokens": 4}}])
+    meter(counted, [{"usage": {"prompt_tokens": invalid_count, "completion_tokens": 4}}])
 
     assert counted.token_counts == (None, 4)
 
 
 def test_new_attempt_resets_losses_and_headers(log_messages: list[Any]) -> None:
-    going = make_context(upstream="first", model="m")
-    going.loss_report.strict = True
-    going.loss_report.losses["seed"] = "why"
-    going.reply_headers = {"retry-after": "3"}
+    context = make_context(upstream="first", model="m")
+    context.loss_report.strict = True
+    context.loss_report.losses["seed"] = "why"
+    context.reply_headers = {"retry-after": "3"}
 
-    going.start_attempt("second", "n")
+    context.start_attempt("second", "n")
 
-    assert (going.upstream, going.model) == ("second", "n")
-    assert (going.loss_report.strict, going.loss_report.losses, going.reply_headers) == (
+    assert (context.upstream, context.model) == ("second", "n")
+    assert (context.loss_report.strict, context.loss_report.losses, context.reply_headers) == (
         True,
         {},
         {},
@@ -252,7 +252,7 @@ def test_log_line_has_retries_and_fallbacks(log_messages: list[Any]) -> None:
     assert (log_messages[0]["retries"], log_messages[0]["failed"]) == (2, ["first"])
 
 
-def breaking(error: BaseException) -> EventStream:
+def break_stream_with(error: BaseException) -> EventStream:
     yield [{"a": 1}]
     raise error
 
@@ -260,7 +260,7 @@ def breaking(error: BaseException) -> EventStream:
 def test_forwarder_errors_are_recorded_and_reraised(log_messages: list[Any]) -> None:
     error = UpstreamTimeout("late")
     failing = make_context()
-    stream = failing.convert_errors(breaking(error))
+    stream = failing.convert_errors(break_stream_with(error))
 
     assert next(stream) == [{"a": 1}]
     with pytest.raises(ForwarderError) as raised:
@@ -278,7 +278,9 @@ def test_log_line_does_not_quote_an_upstream_error(log_messages: list[Any]) -> N
 
     with pytest.raises(ForwarderError):
         list(
-            failing.convert_errors(breaking(UpstreamRefused(400, {"message": "You said: secret"})))
+            failing.convert_errors(
+                break_stream_with(UpstreamRefused(400, {"message": "You said: secret"}))
+            )
         )
 
     failing.close()
@@ -287,7 +289,7 @@ def test_log_line_does_not_quote_an_upstream_error(log_messages: list[Any]) -> N
 
 def test_unexpected_exception_becomes_internal_error_and_is_logged(log_messages: list[Any]) -> None:
     failing = make_context()
-    stream = failing.convert_errors(breaking(KeyError("secret detail")))
+    stream = failing.convert_errors(break_stream_with(KeyError("secret detail")))
     next(stream)
 
     with pytest.raises(InternalError) as raised:
@@ -316,10 +318,10 @@ def test_keys_in_logged_bodies_are_redacted(log_messages: list[Any]) -> None:
     assert body["remote_api_key"] == "sk-1"
 
 
-def test_error_message_is_kept_out_of_the_fields_but_goes_with_the_record(
+def test_error_message_is_not_a_log_field_but_an_attribute_of_the_record(
     monkeypatch: pytest.MonkeyPatch, log_messages: list[Any]
 ) -> None:
-    """A message may quote the request; the text format shows it to the people at a terminal."""
+    """A message may quote the request; only the text format for terminals shows it."""
     records: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("forwarder.exchange"), "handle", records.append)
     refused = make_context(client_key="sk-client-key", method="POST", requested_model="asked")
@@ -367,7 +369,7 @@ def test_error_event_without_a_message_is_recorded_too(event: Json) -> None:
     assert (failed.error, failed.error_message) == ("upstream_failed", None)
 
 
-def test_detail_is_any_message_if_bodies_are_logged(log_messages: list[Any]) -> None:
+def test_detail_includes_messages_if_bodies_are_logged(log_messages: list[Any]) -> None:
     refused = make_context(log_bodies=True)
     refused.record_failure(UpstreamRefused(400, {"message": "the prompt is too long"}))
 
@@ -386,26 +388,26 @@ def test_sampled_events_log_only_their_type(log_messages: list[Any]) -> None:
     assert [line["sample"] for line in log_messages] == kinds
 
 
-def test_sampled_events_are_whole_if_bodies_are_logged(log_messages: list[Any]) -> None:
+def test_sampled_events_are_complete_if_bodies_are_logged(log_messages: list[Any]) -> None:
     meter(make_context(log_sample_rate=1.0, log_bodies=True), [{"type": "x", "y": 1}])
 
     assert log_messages[0]["sample"] == {"type": "x", "y": 1}
 
 
-class Watching(RequestObserver):
+class RecordingObserver(RequestObserver):
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.notifications: list[Any] = []
 
     def on_stream_start(self, context: RequestContext) -> None:
-        self.told.append("streams")
+        self.notifications.append("streams")
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
-        self.told.append(
+        self.notifications.append(
             (context.event_count, context.token_counts, context.error_class, seconds >= 0)
         )
 
 
-class Broken(RequestObserver):
+class FailingObserver(RequestObserver):
     def on_stream_start(self, context: RequestContext) -> None:
         raise KeyError("streams")
 
@@ -414,20 +416,20 @@ class Broken(RequestObserver):
 
 
 def test_observers_receive_start_and_completion() -> None:
-    watching = Watching()
-    watched = make_context(observers=[watching])
+    observer = RecordingObserver()
+    watched = make_context(observers=[observer])
     watched.notify_stream_start()
     meter(watched, [{"a": 1}, {"b": 2}], [{"usage": {"input_tokens": 3, "output_tokens": 4}}])
     watched.record_failure(UpstreamTimeout("late"))
 
     watched.close()
 
-    assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
+    assert observer.notifications == ["streams", (3, (3, 4), UpstreamTimeout, True)]
 
 
 @pytest.mark.usefixtures("log_messages")  # resets the log level
 def test_traceback_of_a_malformed_event_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forwarder's own parser may be wrong."""
+    """A malformed event may be a bug of the parser."""
     records: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("forwarder.exchange"), "handle", records.append)
     broken = make_context()
@@ -448,14 +450,14 @@ def _read_stream(stream: Any) -> Any:
 
 
 def test_observer_exception_is_logged_and_ignored(log_messages: list[Any]) -> None:
-    watching = Watching()
-    watched = make_context(observers=[Broken(), watching])
+    observer = RecordingObserver()
+    watched = make_context(observers=[FailingObserver(), observer])
 
     watched.notify_stream_start()
     watched.close()
 
-    assert [told for told in watching.told if told == "streams"]
-    assert watching.told[-1][0] == 0
+    assert [notification for notification in observer.notifications if notification == "streams"]
+    assert observer.notifications[-1][0] == 0
     assert sum("observer failed" in str(line) for line in log_messages) == 2
     assert log_messages[-1]["status"] == 200
 
@@ -463,7 +465,7 @@ def test_observer_exception_is_logged_and_ignored(log_messages: list[Any]) -> No
 def test_observer_methods_default_to_no_op() -> None:
     observer = RequestObserver()
 
-    heard = [
+    results = [
         observer.on_retry("up", "503"),
         observer.on_failure("up", UpstreamTimeout("late")),
         observer.on_fallback("up", "other", "503"),
@@ -472,14 +474,14 @@ def test_observer_methods_default_to_no_op() -> None:
         observer.on_rejection("upstream_unavailable", "up"),
     ]
 
-    assert heard == [None] * 6
+    assert results == [None] * 6
 
 
 def test_shutdown_is_reported_as_shutting_down(log_messages: list[Any]) -> None:
     stopped = make_context()
 
     with pytest.raises(ShuttingDown):
-        list(stopped.convert_errors(breaking(ShutdownInterrupt())))
+        list(stopped.convert_errors(break_stream_with(ShutdownInterrupt())))
 
     stopped.close()
     assert (log_messages[0]["status"], log_messages[0]["error"]) == (503, "shutting_down")
@@ -493,13 +495,13 @@ def test_attempts_are_not_recorded_without_a_recorder() -> None:
 
 
 def test_recorder_receives_attempts_and_resumed_body() -> None:
-    taken = make_recorder()
-    context = make_context(recorder=taken)
-    taken.record_body(b'{"previous_response_id":"r"}')
+    recorder = make_recorder()
+    context = make_context(recorder=recorder)
+    recorder.record_body(b'{"previous_response_id":"r"}')
 
     list(context.with_metering(lambda request: iter([]))({"input": ["before"]}))
     context.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
 
-    assert taken.resumed_body is not None
-    assert taken.resumed_body.data == b'{"input":["before"]}'
-    assert [attempt.url for attempt in taken.attempts] == [URL]
+    assert recorder.resumed_body is not None
+    assert recorder.resumed_body.data == b'{"input":["before"]}'
+    assert [attempt.url for attempt in recorder.attempts] == [URL]

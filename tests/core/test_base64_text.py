@@ -23,7 +23,7 @@ from tests.helpers.check_cases import check_each
         ("AÄAA", False),
     ],
 )
-def test_base64_is_told_by_its_characters(text: str, expected: bool) -> None:
+def test_base64_is_detected_by_its_characters(text: str, expected: bool) -> None:
     assert base64_text.is_base64(text) is expected
 
 
@@ -32,9 +32,9 @@ def test_large_text_is_checked_in_pieces(end: str) -> None:
     pauses: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paced_iteration, "_pause", lambda: pauses.append(1))
-        found = base64_text.is_base64("A" * (3 * paced_iteration.LARGE_BYTES) + end)
+        result = base64_text.is_base64("A" * (3 * paced_iteration.LARGE_BYTES) + end)
 
-    assert found is (end != "!")
+    assert result is (end != "!")
     assert len(pauses) >= 3
 
 
@@ -42,5 +42,5 @@ def test_large_text_is_checked_in_pieces(end: str) -> None:
     ("text", "bare"),
     [(" A A\r\nA\tA\v\f", "AAAA"), ("AAAA", "AAAA"), ("Ä Ä", "Ä Ä"), ("A\x1cA", "A\x1cA")],
 )
-def test_blanks_of_base64_are_removed(text: str, bare: str) -> None:
+def test_white_space_in_base64_is_removed(text: str, bare: str) -> None:
     assert base64_text.remove_blanks(text) == bare

@@ -26,7 +26,7 @@ def test_bodies_share_the_memory_limit() -> None:
     assert "retry-after" in refused.value.headers
     one.resize(400_000)
     other.resize(400_000)
-    BodyReservation(memory).resize(1000)  # a small one
+    BodyReservation(memory).resize(1000)  # a small body
     assert memory.used == 2 * 801_000
     one.release()
     one.release()
@@ -58,7 +58,7 @@ def test_body_reserves_memory_as_it_arrives() -> None:
     assert source.tell() < 800_000
 
 
-def test_body_that_is_announced_too_large_for_now_is_not_read() -> None:
+def test_body_larger_than_the_free_memory_is_not_read() -> None:
     memory = BodyMemory(2_000_000)
     BodyReservation(memory).resize(300_000)
     source = io.BytesIO(b"x" * 500_000)
@@ -68,7 +68,7 @@ def test_body_that_is_announced_too_large_for_now_is_not_read() -> None:
     assert memory.used == 600_000
 
 
-def test_texts_beyond_ascii_count_too() -> None:
+def test_memory_of_non_ascii_texts_is_reserved() -> None:
     memory = BodyMemory(2_000_000)
     one, other = BodyReservation(memory), BodyReservation(memory)
     one.resize(100_000)
@@ -86,7 +86,7 @@ def test_texts_beyond_ascii_count_too() -> None:
     assert memory.used == 0
 
 
-def test_a_closed_reservation_takes_nothing_more() -> None:
+def test_closed_reservation_reserves_nothing() -> None:
     memory = BodyMemory(2_000_000)
     room = BodyReservation(memory)
     room.resize(300_000)
@@ -131,7 +131,7 @@ DELTA = {
 )
 def test_the_estimate_is_near_the_allocated_size(value: Any) -> None:
     data = orjson.dumps(value)
-    orjson.loads(data)  # it keeps the keys
+    orjson.loads(data)  # the parser caches the keys
     tracemalloc.start()
     parsed = orjson.loads(data)
     allocated, _ = tracemalloc.get_traced_memory()

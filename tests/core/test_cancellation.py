@@ -1,4 +1,4 @@
-"""When the client disconnects, the wait for the head ends and no other connection is tried."""
+"""A disconnect of the client ends the wait for the response head; no other connection is tried."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ print(asking.value, time.monotonic() - started < 1, len(context.cancel_callbacks
 
 
 def answer_once(peer: Peer) -> None:
-    """Answers the first request and never the second one."""
+    """Answers only the first request."""
     peer.request()
     peer.answer(b"ok")
     wait_for_close(peer)
@@ -66,18 +66,18 @@ def wait_for_close(peer: Peer) -> None:
 
 
 @check_each(
-    ("script", "kept", "error"),
+    ("script", "reused_connections", "error"),
     [(wait_for_close, 0, "RemoteProtocolError"), (answer_once, 1, "ReadError")],
     ids=["fresh", "kept"],
 )
 @pytest.mark.live
 def test_disconnect_of_the_client_ends_the_wait_for_the_head(
-    script: object, kept: int, error: str
+    script: object, reused_connections: int, error: str
 ) -> None:
     with run_server(script) as server:  # type: ignore[arg-type]
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, server.url, str(kept)],
+            [sys.executable, "-c", PROGRAM, server.url, str(reused_connections)],
             capture_output=True,
             text=True,
             timeout=20,
@@ -86,7 +86,7 @@ def test_disconnect_of_the_client_ends_the_wait_for_the_head(
         assert done.stdout.split() == [error, "True", "0"], done.stderr
         assert time.monotonic() - started < 10
         assert server.connections == 1
-        assert len(server.requests) == kept + 1
+        assert len(server.requests) == reused_connections + 1
 
 
 class Waiter:
@@ -119,11 +119,11 @@ def test_disconnect_during_connect_sends_no_request(
     waiter = Waiter()
     connect = ServerConnectionPool._open_connection
 
-    def leaving(pool: ServerConnectionPool, seconds: float | None) -> socket.socket:
+    def open_and_disconnect(pool: ServerConnectionPool, seconds: float | None) -> socket.socket:
         waiter.is_cancelled = True
         return connect(pool, seconds)
 
-    monkeypatch.setattr(ServerConnectionPool, "_open_connection", leaving)
+    monkeypatch.setattr(ServerConnectionPool, "_open_connection", open_and_disconnect)
     with run_server(wait_for_close) as server:
         transport = GeventTransport(max_connections=1)
         client = httpx2.Client(transport=transport)

@@ -76,10 +76,10 @@ def test_truncated_seal_decrypts_to_none() -> None:
 
 
 def test_seal_is_bound_to_its_purpose() -> None:
-    kept = TokenCipher(["secret"], "remote").encrypt(VALUE)
+    seal = TokenCipher(["secret"], "remote").encrypt(VALUE)
 
-    assert TokenCipher(["secret"], "remote").decrypt(kept) == VALUE
-    assert TokenCipher(["secret"]).decrypt(kept) is None
+    assert TokenCipher(["secret"], "remote").decrypt(seal) == VALUE
+    assert TokenCipher(["secret"]).decrypt(seal) is None
 
 
 def test_reencrypted_seal_needs_the_first_secret() -> None:
@@ -149,7 +149,7 @@ def test_seals_of_version_1_can_be_decrypted(purpose: str) -> None:
     assert TokenCipher(["new"], purpose).decrypt(renewed, "anybody") == VALUE
 
 
-def test_the_key_is_no_plain_hash_of_the_secret() -> None:
+def test_key_is_not_a_plain_hash_of_the_secret() -> None:
     """A seal must not permit fast guessing of secrets."""
     sealed = TokenCipher(["secret"]).encrypt(VALUE)
     for text in ("secret", "forwarder seal\0secret"):

@@ -150,18 +150,18 @@ TYPES = {CONTEXT: "invalid_request_error", MODEL: "invalid_request_error",
     [(kind, *row) for kind, rows in WORDINGS.items() for row in rows],
 )
 def test_wording_has_its_kind(kind: ErrorKind, status: int, message: str) -> None:
-    found = classify(status, {"message": message})
+    classified = classify(status, {"message": message})
 
-    assert found.kind is kind
-    assert found.status in STATUSES[kind]
-    assert found.code == kind.value
+    assert classified.kind is kind
+    assert classified.status in STATUSES[kind]
+    assert classified.code == kind.value
 
 
 @check_each(
     ("kind", "message"),
     [(kind, m) for kind, rows in WORDINGS.items() for _, m in rows if "no words" not in m],
 )
-def test_a_wording_inside_a_200_has_the_status_of_its_kind(kind: ErrorKind, message: str) -> None:
+def test_error_in_a_200_answer_has_the_status_of_its_kind(kind: ErrorKind, message: str) -> None:
     statuses = {CONTEXT: 400, MODEL: 404, KEY: 401, QUOTA: 429, RATE: 429, OVERLOAD: 503}
 
     assert classify(None, {"message": message}) == (
@@ -170,7 +170,7 @@ def test_a_wording_inside_a_200_has_the_status_of_its_kind(kind: ErrorKind, mess
 
 
 LOOK_ALIKES: list[tuple[int, str, str | None]] = [
-    # the limit of the answer alone
+    # only the limit of the answer
     (400, "max_tokens is too large: 999. This model supports at most 100 completion tokens.", None),
     (400, "'max_tokens' is too large: 999. This model's maximum context length is 100 tokens and "
           "your request has 7 input tokens (999 > 100 - 7).", None),
@@ -187,7 +187,7 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
           "requested 207 tokens: 7 tokens from the input and 200 tokens for the completion.", None),
     (422, "`inputs` tokens + `max_new_tokens` must be <= 100. Given: 7 `inputs` tokens and 200 "
           "`max_new_tokens`", None),
-    # one field alone
+    # one field only
     (400, "Invalid 'input[0].content': string too long. Expected a string with maximum length 10, "
           "but got a string with length 20 instead.", "string_above_max_length"),
     (400, "Invalid 'tools': array too long. Expected an array with maximum length 128, but got an "
@@ -237,15 +237,15 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     "message",
     ["Invalid access token", "Missing user key", "The access token of the request has expired"],
 )
-def test_words_about_a_token_mean_the_key_where_the_status_does(message: str) -> None:
+def test_wording_about_a_token_means_the_key_only_with_status_403(message: str) -> None:
     assert [classify(status, {"message": message}).kind for status in (403, 400)] == [KEY, None]
 
 
 @check_each(("status", "message", "code"), LOOK_ALIKES)
 def test_similar_wording_has_no_kind(status: int, message: str, code: str | None) -> None:
-    found = classify(status, {"message": message, "code": code, "type": "t"})
+    classified = classify(status, {"message": message, "code": code, "type": "t"})
 
-    assert found == (None, status, code, "t")
+    assert classified == (None, status, code, "t")
 
 
 @check_each(
@@ -275,7 +275,7 @@ def test_similar_wording_has_no_kind(status: int, message: str, code: str | None
         ({"type": "overloaded_error"}, OVERLOAD),
     ],
 )
-def test_a_code_is_enough(error: Json, kind: ErrorKind) -> None:
+def test_error_is_classified_by_its_code_alone(error: Json, kind: ErrorKind) -> None:
     assert classify(None, {"message": "No.", **error}).kind is kind
 
 
@@ -296,20 +296,20 @@ def test_a_code_is_enough(error: Json, kind: ErrorKind) -> None:
     ],
 )
 def test_a_code_that_programs_act_on_is_kept(code: str, status: int) -> None:
-    found = classify(None, {"message": "No.", "code": code})
+    classified = classify(None, {"message": "No.", "code": code})
 
-    assert (found.code, found.status) == (code, status)
+    assert (classified.code, classified.status) == (code, status)
 
 
 def test_usage_limit_is_detected_by_its_type() -> None:
     """ChatGPT's backend sends no code, and Codex reads the type."""
-    found = classify(429, {"message": "No.", "type": "usage_limit_reached", "resets_at": 7})
+    classified = classify(429, {"message": "No.", "type": "usage_limit_reached", "resets_at": 7})
 
-    assert found == (QUOTA, 429, "usage_limit_reached", "usage_limit_reached")
+    assert classified == (QUOTA, 429, "usage_limit_reached", "usage_limit_reached")
 
 
 @check_each(
-    ("status", "error", "kept"),
+    ("status", "error", "expected"),
     [
         (402, {"code": "insufficient_quota"}, 402),
         (402, {"code": "invalid_api_key", "message": "Insufficient balance"}, 402),
@@ -322,8 +322,8 @@ def test_usage_limit_is_detected_by_its_type() -> None:
         (413, {"code": "rate_limit_exceeded"}, 413),
     ],
 )
-def test_a_status_that_fits_the_kind_is_kept(status: int, error: Json, kept: int) -> None:
-    assert classify(status, error).status == kept
+def test_a_status_that_fits_the_kind_is_kept(status: int, error: Json, expected: int) -> None:
+    assert classify(status, error).status == expected
 
 
 @check_each("code", ["1210", "E17"])
@@ -341,16 +341,16 @@ def test_error_quoted_by_a_router_is_classified() -> None:
     assert classify(400, {**error, "metadata": {"raw": None}}).kind is None
 
 
-def test_an_error_classified_once_is_classified_the_same_again() -> None:
+def test_classification_is_idempotent() -> None:
     for kind, rows in WORDINGS.items():
         for status, message in rows:
             first = classify(status, {"message": message})
-            again = classify(first.status, {"message": "", "code": first.code, "type": first.type})
-            assert again == first, kind
+            second = classify(first.status, {"message": "", "code": first.code, "type": first.type})
+            assert second == first, kind
 
 
 def test_only_the_head_of_a_long_text_is_searched() -> None:
-    """A text that almost matches everywhere must not take quadratic time."""
+    """A text with many partial matches must not take quadratic time."""
     filler = "m model input prompt tokens exceeds maximum context " * 40_000
 
     assert (
@@ -403,13 +403,13 @@ SHAPES: list[tuple[Any, Json]] = [
 
 
 @check_each(("body", "error"), SHAPES)
-def test_an_error_is_read_in_every_shape(body: Any, error: Json) -> None:
+def test_errors_of_all_shapes_are_read(body: Any, error: Json) -> None:
     assert read_error(body) == error
     if isinstance(body, dict | list):
         assert read_error(json.dumps(body)) == error
 
 
-def test_a_body_that_is_nested_without_end_is_a_text() -> None:
+def test_too_deeply_nested_body_is_read_as_text() -> None:
     assert read_error("[" * 100_000)["message"].startswith("[[")
     deep: Any = "m"
     for _ in range(50):
@@ -417,7 +417,7 @@ def test_a_body_that_is_nested_without_end_is_a_text() -> None:
     assert isinstance(read_error(deep)["message"], str)
 
 
-def test_halves_of_characters_are_replaced() -> None:
+def test_lone_surrogates_are_replaced() -> None:
     error = read_error('{"error": {"message": "You wrote \\ud83d.", "code": NaN}}')
 
     assert error == {"message": "You wrote \ufffd.", "code": None}

@@ -68,14 +68,14 @@ def test_log_detail_never_quotes_a_request(error: ForwarderError, detail: str | 
     assert error.log_detail == detail
 
 
-@check_each(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
-def test_refused_client_gets_retry_after(seconds: float, told: str) -> None:
+@check_each(("seconds", "retry_after"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
+def test_refused_client_gets_retry_after(seconds: float, retry_after: str) -> None:
     for error, code in (
         (errors.UpstreamUnavailable("Why.", seconds), "upstream_unavailable"),
         (errors.Overloaded("Why.", seconds), "overloaded"),
     ):
         assert (error.status, error.code) == (503, code)
-        assert error.headers == {"retry-after": told}
+        assert error.headers == {"retry-after": retry_after}
 
 
 def test_shutdown_error_has_retry_after() -> None:
@@ -91,19 +91,19 @@ def test_error_may_have_a_parameter_and_a_code() -> None:
 
 
 def test_module_docstring_shows_the_error_classes() -> None:
-    drawn = re.findall(r"^ {4,}([A-Z]\w+)(?: +(\d{3}))?", errors.__doc__ or "", re.MULTILINE)
+    documented = re.findall(r"^ {4,}([A-Z]\w+)(?: +(\d{3}))?", errors.__doc__ or "", re.MULTILINE)
     real = {
-        name: made for name, made in vars(errors).items()
-        if isinstance(made, type) and issubclass(made, ForwarderError)
+        name: value for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, ForwarderError)
     }  # fmt: skip
-    assert {name for name, _ in drawn} == set(real)
-    assert [(name, real[name].status) for name, status in drawn if status] == [
-        (name, int(status)) for name, status in drawn if status
+    assert {name for name, _ in documented} == set(real)
+    assert [(name, real[name].status) for name, status in documented if status] == [
+        (name, int(status)) for name, status in documented if status
     ]
 
 
 @check_each(
-    ("status", "given", "shown"),
+    ("status", "body", "expected"),
     [
         (400, {"message": "m", "type": "t", "param": "p", "code": "c"}, {"type": "t", "param": "p", "code": "c"}),
         (429, {"message": "m"}, {"type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}),
@@ -111,10 +111,10 @@ def test_module_docstring_shows_the_error_classes() -> None:
         (503, {"message": "m"}, {"type": "server_error", "param": None, "code": None}),
     ],
 )  # fmt: skip
-def test_a_refusal_of_the_upstream_is_handed_on(status: int, given: Any, shown: Any) -> None:
-    error = UpstreamRefused(status, given, {"retry-after": "1"})
+def test_refusal_of_the_upstream_is_passed_on(status: int, body: Any, expected: Any) -> None:
+    error = UpstreamRefused(status, body, {"retry-after": "1"})
     assert error.status == status
-    assert error.make_body() == {"error": {"message": "m", **shown}}
+    assert error.make_body() == {"error": {"message": "m", **expected}}
     assert error.headers == {"retry-after": "1"}
 
 
@@ -125,7 +125,7 @@ def test_refusal_keeps_vendor_fields_and_has_a_message() -> None:
 
 
 @check_each(
-    ("status", "given", "told"),
+    ("status", "body", "expected"),
     [
         (500, {"message": "Prompt is too long.", "type": "x", "code": 7}, (400, "context_length_exceeded")),
         (400, {"message": "Model Not Exist"}, (404, "model_not_found")),
@@ -134,11 +134,11 @@ def test_refusal_keeps_vendor_fields_and_has_a_message() -> None:
     ],
 )  # fmt: skip
 def test_a_refusal_of_a_known_kind_has_openais_status_and_code(
-    status: int | None, given: Any, told: Any
+    status: int | None, body: Any, expected: Any
 ) -> None:
-    error = UpstreamRefused(status, given)
-    assert (error.status, error.code) == told
-    assert error.message == given["message"]
+    error = UpstreamRefused(status, body)
+    assert (error.status, error.code) == expected
+    assert error.message == body["message"]
 
 
 def test_long_names_of_parameters_are_cut() -> None:
@@ -149,6 +149,6 @@ def test_long_names_of_parameters_are_cut() -> None:
     assert error.message == f"Unknown parameter: '{error.param}'."
 
 
-@check_each(("value", "shown"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")])
-def test_long_values_are_cut(value: object, shown: str) -> None:
-    assert shorten_value(value) == shown
+@check_each(("value", "expected"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")])
+def test_long_values_are_cut(value: object, expected: str) -> None:
+    assert shorten_value(value) == expected

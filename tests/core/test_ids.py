@@ -22,15 +22,15 @@ def test_time_is_in_whole_seconds() -> None:
     assert before <= now <= time.time()
 
 
-def test_a_stamp_is_the_time_in_utc_as_rfc_3339_has_it() -> None:
+def test_timestamp_is_utc_in_the_format_of_rfc_3339() -> None:
     stamp = ID_SOURCE.timestamp()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", stamp)
-    told = datetime.fromisoformat(stamp)
-    assert told.utcoffset() == timedelta(0)
-    assert abs((datetime.now(UTC) - told).total_seconds()) < 60
+    time = datetime.fromisoformat(stamp)
+    assert time.utcoffset() == timedelta(0)
+    assert abs((datetime.now(UTC) - time).total_seconds()) < 60
 
 
 def test_the_clock_never_goes_back() -> None:
-    looks = [ID_SOURCE.monotonic_ns() for _ in range(1000)]
-    assert looks == sorted(looks)
-    assert looks[0] > 0
+    readings = [ID_SOURCE.monotonic_ns() for _ in range(1000)]
+    assert readings == sorted(readings)
+    assert readings[0] > 0

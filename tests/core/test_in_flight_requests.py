@@ -1,4 +1,4 @@
-"""Requests that wait for an upstream are interrupted, requests that write to a client are not."""
+"""Shutdown interrupts requests that wait for an upstream, but not those that write to a client."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ print(told, len(running))
 """
 
 
-def result_of(act: str) -> str:
+def run_program(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(act=act)],
+        [sys.executable, "-c", PROGRAM.format(act=code)],
         capture_output=True,
         text=True,
         timeout=20,
@@ -61,7 +61,7 @@ STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
 
 
 @check_each(
-    ("times", "told"),
+    ("times", "expected"),
     [
         ("9, 0, 0, 0", "['before it']"),
         ("0, 9, 0, 0", "['in the stream']"),
@@ -72,13 +72,13 @@ STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
     ids=["connecting", "reading", "writing, then reading", "writing to its end", "nearly done"],
 )
 @pytest.mark.live
-def test_request_is_interrupted_while_it_waits_for_the_upstream(times: str, told: str) -> None:
-    assert result_of(STOPPED.format(times=times)) == f"{told} 0"
+def test_request_is_interrupted_while_it_waits_for_the_upstream(times: str, expected: str) -> None:
+    assert run_program(STOPPED.format(times=times)) == f"{expected} 0"
 
 
 @pytest.mark.live
 def test_request_that_keeps_waiting_is_interrupted_again() -> None:
-    act = """
+    code = """
 def stubborn():
     run = running.add_request()
     for _ in range(2):
@@ -88,7 +88,7 @@ def stubborn():
 
 gevent.spawn(stubborn); gevent.sleep(0.01); running.stop()"""
 
-    assert result_of(act) == "['again', 'again'] 0"
+    assert run_program(code) == "['again', 'again'] 0"
 
 
 GRACE = """
@@ -109,27 +109,27 @@ gevent.sleep(0)
 
 @pytest.mark.live
 def test_request_has_its_own_grace() -> None:
-    act = GRACE + "running.announce(); gevent.sleep(3); running.stop()"
+    code = GRACE + "running.announce(); gevent.sleep(3); running.stop()"
 
-    assert result_of(act) == "[(0, 0), (2, 2), (None, 3)] 0"
+    assert run_program(code) == "[(0, 0), (2, 2), (None, 3)] 0"
 
 
 @pytest.mark.live
 def test_own_grace_ends_at_stop() -> None:
-    act = GRACE + "running.announce(); gevent.sleep(1); running.stop(); told.sort(key=str)"
+    code = GRACE + "running.announce(); gevent.sleep(1); running.stop(); told.sort(key=str)"
 
-    assert result_of(act) == "[(0, 0), (2, 1), (None, 1)] 0"
+    assert run_program(code) == "[(0, 0), (2, 1), (None, 1)] 0"
 
 
 @pytest.mark.live
 def test_request_with_a_dead_greenlet_is_not_waited_for() -> None:
-    act = """
+    code = """
 gevent.spawn(running.add_request).join()
 told.append(len(running))
 gevent.spawn(running.add_request).join()
 with gevent.Timeout(2): running.stop()"""
 
-    assert result_of(act) == "[0] 0"
+    assert run_program(code) == "[0] 0"
 
 
 def test_no_request_begins_after_stop() -> None:
@@ -155,28 +155,30 @@ def test_request_is_counted_until_it_ends() -> None:
 
 
 def test_listener_is_called_when_shutdown_is_announced() -> None:
-    running, heard = InFlightRequests(), []
-    with running.add_listener(lambda: heard.append("one")):
+    running, calls = InFlightRequests(), []
+    with running.add_listener(lambda: calls.append("one")):
         running.announce()
     running.announce()
-    with running.add_listener(lambda: heard.append("late")):
+    with running.add_listener(lambda: calls.append("late")):
         pass
 
-    assert heard == ["one", "late"]
+    assert calls == ["one", "late"]
 
 
-def test_a_thread_s_greenlet_is_not_kept() -> None:
+def test_greenlet_of_a_thread_is_not_referenced() -> None:
     """The garbage collector crashes on a greenlet whose thread has ended."""
-    running, seen = InFlightRequests(), []
+    running, requests = InFlightRequests(), []
 
     def work() -> None:
         run = running.add_request()
-        seen.append(run)
+        requests.append(run)
         run.interrupt()  # a request without an upstream
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
-    assert not any(isinstance(held, greenlet) for held in gc.get_referents(seen[0]))
-    assert any(isinstance(held, greenlet) for held in gc.get_referents(running.add_request()))
+    assert not any(isinstance(referent, greenlet) for referent in gc.get_referents(requests[0]))
+    assert any(
+        isinstance(referent, greenlet) for referent in gc.get_referents(running.add_request())
+    )

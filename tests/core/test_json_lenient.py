@@ -78,7 +78,7 @@ def test_strict_parser_repairs_escapes_of_python_and_javascript(data: bytes, val
 def test_irreparable_json_is_parsed_by_orjson_only(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tolerant parser takes seconds and several times the memory."""
+    """The tolerant parser would take seconds and several times the memory."""
     parsed: list[bytes] = []
 
     def loads(data: bytes, **options: Any) -> Any:
@@ -105,10 +105,10 @@ def test_byte_order_mark_is_skipped() -> None:
     ],
 )
 def test_nan_error_names_the_path(data: bytes, path: str) -> None:
-    with pytest.raises(json_lenient.NonFiniteNumber) as found:
+    with pytest.raises(json_lenient.NonFiniteNumber) as caught:
         json_lenient.parse_strict(data)
 
-    assert found.value.path == path
+    assert caught.value.path == path
 
 
 def test_string_with_nan_is_accepted() -> None:
@@ -128,7 +128,7 @@ def test_value_within_the_depth_limit_can_be_wrapped_and_serialized(levels: int)
         assert orjson.dumps({"response": {"tools": [value]}})
 
 
-def test_many_brackets_are_not_deep() -> None:
+def test_many_flat_brackets_are_not_deep() -> None:
     value = [[]] * 1000
     assert not json_lenient.is_too_deep(json.dumps(value).encode(), value)
 
@@ -143,5 +143,5 @@ def test_object_that_does_not_end_is_refused_before_it_is_parsed(text: bytes) ->
     loads.assert_not_called()
 
 
-def test_blanks_behind_an_object_are_no_part_of_it() -> None:
+def test_white_space_after_an_object_is_not_part_of_it() -> None:
     assert json_lenient.parse_strict(b'{"a":1}' + b" \n" * 100) == {"a": 1}

@@ -1,4 +1,4 @@
-"""Large steps take turns, and others run between them."""
+"""Large steps take turns, and small requests run between them."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ with gevent.Timeout(20):
 
 
 @pytest.mark.live
-def test_native_threads_take_no_turns() -> None:
+def test_large_steps_take_no_turns_in_native_threads() -> None:
     subprocess.run([sys.executable, "-c", IN_NATIVE_THREADS], cwd=ROOT, check=True, timeout=60)

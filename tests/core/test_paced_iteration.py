@@ -1,4 +1,4 @@
-"""Long loops pause between slices, short ones never do."""
+"""Long loops pause between slices, short loops never pause."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from forwarder.core.paced_iteration import (
 
 @pytest.fixture
 def pauses() -> Iterator[list[int]]:
-    """Grows by one with each pause."""
-    made: list[int] = []
+    """A list that grows by one with each pause."""
+    counted: list[int] = []
     before = paced_iteration._pause
-    set_pause(lambda: made.append(1))
-    yield made
+    set_pause(lambda: counted.append(1))
+    yield counted
     set_pause(before)
 
 
@@ -35,7 +35,7 @@ def test_a_loop_pauses_between_slices(count: int, expected: int, pauses: list[in
     assert len(pauses) == expected
 
 
-def test_only_large_steps_give_way(pauses: list[int]) -> None:
+def test_only_large_steps_yield(pauses: list[int]) -> None:
     give_way(LARGE_BYTES - 1)
     assert pauses == []
     give_way(LARGE_BYTES)

@@ -70,16 +70,16 @@ def test_a_stopped_task_can_be_started_again() -> None:
 
 def test_stop_waits_only_briefly_for_running_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(periodic_task, "STOP_SECONDS", 0.05)
-    go, begun = threading.Event(), threading.Event()
+    go, run_started = threading.Event(), threading.Event()
 
     def work() -> None:
-        begun.set()
+        run_started.set()
         go.wait(5)
 
     task = PeriodicTask(work, lambda: 0.0, runs_at_once=True)
     before = threading.active_count()
     task.start()
-    begun.wait(5)
+    run_started.wait(5)
     started = time.monotonic()
     task.stop()
     assert time.monotonic() - started < 2

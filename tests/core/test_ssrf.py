@@ -24,7 +24,7 @@ PUBLIC = ("8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::8.8.8
 
 
 def resolving(**names: str) -> Any:
-    """A look-up with these names; addresses resolve as in the system's look-up."""
+    """A lookup with these names; addresses resolve as in the system's lookup."""
 
     def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
         if host not in names:
@@ -36,13 +36,13 @@ def resolving(**names: str) -> Any:
 
 
 def find_addresses(host: str, *allow: str, **names: str) -> list[str]:
-    """The allowed addresses of a host."""
-    found = AddressGuard(allow, resolving(**names)).find_allowed(host, 80)
-    return [address[0] for _, address in found]
+    """Return the allowed addresses of a host."""
+    addresses = AddressGuard(allow, resolving(**names)).find_allowed(host, 80)
+    return [address[0] for _, address in addresses]
 
 
 @check_each("address", PRIVATE)
-def test_no_address_of_special_use_is_public(address: str) -> None:
+def test_special_use_addresses_are_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
 
 
@@ -86,7 +86,7 @@ def test_unknown_name_has_no_addresses(resolve_error: Exception) -> None:
         AddressGuard((), fail).look_up("gone.test", 80)
 
 
-def test_look_up_distinguishes_forbidden_and_unknown_names() -> None:
+def test_lookup_distinguishes_forbidden_and_unknown_names() -> None:
     assert AddressGuard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
 
 
@@ -101,7 +101,7 @@ def test_allow_list_permits_only_its_entries(allow: str) -> None:
 
 
 @check_each(
-    ("host", "allow", "excepted"),
+    ("host", "allow", "expected"),
     [
         ("gpu", ("gpu",), True),
         ("GPU", ("gpu",), True),
@@ -114,7 +114,7 @@ def test_allow_list_permits_only_its_entries(allow: str) -> None:
     ],
 )
 def test_needs_allow_list_is_false_for_public_hosts(
-    host: str, allow: tuple[str, ...], excepted: bool
+    host: str, allow: tuple[str, ...], expected: bool
 ) -> None:
     names = {"gpu": "10.1.1.1", "GPU": "10.1.1.1", "mixed": "10.1.1.1 8.8.8.8", "public": "8.8.8.8"}
-    assert AddressGuard(allow, resolving(**names)).needs_allow_list(host, 80) is excepted
+    assert AddressGuard(allow, resolving(**names)).needs_allow_list(host, 80) is expected

@@ -25,37 +25,37 @@ class Store:
         self.is_down = False
         self.free = threading.Event()
         self.free.set()
-        self.asked = self.tried = 0
+        self.calls = self.trials = 0
         self.changes: list[str | None] = []
         self.stop = threading.Event()
         self.breaker = StorageBreaker(self.probe, self.changes.append, str, 0.02, self.stop)
         self.bounded = BoundedStorage(self.breaker, (OSError,), str, 0.05)
 
     def answer(self) -> str:
-        self.asked += 1
+        self.calls += 1
         assert self.free.wait(20)
         if self.is_down:
             raise ConnectionRefusedError("refused")
         return "answer"
 
     def probe(self) -> None:
-        self.tried += 1
+        self.trials += 1
         self.answer()
 
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    made = Store()
-    yield made
-    made.stop.set()
-    made.free.set()
+    new_store = Store()
+    yield new_store
+    new_store.stop.set()
+    new_store.free.set()
 
 
-def wait_until(holds: Callable[[], bool]) -> bool:
+def wait_until(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10
-    while not holds() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return holds()
+    return condition()
 
 
 def test_bounded_call_returns_the_result_or_raises_the_error(store: Store) -> None:
@@ -66,15 +66,15 @@ def test_bounded_call_returns_the_result_or_raises_the_error(store: Store) -> No
     assert not store.breaker.is_open
 
 
-def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(store: Store) -> None:
+def test_breaker_opens_on_a_failure_and_closes_after_a_background_trial(store: Store) -> None:
     store.is_down = True
     with pytest.raises(StorageDown, match="refused"):
         store.bounded.call(store.answer)
-    assert wait_until(lambda: store.tried >= 2)
-    asked = store.asked - store.tried
+    assert wait_until(lambda: store.trials >= 2)
+    calls_by_requests = store.calls - store.trials
     with pytest.raises(StorageDown, match="refused"):
         store.bounded.call(store.answer)
-    assert store.asked - store.tried == asked, "a request asked a store that is down"
+    assert store.calls - store.trials == calls_by_requests, "a request called a store that is down"
 
     store.is_down = False
     assert wait_until(lambda: not store.breaker.is_open)
@@ -95,8 +95,8 @@ def test_hanging_store_opens_the_breaker_until_it_recovers(store: Store) -> None
 
 
 @pytest.mark.serial
-def test_calls_that_wait_for_each_other_are_no_failure(store: Store) -> None:
-    """Together the calls take ten times the permitted silence of the store."""
+def test_waiting_for_other_calls_is_not_a_failure(store: Store) -> None:
+    """All calls together take ten times the store's timeout."""
     turn = threading.Lock()
 
     def answer_in_turn() -> str:
@@ -115,7 +115,7 @@ def test_open_breaker_releases_waiting_calls(store: Store) -> None:
     store.free.clear()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(store.bounded.call, store.answer)
-        assert wait_until(lambda: store.asked == 1)
+        assert wait_until(lambda: store.calls == 1)
         store.breaker.trip("it hangs")
         with pytest.raises(StorageDown):
             waiting.result(10)
@@ -124,14 +124,14 @@ def test_open_breaker_releases_waiting_calls(store: Store) -> None:
 def test_breaker_stops_trials_after_stop(store: Store) -> None:
     store.is_down = True
     store.breaker.trip("refused")
-    assert wait_until(lambda: store.tried >= 1)
+    assert wait_until(lambda: store.trials >= 1)
 
     store.stop.set()
 
     time.sleep(0.1)
-    tried = store.tried
+    tried = store.trials
     time.sleep(0.1)
-    assert store.tried == tried
+    assert store.trials == tried
 
 
 def test_shared_task_runs_once_for_all_callers() -> None:
@@ -164,7 +164,7 @@ def test_late_shared_task_is_not_waited_for_again() -> None:
     for _ in range(100):
         assert not task.run(10.0)
 
-    assert time.monotonic() - started < 10, "somebody waited for a task that is known to be late"
+    assert time.monotonic() - started < 10, "a call waited for a task that is known to be late"
     free.set()
     assert wait_until(lambda: task.run(1.0))
 

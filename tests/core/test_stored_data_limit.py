@@ -1,4 +1,4 @@
-"""Limits of bytes and values that a request pulls in; each use counts."""
+"""Limits of stored bytes and values that a request refers to; each reference counts."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_values_are_counted_without_commas_in_strings() -> None:
 
 def test_an_item_counts_for_each_reference_to_it() -> None:
     limit = StoredDataLimit(RequestLimits(1000, 1000))
-    there = {"a": {"text": "x" * 100}, "b": {}}
-    spend_references(limit, ["a", "b", "c", *["a"] * 5], there)
+    items = {"a": {"text": "x" * 100}, "b": {}}
+    spend_references(limit, ["a", "b", "c", *["a"] * 5], items)
     with pytest.raises(TooLarge):
-        spend_references(limit, ["a"] * 6, there)
+        spend_references(limit, ["a"] * 6, items)
 
 
 def test_referenced_data_reserves_memory_but_the_request_does_not() -> None:
@@ -54,7 +54,7 @@ def test_referenced_data_reserves_memory_but_the_request_does_not() -> None:
     assert memory.used == 0
 
 
-def test_searched_text_takes_memory_only_meanwhile() -> None:
+def test_searched_text_reserves_memory_only_during_the_search() -> None:
     memory = BodyMemory(4_000_000)
     limit = StoredDataLimit(RequestLimits(600_000, 1000), "input", memory=BodyReservation(memory))
     text = orjson.dumps("x" * 500_000)

@@ -8,7 +8,7 @@ from forwarder.core.terminal_text import escape_control_characters, escape_line
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("plain – ä 日本 😀\ttab\nline", "plain – ä 日本 😀\ttab\nline"),
         ("\x1b[2Jgone", r"\x1b[2Jgone"),
@@ -21,6 +21,6 @@ from forwarder.core.terminal_text import escape_control_characters, escape_line
         ("\u2028\u2066", r"\u2028\u2066"),
     ],
 )
-def test_control_characters_are_escaped(text: str, shown: str) -> None:
-    assert escape_control_characters(text) == shown
-    assert escape_line(text) == shown.replace("\t", r"\t").replace("\n", r"\n")
+def test_control_characters_are_escaped(text: str, expected: str) -> None:
+    assert escape_control_characters(text) == expected
+    assert escape_line(text) == expected.replace("\t", r"\t").replace("\n", r"\n")

@@ -21,7 +21,7 @@ def test_strict_mode_refuses_a_loss_and_names_the_parameter() -> None:
     assert ledger.losses == {}
 
 
-def test_local_parameter_is_no_loss() -> None:
+def test_local_parameter_is_not_a_loss() -> None:
     for ledger in (
         LossReport(local_parameters={"store"}),
         LossReport(strict=True, local_parameters={"store"}),

@@ -31,23 +31,23 @@ def test_long_words_are_checked_in_linear_time() -> None:
 
 
 def test_url_is_shown_up_to_its_host() -> None:
-    hidden: list[str] = []
+    hidden_values: list[str] = []
     url = "https://me:pass@a.test:8/s/abcdefghij0123456789/NGQ5ZjY-tYWJj_ZGVm-xyz/mcp?v=1&token=t"
 
-    shown = hide_url_secrets(f"{url}#k=abcdefghijklmnopqrst", hidden.append)
+    redacted = hide_url_secrets(f"{url}#k=abcdefghijklmnopqrst", hidden_values.append)
 
-    assert shown == "https://a.test:8"
-    words = ["abcdefghij0123456789", "NGQ5ZjY-tYWJj_ZGVm-xyz", "k=abcdefghijklmnopqrst", "t"]
-    assert hidden == ["pass", "me:pass", *words]
+    assert redacted == "https://a.test:8"
+    secrets = ["abcdefghij0123456789", "NGQ5ZjY-tYWJj_ZGVm-xyz", "k=abcdefghijklmnopqrst", "t"]
+    assert hidden_values == ["pass", "me:pass", *secrets]
     assert hide_url_secrets("a.test/mcp?to=https://b.test/") == "a.test"
 
 
 def test_very_long_url_is_shown_up_to_its_host_without_a_search() -> None:
-    hidden: list[str] = []
+    hidden_values: list[str] = []
     url = "https://me:pass@a.test/" + "abcdefghij0123456789/" * 1000
 
-    assert hide_url_secrets(url, hidden.append) == "https://a.test"
-    assert hidden == []
+    assert hide_url_secrets(url, hidden_values.append) == "https://a.test"
+    assert hidden_values == []
 
 
 def test_url_is_described_without_possible_secrets() -> None:

@@ -33,7 +33,7 @@ def test_value_of_the_expected_type_is_returned(value: Any, types: JsonTypes) ->
 
 
 @check_each(
-    ("value", "types", "said"),
+    ("value", "types", "message"),
     [
         (1, STR, "expected a string, but got an integer instead"),
         (True, INT, "expected an integer, but got a boolean instead"),
@@ -43,8 +43,8 @@ def test_value_of_the_expected_type_is_returned(value: Any, types: JsonTypes) ->
         (1.0, INT, "expected an integer, but got a number instead"),
     ],
 )
-def test_type_error_names_both_types(value: Any, types: JsonTypes, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as caught:
+def test_type_error_names_both_types(value: Any, types: JsonTypes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
         check_type(value, types, "a.b[0]")
     assert (caught.value.param, caught.value.code) == ("a.b[0]", "invalid_type")
 
