@@ -6,10 +6,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def parse_samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """Map sample name without ``forwarder_`` -> label values sorted by label name -> value."""
-    found: dict[str, dict[tuple[str, ...], float]] = {}
+    """Return sample name without ``forwarder_`` -> label values sorted by label name -> value."""
+    samples: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             values = tuple(value for _, value in sorted(sample.labels.items()))
-            found.setdefault(sample.name.removeprefix("forwarder_"), {})[values] = sample.value
-    return found
+            samples.setdefault(sample.name.removeprefix("forwarder_"), {})[values] = sample.value
+    return samples

@@ -24,9 +24,9 @@ def format_line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_log_line_has_time_level_and_message() -> None:
-    said = format_line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
+    line = format_line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
 
-    assert said == {
+    assert line == {
         "time": "1970-01-01T00:00:00.250Z",
         "level": "info",
         "logger": "forwarder.x",
@@ -35,10 +35,10 @@ def test_log_line_has_time_level_and_message() -> None:
 
 
 def test_a_dict_is_merged_into_the_line() -> None:
-    said = format_line({"id": "req_1", "status": 200, "odd": {1}})
+    line = format_line({"id": "req_1", "status": 200, "odd": {1}})
 
-    assert (said["id"], said["status"], said["odd"]) == ("req_1", 200, "{1}")
-    assert "message" not in said
+    assert (line["id"], line["status"], line["odd"]) == ("req_1", 200, "{1}")
+    assert "message" not in line
 
 
 def test_text_message_is_logged_with_its_event() -> None:
@@ -57,12 +57,12 @@ def test_dict_message_is_logged_with_its_event() -> None:
 def test_values_of_clients_are_cut() -> None:
     body = {"input": "x" * 5000}
     names = ["n" * 5000, *"abc" * 20]
-    said = format_line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
+    line = format_line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
 
-    assert said["model"] == "m" * 200 + "…"
-    assert said["dropped"][0] == "n" * 200 + "…"
-    assert said["dropped"][1:] == [*names[1:40], "and 21 more"]
-    assert (said["status"], said["request"]) == (200, body)
+    assert line["model"] == "m" * 200 + "…"
+    assert line["dropped"][0] == "n" * 200 + "…"
+    assert line["dropped"][1:] == [*names[1:40], "and 21 more"]
+    assert (line["status"], line["request"]) == (200, body)
 
 
 @check_each("field", ["detail", "event"])
@@ -70,13 +70,13 @@ def test_own_messages_are_not_shortened(field: str) -> None:
     assert format_line({field: "x" * 5000})[field] == "x" * 5000
 
 
-def test_an_exception_leaves_its_trace() -> None:
+def test_exception_is_logged_with_its_traceback() -> None:
     try:
         raise KeyError("lost")
     except KeyError:
-        said = format_line("broke", exc_info=sys.exc_info())
+        line = format_line("broke", exc_info=sys.exc_info())
 
-    assert "KeyError: 'lost'" in said["trace"]
+    assert "KeyError: 'lost'" in line["trace"]
 
 
 # -- text ------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_text_of_a_failed_request_has_the_message_and_the_id() -> None:
 
 
 @check_each(
-    ("fields", "shown"),
+    ("fields", "expected"),
     [
         ({"requested_model": "m", "model": "m", "upstream": "u"}, "m at u"),
         ({"model": "m"}, "m"),
@@ -145,10 +145,10 @@ def test_text_of_a_failed_request_has_the_message_and_the_id() -> None:
         ({"route": "background", "method": None}, "background      200"),
     ],
 )
-def test_text_of_a_request_leaves_out_unknown_values(fields: dict[str, Any], shown: str) -> None:
+def test_text_of_a_request_leaves_out_unknown_values(fields: dict[str, Any], expected: str) -> None:
     text = write(DONE | fields)
 
-    assert f"  {shown.strip()}" in text
+    assert f"  {expected.strip()}" in text
     assert "None" not in text
 
 
@@ -199,7 +199,7 @@ def test_text_of_other_records_has_level_and_fields() -> None:
     assert write("no %s\x1b", "key", level=logging.WARNING) == "00:00:00  WARNING no key\\x1b"
 
 
-def test_text_keeps_the_lines_of_a_trace() -> None:
+def test_text_keeps_the_lines_of_a_traceback() -> None:
     try:
         raise KeyError("lost\x1b[2J")
     except KeyError:

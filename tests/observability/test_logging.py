@@ -1,4 +1,4 @@
-"""Where log records go, in which format and from which level."""
+"""Destination, format and level of log records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("forwarder.anything")
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
+def _restore_logger() -> Iterator[None]:
     """Restore the global logger after the test."""
     root = logging.getLogger("forwarder")
     before = root.handlers[:], root.level, root.propagate

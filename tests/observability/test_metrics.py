@@ -29,7 +29,7 @@ from tests.observability.counted import parse_samples
 
 Json = dict[str, Any]
 USAGE = {"usage": {"prompt_tokens": 21, "completion_tokens": 9}}
-HERE = ("m", "chat", "up")  # by the names of the labels: model, route, upstream
+LABELS = ("m", "chat", "up")  # model, route, upstream: sorted by label name
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def metrics() -> MetricsObserver:
 
 
 def make_context(metrics: MetricsObserver, **more: Any) -> RequestContext:
-    given: Json = {"id": "req_1", "route": "chat", "upstream": "up", "model": "m", **more}
-    return RequestContext(loss_report=LossReport(), observers=[metrics], **given)
+    fields: Json = {"id": "req_1", "route": "chat", "upstream": "up", "model": "m", **more}
+    return RequestContext(loss_report=LossReport(), observers=[metrics], **fields)
 
 
-def meter_answer(of: RequestContext, *batches: list[Json]) -> RequestContext:
-    for _ in of.with_metering(lambda request: iter(batches))({}):
+def meter_answer(context: RequestContext, *batches: list[Json]) -> RequestContext:
+    for _ in context.with_metering(lambda request: iter(batches))({}):
         pass
-    return of
+    return context
 
 
 def read_samples(metrics: MetricsObserver) -> dict[str, dict[tuple[str, ...], float]]:
@@ -61,14 +61,14 @@ def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
 
     done.close()
 
-    found = read_samples(metrics)
-    assert found["requests_total"] == {("m", "chat", "200", "up"): 1}
-    assert found["input_tokens_total"] == {HERE: 21}
-    assert found["output_tokens_total"] == {HERE: 9}
-    assert found["events_total"] == {HERE: 3}
-    assert found["first_event_seconds_count"] == {HERE: 1}
-    assert "stream_seconds_count" not in found
-    assert "upstream_errors_total" not in found
+    samples = read_samples(metrics)
+    assert samples["requests_total"] == {("m", "chat", "200", "up"): 1}
+    assert samples["input_tokens_total"] == {LABELS: 21}
+    assert samples["output_tokens_total"] == {LABELS: 9}
+    assert samples["events_total"] == {LABELS: 3}
+    assert samples["first_event_seconds_count"] == {LABELS: 1}
+    assert "stream_seconds_count" not in samples
+    assert "upstream_errors_total" not in samples
 
 
 def test_client_has_counters_of_its_own(metrics: MetricsObserver) -> None:
@@ -76,10 +76,10 @@ def test_client_has_counters_of_its_own(metrics: MetricsObserver) -> None:
     meter_answer(make_context(metrics, client_name="alice"), [{"a": 1}]).close()
     make_context(metrics, status=401).close()
 
-    found = read_samples(metrics)
-    assert found["client_requests_total"] == {("alice",): 2, ("none",): 1}
-    assert found["client_input_tokens_total"] == {("alice",): 21}
-    assert found["client_output_tokens_total"] == {("alice",): 9}
+    samples = read_samples(metrics)
+    assert samples["client_requests_total"] == {("alice",): 2, ("none",): 1}
+    assert samples["client_input_tokens_total"] == {("alice",): 21}
+    assert samples["client_output_tokens_total"] == {("alice",): 9}
 
 
 def test_open_streams_gauge_counts_running_streams(metrics: MetricsObserver) -> None:
@@ -89,9 +89,9 @@ def test_open_streams_gauge_counts_running_streams(metrics: MetricsObserver) -> 
     assert read_samples(metrics)["open_streams"] == {("chat",): 1}
 
     streaming.close()
-    found = read_samples(metrics)
-    assert found["open_streams"] == {("chat",): 0}
-    assert found["stream_seconds_count"] == {("known", "chat", "up"): 1}
+    samples = read_samples(metrics)
+    assert samples["open_streams"] == {("chat",): 0}
+    assert samples["stream_seconds_count"] == {("known", "chat", "up"): 1}
 
 
 @pytest.mark.parametrize(
@@ -123,21 +123,21 @@ def test_failure_before_a_successful_fallback_is_counted(metrics: MetricsObserve
     metrics.on_failure("spare", UpstreamTimeout("x"))
     metrics.on_failure("spare", InvalidRequest("x"))
 
-    found = read_samples(metrics)["upstream_errors_total"]
-    assert found == {("server_error", "up"): 1, ("timeout", "spare"): 1}
+    samples = read_samples(metrics)["upstream_errors_total"]
+    assert samples == {("server_error", "up"): 1, ("timeout", "spare"): 1}
 
 
 def test_invalid_usage_does_not_leave_a_stream_open(metrics: MetricsObserver) -> None:
-    odd = meter_answer(
+    context = meter_answer(
         make_context(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}]
     )
-    odd.notify_stream_start()
-    odd.close()
+    context.notify_stream_start()
+    context.close()
 
-    found = read_samples(metrics)
-    assert found["open_streams"] == {("chat",): 0}
-    assert [*found["requests_total"].values()] == [1]
-    assert "input_tokens_total" not in found
+    samples = read_samples(metrics)
+    assert samples["open_streams"] == {("chat",): 0}
+    assert [*samples["requests_total"].values()] == [1]
+    assert "input_tokens_total" not in samples
 
 
 def test_error_in_a_streamed_answer_is_a_failure(
@@ -159,9 +159,9 @@ def test_other_failures_are_not_upstream_errors(
     failed.record_failure(error)
     failed.close()
 
-    found = read_samples(metrics)
-    assert "upstream_errors_total" not in found
-    assert [*found["requests_total"]] == [("other", "chat", str(error.status), "up")]
+    samples = read_samples(metrics)
+    assert "upstream_errors_total" not in samples
+    assert [*samples["requests_total"]] == [("other", "chat", str(error.status), "up")]
 
 
 def test_model_label_is_learned_after_an_answer(metrics: MetricsObserver) -> None:
@@ -171,8 +171,8 @@ def test_model_label_is_learned_after_an_answer(metrics: MetricsObserver) -> Non
         failed.close()
     meter_answer(make_context(metrics, model="typo"), [USAGE]).close()
 
-    named = [labels[0] for labels in read_samples(metrics)["requests_total"]]
-    assert named == ["other", "known", "typo"]
+    model_labels = [labels[0] for labels in read_samples(metrics)["requests_total"]]
+    assert model_labels == ["other", "known", "typo"]
 
 
 def test_label_values_of_clients_are_limited(metrics: MetricsObserver) -> None:
@@ -181,10 +181,10 @@ def test_label_values_of_clients_are_limited(metrics: MetricsObserver) -> None:
         made_up.loss_report.drop(f"made-up-{i}", "why")
         meter_answer(made_up, [USAGE]).close()
 
-    found = read_samples(metrics)
-    assert len(found["requests_total"]) == 65
-    assert sum(found["requests_total"].values()) == 300
-    assert found["dropped_parameters_total"] == {("other",): 300}
+    samples = read_samples(metrics)
+    assert len(samples["requests_total"]) == 65
+    assert sum(samples["requests_total"].values()) == 300
+    assert samples["dropped_parameters_total"] == {("other",): 300}
 
 
 def test_drops_are_counted_by_parameter(metrics: MetricsObserver) -> None:
@@ -212,11 +212,11 @@ def test_retries_fallbacks_and_refusals_are_counted(metrics: MetricsObserver) ->
     for state in ("open", "half_open"):
         metrics.on_breaker_change("up", state)
 
-    found = read_samples(metrics)
-    assert found["retries_total"] == {("timeout", "up"): 2}
-    assert found["fallbacks_total"] == {("spare", "up"): 1}
-    assert found["refusals_total"] == {("overloaded",): 1}
-    assert found["breaker_state"] == {("up",): 1}
+    samples = read_samples(metrics)
+    assert samples["retries_total"] == {("timeout", "up"): 2}
+    assert samples["fallbacks_total"] == {("spare", "up"): 1}
+    assert samples["refusals_total"] == {("overloaded",): 1}
+    assert samples["breaker_state"] == {("up",): 1}
 
 
 def test_two_applications_in_a_process_count_for_themselves(metrics: MetricsObserver) -> None:
@@ -232,9 +232,9 @@ def test_health_check_metrics(metrics: MetricsObserver) -> None:
     metrics.on_health_check("mine:latest", True, 0.1)
     metrics.on_health_check("mine:latest", False, 20.0)
 
-    found = read_samples(metrics)
-    assert found["upstream_up"] == {("up",): 1, ("mine:latest",): 0}
-    assert found["upstream_check_seconds_count"] == {("up",): 1, ("mine:latest",): 2}
+    samples = read_samples(metrics)
+    assert samples["upstream_up"] == {("up",): 1, ("mine:latest",): 0}
+    assert samples["upstream_check_seconds_count"] == {("up",): 1, ("mine:latest",): 2}
 
 
 def test_tool_calls_are_counted_by_outcome(metrics: MetricsObserver) -> None:
@@ -254,21 +254,21 @@ def test_process_state_is_exported(metrics: MetricsObserver) -> None:
     assert "store_up" not in read_samples(metrics)
 
     metrics.record_process(ProcessState(1000, 3, 2, "sqlite", is_store_up=False))
-    found = read_samples(metrics)
+    samples = read_samples(metrics)
 
-    assert found["workers"] == {(): 1}
-    assert found["worker_memory_bytes"] == {(): 1000}
-    assert found["running_requests"] == {(): 3}
-    assert found["background_jobs"] == {(): 2}
-    assert found["store_up"] == {("sqlite",): 0}
+    assert samples["workers"] == {(): 1}
+    assert samples["worker_memory_bytes"] == {(): 1000}
+    assert samples["running_requests"] == {(): 3}
+    assert samples["background_jobs"] == {(): 2}
+    assert samples["store_up"] == {("sqlite",): 0}
 
 
 def test_process_state_without_store_and_memory_is_exported(metrics: MetricsObserver) -> None:
     metrics.record_process(ProcessState(None, 0, 0, None, is_store_up=False))
 
-    found = read_samples(metrics)
-    assert found["workers"] == {(): 1}
-    assert "store_up" not in found
+    samples = read_samples(metrics)
+    assert samples["workers"] == {(): 1}
+    assert "store_up" not in samples
 
 
 def test_resident_memory_is_that_of_this_process() -> None:
@@ -299,12 +299,12 @@ def test_endpoints_are_labelled_by_their_positions(metrics: MetricsObserver) -> 
     metrics.on_endpoint_answer(endpoints[3], has_failed=False)
     metrics.on_endpoint_answer(endpoints[3], has_failed=True)
 
-    found = read_samples(metrics)
+    samples = read_samples(metrics)
 
-    assert found["endpoint_state"] == {
+    assert samples["endpoint_state"] == {
         ("1", "1", "chat"): 0, ("1", "2", "chat"): 1, ("2", "1", "chat"): 2, ("2", "2", "chat"): 0,
     }  # fmt: skip
-    assert found["endpoint_answers_total"] == {
+    assert samples["endpoint_answers_total"] == {
         ("2", "2", "answered", "chat"): 1,
         ("2", "2", "failed", "chat"): 1,
     }

@@ -37,7 +37,7 @@ CHUNKS = (
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Traced:
+class TracedApp:
     """An application with recorded spans, and the requests that its upstreams received."""
 
     def __init__(self, client: FlaskClient, exporter: InMemorySpanExporter) -> None:
@@ -45,7 +45,7 @@ class Traced:
         self.requests: list[httpx2.Request] = []
         self._exporter = exporter
 
-    def ask(self, path: str = "/v1/responses", **more: Any) -> Any:
+    def send(self, path: str = "/v1/responses", **more: Any) -> Any:
         headers = more.pop("headers", {})
         body = {"model": "chat/m", "input": "a secret prompt", **more}
         return self.client.post(path, json=body, headers=headers, buffered=True)
@@ -58,10 +58,10 @@ class Traced:
 
 
 @pytest.fixture
-def make_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
-    def make(answer: Answer = lambda _: make_stream_response(*CHUNKS)) -> Traced:
+def make_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TracedApp]:
+    def make(answer: Answer = lambda _: make_stream_response(*CHUNKS)) -> TracedApp:
         def record_request(request: httpx2.Request) -> httpx2.Response:
-            of.requests.append(request)
+            traced.requests.append(request)
             return answer(request)
 
         transport = httpx2.MockTransport(record_request)
@@ -71,18 +71,18 @@ def make_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
         provider, exporter = TracerProvider(), InMemorySpanExporter()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         get_extension(app).services.observers.append(TracingObserver(provider))
-        of = Traced(app.test_client(), exporter)
-        return of
+        traced = TracedApp(app.test_client(), exporter)
+        return traced
 
     return make
 
 
-def test_a_long_name_of_a_model_is_cut(make_traced: Callable[..., Traced]) -> None:
-    of = make_traced()
+def test_a_long_name_of_a_model_is_cut(make_traced: Callable[..., TracedApp]) -> None:
+    traced = make_traced()
 
-    of.ask(model="chat/" + "m" * 2000)
+    traced.send(model="chat/" + "m" * 2000)
 
-    server, [call] = of.spans()
+    server, [call] = traced.spans()
     for span in (server, call):
         assert span.name == "chat " + "m" * 200 + "…"
         assert dict(span.attributes or {})["gen_ai.request.model"] == "m" * 200 + "…"
@@ -90,18 +90,18 @@ def test_a_long_name_of_a_model_is_cut(make_traced: Callable[..., Traced]) -> No
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_request_span_has_upstream_child_span(
-    stream: bool, make_traced: Callable[..., Traced]
+    stream: bool, make_traced: Callable[..., TracedApp]
 ) -> None:
-    of = make_traced()
+    traced = make_traced()
 
-    got = of.ask(stream=stream, no_such=1)
+    got = traced.send(stream=stream, no_such=1)
 
-    server, [call] = of.spans()
-    said = dict(server.attributes or {})
-    assert said.pop("gen_ai.response.time_to_first_chunk") > 0
+    server, [call] = traced.spans()
+    attributes = dict(server.attributes or {})
+    assert attributes.pop("gen_ai.response.time_to_first_chunk") > 0
     assert server.name == "chat m"
     assert server.status.status_code is StatusCode.UNSET
-    assert said == {
+    assert attributes == {
         "http.response.status_code": 200,
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "m",
@@ -138,129 +138,136 @@ def test_request_span_has_upstream_child_span(
     ],
 )
 def test_span_attributes_describe_the_request(
-    path: str, operation: str, route: str, make_traced: Callable[..., Traced]
+    path: str, operation: str, route: str, make_traced: Callable[..., TracedApp]
 ) -> None:
     vectors = httpx2.Response(200, json={"data": [{"embedding": [1.0]}]})
-    of = make_traced(
-        lambda asked: vectors if "embed" in asked.url.path else make_stream_response(*CHUNKS)
+    traced = make_traced(
+        lambda request: vectors if "embed" in request.url.path else make_stream_response(*CHUNKS)
     )
 
-    assert of.ask(path, prompt="hi").status_code == 200
+    assert traced.send(path, prompt="hi").status_code == 200
 
-    server, [call] = of.spans()
+    server, [call] = traced.spans()
     assert server.name == call.name == f"{operation} m"
     for span in (server, call):
         assert (span.attributes or {})["gen_ai.operation.name"] == operation
     assert (server.attributes or {})["forwarder.route"] == route
 
 
-def test_a_client_s_trace_continues_at_the_upstream(make_traced: Callable[..., Traced]) -> None:
-    of = make_traced()
+def test_a_client_s_trace_continues_at_the_upstream(make_traced: Callable[..., TracedApp]) -> None:
+    traced = make_traced()
 
-    of.ask(headers={"traceparent": PARENT, "tracestate": "vendor=1"})
+    traced.send(headers={"traceparent": PARENT, "tracestate": "vendor=1"})
 
-    server, [call] = of.spans()
+    server, [call] = traced.spans()
     assert server.parent is not None
     assert f"{server.parent.span_id:016x}" == "b7ad6b7169203331"
     trace = "0af7651916cd43dd8448eb211c80319c"
     assert {f"{span.context.trace_id:032x}" for span in (server, call)} == {trace}
-    [request] = of.requests
+    [request] = traced.requests
     assert request.headers["traceparent"] == f"00-{trace}-{call.context.span_id:016x}-01"
     assert request.headers["tracestate"] == "vendor=1"
 
 
-@pytest.mark.parametrize("given", ["", "nonsense", "00-0-0-00"])
-def test_new_trace_without_traceparent(given: str, make_traced: Callable[..., Traced]) -> None:
-    of = make_traced()
+@pytest.mark.parametrize("traceparent", ["", "nonsense", "00-0-0-00"])
+def test_new_trace_without_traceparent(
+    traceparent: str, make_traced: Callable[..., TracedApp]
+) -> None:
+    traced = make_traced()
 
-    of.ask(headers={"traceparent": given} if given else {})
+    traced.send(headers={"traceparent": traceparent} if traceparent else {})
 
-    server, _ = of.spans()
+    server, _ = traced.spans()
     assert server.parent is None
-    assert f"{server.context.trace_id:032x}" in of.requests[0].headers["traceparent"]
+    assert f"{server.context.trace_id:032x}" in traced.requests[0].headers["traceparent"]
 
 
-def test_each_of_several_calls_is_a_span_of_its_own(make_traced: Callable[..., Traced]) -> None:
+def test_each_upstream_request_has_its_own_span(make_traced: Callable[..., TracedApp]) -> None:
     response = {"id": "r", "object": "response", "status": "completed", "output": [],
                 "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}}  # fmt: skip
     message = {"type": "message", "id": "m", "role": "assistant", "status": "completed",
                "content": [{"type": "output_text", "text": "Hi", "annotations": []}]}  # fmt: skip
     event = {"type": "response.completed", "response": {**response, "output": [message]}}
-    of = make_traced(lambda _: make_stream_response(event))
+    traced = make_traced(lambda _: make_stream_response(event))
 
-    got = of.ask(
+    got = traced.send(
         "/v1/chat/completions",
         model="responses/m", n=3, messages=[{"role": "user", "content": "hi"}],
     )  # fmt: skip
 
     assert got.status_code == 200, got.text
-    server, calls = of.spans()
+    server, calls = traced.spans()
     assert len(calls) == 3
     assert all(call.parent and call.parent.span_id == server.context.span_id for call in calls)
-    named = {request.headers["traceparent"].split("-")[2] for request in of.requests}
-    assert named == {f"{call.context.span_id:016x}" for call in calls}
+    parent_ids = {request.headers["traceparent"].split("-")[2] for request in traced.requests}
+    assert parent_ids == {f"{call.context.span_id:016x}" for call in calls}
     assert (server.attributes or {})["gen_ai.usage.output_tokens"] == 12
 
 
-def test_span_of_a_refusal_has_no_message(make_traced: Callable[..., Traced]) -> None:
+def test_span_of_a_refusal_has_no_message(make_traced: Callable[..., TracedApp]) -> None:
     error = {"error": {"message": "You said: a secret prompt", "code": "overloaded"}}
-    of = make_traced(lambda _: httpx2.Response(503, json=error))
+    traced = make_traced(lambda _: httpx2.Response(503, json=error))
 
-    of.ask()
+    traced.send()
 
-    server, [call] = of.spans()
+    server, [call] = traced.spans()
     for span in (server, call):
         assert span.status.status_code is StatusCode.ERROR
-        said = dict(span.attributes or {})
-        assert (said["error.type"], said["http.response.status_code"]) == ("overloaded", 503)
+        attributes = dict(span.attributes or {})
+        assert (attributes["error.type"], attributes["http.response.status_code"]) == (
+            "overloaded",
+            503,
+        )
         assert "secret" not in span.to_json()
 
 
-def test_client_error_does_not_mark_the_span_as_failed(make_traced: Callable[..., Traced]) -> None:
-    of = make_traced()
+def test_client_error_does_not_mark_the_span_as_failed(
+    make_traced: Callable[..., TracedApp],
+) -> None:
+    traced = make_traced()
 
-    of.ask(temperature="hot")
+    traced.send(temperature="hot")
 
-    server, calls = of.spans()
+    server, calls = traced.spans()
     assert calls == []
     assert server.status.status_code is StatusCode.UNSET
     assert (server.attributes or {})["http.response.status_code"] == 400
 
 
 @pytest.mark.usefixtures("_short_backoff")
-def test_a_stream_that_breaks_ends_its_spans(make_traced: Callable[..., Traced]) -> None:
+def test_a_stream_that_breaks_ends_its_spans(make_traced: Callable[..., TracedApp]) -> None:
     def break_stream() -> Any:
         yield b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
         raise httpx2.ReadError("gone")
 
-    of = make_traced(lambda _: httpx2.Response(200, content=break_stream()))
+    traced = make_traced(lambda _: httpx2.Response(200, content=break_stream()))
 
-    of.ask(stream=True)
+    traced.send(stream=True)
 
-    server, [call] = of.spans()
+    server, [call] = traced.spans()
     for span in (server, call):
         assert span.status.status_code is StatusCode.ERROR
         assert (span.attributes or {})["error.type"] == "upstream_disconnected"
 
 
-def test_client_disconnect_ends_spans(make_traced: Callable[..., Traced]) -> None:
-    of = make_traced()
+def test_client_disconnect_ends_spans(make_traced: Callable[..., TracedApp]) -> None:
+    traced = make_traced()
     body = {"model": "chat/m", "input": "hi", "stream": True}
 
-    of.client.post("/v1/responses", json=body).close()
+    traced.client.post("/v1/responses", json=body).close()
 
-    server, [call] = of.spans()
+    server, [call] = traced.spans()
     assert server.end_time >= call.end_time
 
 
-def test_files_are_traced_without_a_model(make_traced: Callable[..., Traced]) -> None:
-    of = make_traced(lambda _: httpx2.Response(200, json={"data": []}))
+def test_files_are_traced_without_a_model(make_traced: Callable[..., TracedApp]) -> None:
+    traced = make_traced(lambda _: httpx2.Response(200, json={"data": []}))
 
-    of.client.get("/v1/files", buffered=True)
+    traced.client.get("/v1/files", buffered=True)
 
-    server, calls = of.spans()
+    server, calls = traced.spans()
     assert (server.name, calls) == ("files", [])
-    assert f"{server.context.span_id:016x}" in of.requests[0].headers["traceparent"]
+    assert f"{server.context.span_id:016x}" in traced.requests[0].headers["traceparent"]
 
 
 def test_finished_spans_are_exported_when_the_observer_is_closed() -> None:

@@ -21,19 +21,23 @@ URL = "http://up.test/v1/chat/completions"
 
 
 def make_recorder(limit: int = 10_000, method: str = "POST") -> Recorder:
-    asked = RequestHead(
+    request_head = RequestHead(
         method, "/v1/responses", [("key", "k")], [("Authorization", "Bearer sk-client")]
     )
-    return Recorder(asked, limit, time.monotonic())
+    return Recorder(request_head, limit, time.monotonic())
 
 
 def make_context(**more: Any) -> RequestContext:
     return RequestContext(id="req_1", route="responses", loss_report=LossReport(), **more)
 
 
-def make_record(of: Recorder, limit: int = 10_000, *fields: str, **more: Any) -> dict[str, Any]:
+def make_record(
+    recorder: Recorder, limit: int = 10_000, *fields: str, **more: Any
+) -> dict[str, Any]:
     """Return the record of a recorder; checks that it fits the limit."""
-    said = encode_record(generate_name(1.0), of, make_context(**more), 0.5, Redactor(fields), limit)
-    assert len(said) <= limit
-    made: dict[str, Any] = json.loads(said)
-    return made
+    data = encode_record(
+        generate_name(1.0), recorder, make_context(**more), 0.5, Redactor(fields), limit
+    )
+    assert len(data) <= limit
+    record: dict[str, Any] = json.loads(data)
+    return record

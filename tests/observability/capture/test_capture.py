@@ -24,7 +24,7 @@ from forwarder.observability.capture.stores import (
 )
 from tests.helpers.check_cases import check_each
 
-ASKED = RequestHead("POST", "/v1/responses", [], [])
+REQUEST_HEAD = RequestHead("POST", "/v1/responses", [], [])
 
 
 def make_settings(**more: str) -> Settings:
@@ -39,7 +39,7 @@ def capture_request(
     capture: CaptureObserver, route: str, body: bytes | None, **more: Any
 ) -> list[dict[str, Any]]:
     context = RequestContext("req_1", route, LossReport(), observers=[capture], **more)
-    context.recorder = capture.make_recorder(context, ASKED)
+    context.recorder = capture.make_recorder(context, REQUEST_HEAD)
     if context.recorder and body:
         context.recorder.record_body(body)
     context.close()
@@ -63,26 +63,26 @@ def test_completed_exchange_is_stored() -> None:
 
     (summary,) = capture_request(capture, "responses", b'{"user":"somebody"}')
 
-    found = json.loads(capture.store.find(summary["id"]) or b"")
-    assert found["client"]["request"]["body"] == {"user": "***"}
+    record = json.loads(capture.store.find(summary["id"]) or b"")
+    assert record["client"]["request"]["body"] == {"user": "***"}
 
 
 @check_each(
-    ("route", "body", "status", "kept"),
+    ("route", "body", "status", "captured"),
     [
         ("responses", b"{}", 200, True),
         ("chat", None, 429, True),
         ("compact", b"{}", 200, True),
         ("background", b"{}", 200, True),
-        ("tags", None, 200, False),  # asked nothing
+        ("tags", None, 200, False),  # no model request
         ("stored", b"{}", 200, False),
         ("files", None, 404, False),
     ],
 )
 def test_only_model_requests_are_captured(
-    route: str, body: bytes | None, status: int, kept: bool
+    route: str, body: bytes | None, status: int, captured: bool
 ) -> None:
-    assert bool(capture_request(capturing(), route, body, status=status)) is kept
+    assert bool(capture_request(capturing(), route, body, status=status)) is captured
 
 
 def test_other_secrets_are_redacted() -> None:
@@ -95,10 +95,10 @@ def test_other_secrets_are_redacted() -> None:
 
 
 def test_keys_of_registered_models_are_redacted() -> None:
-    there: list[UpstreamSettings] = []
+    registered: list[UpstreamSettings] = []
     store = MemoryCaptureStore(CaptureLimits(10, 100))
-    capture = CaptureObserver(make_settings(), store, lambda: there)
-    there.append(
+    capture = CaptureObserver(make_settings(), store, lambda: registered)
+    registered.append(
         make_upstream_settings("mine:latest", base_url="https://a/v1", api_key="sk-0123456789")
     )
 
@@ -122,7 +122,7 @@ def test_failing_capture_store_does_not_affect_requests(tmp_path: Path) -> None:
     context = RequestContext(
         "req_1", "chat", LossReport(), observers=[CaptureObserver(make_settings(), store)]
     )
-    context.recorder = CaptureObserver(make_settings(), store).make_recorder(context, ASKED)
+    context.recorder = CaptureObserver(make_settings(), store).make_recorder(context, REQUEST_HEAD)
     assert context.recorder is not None
     context.recorder.record_body(b"{}")
 
@@ -132,22 +132,22 @@ def test_failing_capture_store_does_not_affect_requests(tmp_path: Path) -> None:
 
 
 def test_expired_records_are_pruned_in_the_background() -> None:
-    gone = []
+    prunes = []
 
-    class Told(MemoryCaptureStore):
+    class FailingStore(MemoryCaptureStore):
         def prune(self) -> None:
-            gone.append(True)
-            if len(gone) > 2:
+            prunes.append(True)
+            if len(prunes) > 2:
                 threading.Event().wait()
             raise RuntimeError("told")
 
-    capture = CaptureObserver(make_settings(_AGE="0.02"), Told(CaptureLimits(1, 0.02)))
+    capture = CaptureObserver(make_settings(_AGE="0.02"), FailingStore(CaptureLimits(1, 0.02)))
     capture.start()
 
     deadline = time.monotonic() + 5
-    while len(gone) < 2 and time.monotonic() < deadline:
+    while len(prunes) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert len(gone) >= 2, "a failure ends it"
+    assert len(prunes) >= 2, "a failure ends the pruning"
 
 
 def test_pruning_ends_when_the_observer_is_closed() -> None:

@@ -1,4 +1,4 @@
-"""The changes that followers of the exchanges get."""
+"""Changes of exchanges that are sent to followers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forwarder.observability.capture.stores import CaptureLimits, MemoryCaptureS
 Json = dict[str, Any]
 
 
-class Running:
+class RunningExchanges:
     """The running exchanges of all workers."""
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class Running:
 
 
 @pytest.fixture
-def running() -> Running:
-    return Running()
+def running() -> RunningExchanges:
+    return RunningExchanges()
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def store() -> MemoryCaptureStore:
 
 @pytest.fixture
 def feed(
-    store: MemoryCaptureStore, running: Running, monkeypatch: pytest.MonkeyPatch
+    store: MemoryCaptureStore, running: RunningExchanges, monkeypatch: pytest.MonkeyPatch
 ) -> ExchangeFeed:
     monkeypatch.setattr(feed_module, "POLL_SECONDS", 0.0)
     return ExchangeFeed(store, running)  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def describe(change: Change) -> str:
 
 
 def test_exchange_is_reported_while_it_runs_and_when_it_ends(
-    feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
+    feed: ExchangeFeed, store: MemoryCaptureStore, running: RunningExchanges
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
     assert read_changes(follower) == []
@@ -83,8 +83,8 @@ def test_exchange_is_reported_while_it_runs_and_when_it_ends(
     assert read_changes(follower) == []
 
 
-def test_exchange_in_both_places_is_finished(
-    feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
+def test_exchange_that_is_running_and_stored_is_finished(
+    feed: ExchangeFeed, store: MemoryCaptureStore, running: RunningExchanges
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
     read_changes(follower)
@@ -94,8 +94,8 @@ def test_exchange_in_both_places_is_finished(
     assert read_changes(follower) == []
 
 
-def test_exchange_without_a_record_is_gone_after_some_polls(
-    feed: ExchangeFeed, running: Running
+def test_exchange_without_a_record_disappears_after_some_polls(
+    feed: ExchangeFeed, running: RunningExchanges
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
     name = running.begin()
@@ -112,7 +112,7 @@ def test_exchange_without_a_record_is_gone_after_some_polls(
 
 
 def test_record_that_is_stored_late_is_found(
-    feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
+    feed: ExchangeFeed, store: MemoryCaptureStore, running: RunningExchanges
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
     name = running.begin()
@@ -125,7 +125,7 @@ def test_record_that_is_stored_late_is_found(
 
 
 def test_reconnected_follower_gets_exchanges_that_ended_since(
-    feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
+    feed: ExchangeFeed, store: MemoryCaptureStore, running: RunningExchanges
 ) -> None:
     now = time.time()
     old = put_record(store, generate_name(now - 100), duration_ms=1000.0)
@@ -133,16 +133,16 @@ def test_reconnected_follower_gets_exchanges_that_ended_since(
     new = put_record(store, generate_name(now - 10))
     other = running.begin(age=50)
 
-    found = read_changes(ExchangeFollower(feed, now - 20))
+    changes = read_changes(ExchangeFollower(feed, now - 20))
 
-    assert old not in dict(found)
-    assert sorted(found) == sorted([(long, "finished"), (new, "finished"), (other, "running")])
+    assert old not in dict(changes)
+    assert sorted(changes) == sorted([(long, "finished"), (new, "finished"), (other, "running")])
 
 
 def test_exchange_older_than_all_that_are_followed_is_reported_at_its_end(
     feed: ExchangeFeed,
     store: MemoryCaptureStore,
-    running: Running,
+    running: RunningExchanges,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feed_module, "MAX_FOLLOWED", 3)
@@ -159,8 +159,8 @@ def test_exchange_older_than_all_that_are_followed_is_reported_at_its_end(
     assert read_changes(follower) == []
 
 
-def test_followers_share_one_look_at_the_store(
-    store: MemoryCaptureStore, running: Running, monkeypatch: pytest.MonkeyPatch
+def test_followers_share_one_poll_of_the_store(
+    store: MemoryCaptureStore, running: RunningExchanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "POLL_SECONDS", 1000.0)
     feed = ExchangeFeed(store, running)  # type: ignore[arg-type]

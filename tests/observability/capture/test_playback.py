@@ -15,8 +15,8 @@ URL = "http://up.test/v1/chat/completions"
 
 
 def make_attempt(text: str = "", url: str = URL, status: int = 200, **more: Any) -> dict[str, Any]:
-    said = {"status": status, "headers": [["a", "b"], ["Content-Length", "9"]], "text": text}
-    return {"url": url, "request": {}, "answer": said, **more}
+    answer = {"status": status, "headers": [["a", "b"], ["Content-Length", "9"]], "text": text}
+    return {"url": url, "request": {}, "answer": answer, **more}
 
 
 def make_client(*attempts: dict[str, Any]) -> httpx2.Client:
@@ -39,13 +39,13 @@ def test_playback_prefers_the_attempt_of_the_same_request() -> None:
             make_attempt("asked", request={"body": {"n": 2}}),
         ]
     )
-    said = httpx2.Client(transport=playback)
+    client = httpx2.Client(transport=playback)
 
-    assert [said.post(URL, json={"n": n}).text for n in (2, 3, 4)] == ["asked", "first", "second"]
+    assert [client.post(URL, json={"n": n}).text for n in (2, 3, 4)] == ["asked", "first", "second"]
     assert playback.remaining_count == 1
-    assert said.post(URL, json={}).text == "other"
+    assert client.post(URL, json={}).text == "other"
     with pytest.raises(httpx2.ConnectError, match="no more answers"):
-        said.post(URL, json={})
+        client.post(URL, json={})
 
 
 @check_each(
@@ -67,15 +67,15 @@ def test_attempt_without_an_answer_fails_as_recorded(name: str, kind: type[Excep
 )  # fmt: skip
 def test_playback_breaks_at_the_recorded_position(name: str, kind: type[Exception]) -> None:
     broken = make_attempt("as far as here", error={"type": name, "message": "why"})
-    heard: list[str] = []
+    received: list[str] = []
 
     with (
         make_client(broken).stream("POST", URL, json={}) as answer,
         pytest.raises(kind, match="why"),
     ):
-        heard.extend(answer.iter_text())
+        received.extend(answer.iter_text())
 
-    assert heard == ["as far as here"]
+    assert received == ["as far as here"]
 
 
 def test_an_upload_has_an_id() -> None:
@@ -85,6 +85,6 @@ def test_an_upload_has_an_id() -> None:
 
 
 def test_nothing_is_fetched() -> None:
-    found = fetch_placeholders({"http://a.test/x": "input[0]"})
+    blobs = fetch_placeholders({"http://a.test/x": "input[0]"})
 
-    assert found["http://a.test/x"].data == b"not fetched"
+    assert blobs["http://a.test/x"].data == b"not fetched"

@@ -28,14 +28,14 @@ URL = "http://up.test/v1/chat/completions"
 
 
 def make_record(route: str = "chat", **request: Any) -> dict[str, Any]:
-    asked = {
+    client_request = {
         "method": "POST",
         "path": "/v1/chat/completions",
         "query": [],
         "headers": [],
         **request,
     }
-    return {"exchange": {"route": route}, "client": {"request": asked}, "upstream": []}
+    return {"exchange": {"route": route}, "client": {"request": client_request}, "upstream": []}
 
 
 def make_attempt(upstream: str = "far", protocol: str = "chat", url: str = URL) -> dict[str, Any]:
@@ -46,13 +46,13 @@ def make_attempt(upstream: str = "far", protocol: str = "chat", url: str = URL) 
 def test_replay_request_has_the_new_key() -> None:
     headers = [["X-Forwarder-Strict", "true"], ["Authorization", "***"], ["Host", "h"]]
 
-    asked = make_replay_request(
+    request = make_replay_request(
         make_record(body={"a": 1}, query=[["b", "c d"]], headers=headers), "sk-1"
     )
 
-    assert asked.path == "/v1/chat/completions?b=c+d"
-    assert json.loads(asked.body) == {"a": 1}
-    assert asked.headers == {
+    assert request.path == "/v1/chat/completions?b=c+d"
+    assert json.loads(request.body) == {"a": 1}
+    assert request.headers == {
         "X-Forwarder-Strict": "true",
         "Content-Type": "application/json",
         "Authorization": "Bearer sk-1",
@@ -63,10 +63,10 @@ def test_replay_keeps_headers_of_the_reasoning_style() -> None:
     headers = [["User-Agent", "opencode/1.18"], ["X-Title", "Cline"], ["X-Other", "1"]]
     path = "/think/v1/chat/completions"
 
-    asked = make_replay_request(make_record(body={"a": 1}, path=path, headers=headers), None)
+    request = make_replay_request(make_record(body={"a": 1}, path=path, headers=headers), None)
 
-    assert asked.path == path
-    assert asked.headers == {
+    assert request.path == path
+    assert request.headers == {
         "User-Agent": "opencode/1.18",
         "X-Title": "Cline",
         "Content-Type": "application/json",
@@ -78,18 +78,18 @@ def test_replay_keeps_headers_of_the_reasoning_style() -> None:
 
 
 @check_each(
-    ("given", "body"),
+    ("recorded", "body"),
     [({"text": "{"}, b"{"), ({"body": [1]}, b"[1]"), ({"body": "x"}, b'"x"')],
 )
-def test_replay_sends_an_invalid_body_unchanged(given: dict[str, Any], body: bytes) -> None:
-    assert make_replay_request(make_record(**given), None).body == body
+def test_replay_sends_an_invalid_body_unchanged(recorded: dict[str, Any], body: bytes) -> None:
+    assert make_replay_request(make_record(**recorded), None).body == body
 
 
 def test_replay_includes_the_resumed_history() -> None:
-    made = make_record(body={"input": "hi", "previous_response_id": "r"})
-    made["client"]["resumed"] = {"body": {"input": ["before", "hi"]}}
+    record = make_record(body={"input": "hi", "previous_response_id": "r"})
+    record["client"]["resumed"] = {"body": {"input": ["before", "hi"]}}
 
-    assert json.loads(make_replay_request(made, None).body) == {"input": ["before", "hi"]}
+    assert json.loads(make_replay_request(record, None).body) == {"input": ["before", "hi"]}
 
 
 @check_each(
@@ -100,29 +100,29 @@ def test_replay_includes_the_resumed_history() -> None:
         ("responses", "POST", {"background": True, "input": "hi"}),
     ],
 )
-def test_turns_and_background_work_are_asked_for_as_streams(
+def test_turns_and_background_work_are_replayed_as_streams(
     route: str, method: str, body: dict[str, Any]
 ) -> None:
-    asked = make_replay_request(make_record(route, method=method, body=body), None)
+    request = make_replay_request(make_record(route, method=method, body=body), None)
 
-    assert asked.path == "/v1/responses"
-    assert json.loads(asked.body) == {"input": "hi", "stream": True}
+    assert request.path == "/v1/responses"
+    assert json.loads(request.body) == {"input": "hi", "stream": True}
 
 
 def test_queued_background_request_is_not_replayed() -> None:
-    made = make_record("responses", body={"background": True, "input": "hi"})
-    made["client"]["answer"] = {"status": 200, "body": {"status": "queued"}}
+    record = make_record("responses", body={"background": True, "input": "hi"})
+    record["client"]["answer"] = {"status": 200, "body": {"status": "queued"}}
 
     with pytest.raises(InvalidRequest, match="'background'"):
-        make_replay_request(made, None)
+        make_replay_request(record, None)
 
 
 @check_each(
-    "made", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, make_record()]
+    "record", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, make_record()]
 )
-def test_record_without_a_request_cannot_be_replayed(made: dict[str, Any]) -> None:
+def test_record_without_a_request_cannot_be_replayed(record: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
-        make_replay_request(made, None)
+        make_replay_request(record, None)
 
 
 @check_each("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
@@ -132,19 +132,19 @@ def test_only_model_requests_are_replayed(path: str) -> None:
 
 
 def test_caveats_report_missing_parts() -> None:
-    made = make_record(body={})
-    assert list(list_caveats(made)) == []
+    record = make_record(body={})
+    assert list(list_caveats(record)) == []
 
-    made["exchange"] |= {"whole": False, "redacted": True}
-    made["client"]["request"]["headers"] = [["Authorization", "***"]]
-    assert len(list(list_caveats(made))) == 1
-    made["client"]["request"]["body"] = {"user": "***"}
-    assert [note.partition(":")[0] for note in list_caveats(made)] == [
+    record["exchange"] |= {"whole": False, "redacted": True}
+    record["client"]["request"]["headers"] = [["Authorization", "***"]]
+    assert len(list(list_caveats(record))) == 1
+    record["client"]["request"]["body"] = {"user": "***"}
+    assert [note.partition(":")[0] for note in list_caveats(record)] == [
         "the exchange exceeded the capture limit", "secrets are redacted",
     ]  # fmt: skip
 
-    made["client"]["request"]["left_out"] = 5
-    assert next(list_caveats(made)).startswith("the request exceeded the capture limit")
+    record["client"]["request"]["left_out"] = 5
+    assert next(list_caveats(record)).startswith("the request exceeded the capture limit")
 
 
 # -- settings -------------------------------------------------------------------------------------
@@ -159,10 +159,10 @@ def test_replay_settings_disable_observers_and_limits() -> None:
 
 
 def test_playback_adds_unconfigured_upstreams() -> None:
-    made = make_record(body={"model": "fast"})
-    made["upstream"] = [make_attempt(), make_attempt()]
+    record = make_record(body={"model": "fast"})
+    record["upstream"] = [make_attempt(), make_attempt()]
 
-    settings = make_playback_settings(DEMO, made)
+    settings = make_playback_settings(DEMO, record)
 
     (upstream,) = settings.upstreams
     assert not settings.demo
@@ -175,26 +175,31 @@ def test_playback_adds_unconfigured_upstreams() -> None:
 
 
 def test_configured_upstream_overrides_the_recorded_one() -> None:
-    today = Settings.from_env({"FORWARDER_UPSTREAMS": "near,far", "NEAR_BASE_URL": "http://n/v1",
+    current_settings = Settings.from_env({"FORWARDER_UPSTREAMS": "near,far", "NEAR_BASE_URL": "http://n/v1",
                                "FAR_BASE_URL": "http://f/v1", "FAR_MODELS": "m-*"})  # fmt: skip
-    made = make_record(body={"model": "m-1"})
-    made["upstream"] = [make_attempt()]
+    record = make_record(body={"model": "m-1"})
+    record["upstream"] = [make_attempt()]
 
-    upstreams = make_playback_settings(today, made).upstreams
+    upstreams = make_playback_settings(current_settings, record).upstreams
 
     assert [(u.name, u.base_url) for u in upstreams] == [
         ("far", "http://f/v1"),
         ("near", "http://n/v1"),
     ]
-    made["upstream"] = [make_attempt(protocol="compact", url="http://up.test/v1/responses/compact")]
-    assert make_playback_settings(today, made).upstreams[0].base_url == "http://up.test/v1"
+    record["upstream"] = [
+        make_attempt(protocol="compact", url="http://up.test/v1/responses/compact")
+    ]
+    assert (
+        make_playback_settings(current_settings, record).upstreams[0].base_url
+        == "http://up.test/v1"
+    )
 
 
 def test_playback_restores_fallbacks() -> None:
-    made = make_record(body={"model": "fast"})
-    made["upstream"] = [make_attempt(), make_attempt("spare")]
+    record = make_record(body={"model": "fast"})
+    record["upstream"] = [make_attempt(), make_attempt("spare")]
 
-    routes = Router(make_playback_settings(DEMO, made)).list_routes("fast", "chat")
+    routes = Router(make_playback_settings(DEMO, record)).list_routes("fast", "chat")
 
     assert [(route.upstream.name, route.model) for route in routes] == [
         ("far", "m-1"),
@@ -214,8 +219,8 @@ def make_stream_answer(*events: Any) -> ReplayAnswer:
 
 
 def test_comparison_ignores_ids_times_and_storage_fields() -> None:
-    def make_answer(name: str, at: int, sealed: str, **more: Any) -> ReplayAnswer:
-        response = {"id": f"resp_{name}", "created_at": at, "encrypted_content": sealed, **more}
+    def make_answer(name: str, at: int, encrypted: str, **more: Any) -> ReplayAnswer:
+        response = {"id": f"resp_{name}", "created_at": at, "encrypted_content": encrypted, **more}
         return make_stream_answer({"response": response}, {"item_id": f"msg_{name}", "delta": "x"})
 
     one = make_answer("0123456789", 1, "fwd1.a", store=True)
@@ -290,9 +295,9 @@ def test_replay_answer_is_redacted() -> None:
     assert list(now.format_lines()) == ["status 200", '{"a": "***", "user": "***"}']
 
 
-def test_recorded_answer_is_the_clients_answer() -> None:
-    made = make_record()
-    assert read_recorded_answer(made) == ReplayAnswer(None, {})
+def test_recorded_answer_is_that_of_the_client() -> None:
+    record = make_record()
+    assert read_recorded_answer(record) == ReplayAnswer(None, {})
 
-    made["client"]["answer"] = {"status": 200, "body": {}}
-    assert read_recorded_answer(made).status == 200
+    record["client"]["answer"] = {"status": 200, "body": {}}
+    assert read_recorded_answer(record).status == 200

@@ -1,4 +1,4 @@
-"""Exchanges that have not ended, as this worker and others see them."""
+"""Running exchanges as this worker and other workers list them."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def test_partial_record_has_the_complete_events_so_far() -> None:
     assert record["client"]["request"]["body"] == {"model": "m"}
     assert record["exchange"]["running"] is True
     assert capture.running.find_record(summary["id"]) is None
-    whole = json.loads(capture.store.find(summary["id"]) or b"")
-    assert "running" not in whole["exchange"]
-    assert len(whole["client"]["answer"]["events"]) == 3
+    final_record = json.loads(capture.store.find(summary["id"]) or b"")
+    assert "running" not in final_record["exchange"]
+    assert len(final_record["client"]["answer"]["events"]) == 3
 
 
 def test_request_whose_body_has_not_arrived_is_not_listed() -> None:
@@ -127,12 +127,12 @@ def test_work_that_never_begins_is_forgotten(workers: list[CaptureObserver]) -> 
 def test_other_workers_see_a_running_exchange(
     workers: list[CaptureObserver], tmp_path: Path
 ) -> None:
-    own, other = workers
-    context = begin(own)
-    own.running.publish()
+    first_worker, other = workers
+    context = begin(first_worker)
+    first_worker.running.publish()
     (summary,) = other.running.list_summaries()
     context.model = "m"
-    own.running.publish()
+    first_worker.running.publish()
     (changed,) = other.running.list_summaries()
     folder = tmp_path / "running"
 
@@ -151,17 +151,17 @@ def test_other_workers_see_a_running_exchange(
 def test_partial_record_is_written_only_while_a_page_is_open(
     workers: list[CaptureObserver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, other = workers
-    context = begin(own)
+    first_worker, other = workers
+    context = begin(first_worker)
     answer(context, EVENT % 1)
-    own.running.publish()
-    own.running.publish()
-    name = own.running.list_own()[0].name
+    first_worker.running.publish()
+    first_worker.running.publish()
+    name = first_worker.running.list_own()[0].name
     record_path = tmp_path / "running" / f"{name}.record"
     assert not record_path.exists()
 
     first = json.loads(other.running.find_record(name) or b"")
-    own.running.publish()
+    first_worker.running.publish()
     second = json.loads(other.running.find_record(name) or b"")
     assert first["exchange"]["id"] == second["exchange"]["id"] == name
     assert "answer" not in first["client"]
@@ -169,7 +169,7 @@ def test_partial_record_is_written_only_while_a_page_is_open(
 
     record_path.unlink()
     monkeypatch.setattr(running, "WATCH_SECONDS", -1.0)
-    own.running.publish()
+    first_worker.running.publish()
     assert not record_path.exists()
     context.close()
     assert list_files(tmp_path / "running") == set()
@@ -179,40 +179,40 @@ def test_partial_record_is_written_only_while_a_page_is_open(
 def test_partial_records_are_written_at_most_once_a_second(
     workers: list[CaptureObserver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, other = workers
-    context = begin(own)
-    own.running.publish()
-    name = own.running.list_own()[0].name
+    first_worker, other = workers
+    context = begin(first_worker)
+    first_worker.running.publish()
+    name = first_worker.running.list_own()[0].name
     other.running.find_record(name)
-    own.running.publish()
+    first_worker.running.publish()
     path = tmp_path / "running" / f"{name}.record"
     first = path.stat().st_ino
 
-    own.running.publish()
+    first_worker.running.publish()
     assert path.stat().st_ino == first
 
     monkeypatch.setattr(running, "RECORD_SECONDS", 0.0)
-    own.running._next_records.clear()
-    own.running.publish()
+    first_worker.running._next_records.clear()
+    first_worker.running.publish()
     assert path.read_bytes().startswith(b'{"exchange":')
     context.close()
-    assert own.running._next_records == {}
+    assert first_worker.running._next_records == {}
 
 
-def test_secrets_are_in_no_file(workers: list[CaptureObserver], tmp_path: Path) -> None:
-    own, other = workers
-    context = begin(own, b'{"messages":[{"content":"my key is %b"}]}' % KEY.encode())
+def test_files_contain_no_secrets(workers: list[CaptureObserver], tmp_path: Path) -> None:
+    first_worker, other = workers
+    context = begin(first_worker, b'{"messages":[{"content":"my key is %b"}]}' % KEY.encode())
     context.model = f"model-{KEY}"
-    own.running.publish()
-    name = own.running.list_own()[0].name
+    first_worker.running.publish()
+    name = first_worker.running.list_own()[0].name
     other.running.find_record(name)
-    own.running.publish()
+    first_worker.running.publish()
 
-    found = {path.suffix: path.read_bytes() for path in (tmp_path / "running").iterdir()}
+    contents = {path.suffix: path.read_bytes() for path in (tmp_path / "running").iterdir()}
 
-    assert b"my key is ***" in found[".record"]
-    assert b"model-***" in found[".json"]
-    assert not any(KEY.encode() in content for content in found.values())
+    assert b"my key is ***" in contents[".record"]
+    assert b"model-***" in contents[".json"]
+    assert not any(KEY.encode() in content for content in contents.values())
     context.close()
 
 
@@ -258,7 +258,7 @@ def test_living_worker_touches_its_files(
     assert path.stat().st_mtime > time.time() - 60
     assert path.read_bytes() == content
 
-    path.unlink()  # another worker took it for stale
+    path.unlink()  # another worker removed it as stale
     workers[0].running.publish()
     assert len(workers[1].running.list_summaries()) == 1
     context.close()
@@ -335,7 +335,7 @@ def count_calls(work: Callable[[], object]) -> int:
     return count
 
 
-def test_chunks_cause_no_work(workers: list[CaptureObserver]) -> None:
+def test_chunks_cause_no_function_calls(workers: list[CaptureObserver]) -> None:
     def serve(chunks: int) -> None:
         context = begin(workers[0])
         answer(context, *([EVENT % 1] * chunks))
@@ -344,7 +344,7 @@ def test_chunks_cause_no_work(workers: list[CaptureObserver]) -> None:
     few, many = (count_calls(lambda chunks=chunks: serve(chunks)) for chunks in (1, 500))
 
     assert few == many
-    assert few < 10, "the register, the name and the file of the record"
+    assert few < 10, "more than registration, name and file of the record"
 
 
 def test_failure_of_one_exchange_does_not_stop_the_others(
@@ -353,14 +353,14 @@ def test_failure_of_one_exchange_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bad, good = begin(workers[0]), begin(workers[0])
-    bad.model, good.model = "bad", "good"
+    failing, working = begin(workers[0]), begin(workers[0])
+    failing.model, working.model = "bad", "good"
     encode = running.encode_running_summary
 
-    def fail(name: str, recorder: Any, context: RequestContext, *rest: Any) -> bytes:
-        if context is bad:
+    def fail(name: str, recorder: Any, context: RequestContext, *arguments: Any) -> bytes:
+        if context is failing:
             raise TypeError("Recursion limit reached")
-        return encode(name, recorder, context, *rest)
+        return encode(name, recorder, context, *arguments)
 
     monkeypatch.setattr(running, "encode_running_summary", fail)
     with caplog.at_level(logging.ERROR, "forwarder.capture"):

@@ -12,7 +12,7 @@ from forwarder.observability.capture import serialize
 from forwarder.protocols.framing import SseDecoder
 from tests.helpers.check_cases import check_each
 
-SAID = {
+CHUNK = {
     "a stream": b'data: {"a":1}\n\ndata: {"b":"\xc3\xbc"}\n\ndata: [DONE]\n\n',
     "named events": b'event: response.created\ndata: {"type":"response.created"}\n\n',
     "comments": b': keep-alive\n\ndata: {"a":1}\n\n: and more\n\n',
@@ -32,27 +32,27 @@ SAID = {
     "nothing": b"",
 }
 
-every_answer = check_each("data", SAID.values(), ids=SAID.keys())
+every_answer = check_each("data", CHUNK.values(), ids=CHUNK.keys())
 
 
 def decode_events(data: bytes) -> tuple[list[Any], str | None, bool]:
     """Decode bytes with the SSE decoder; returns the events, the error, and if [DONE] came."""
-    decoder, found = SseDecoder(), []
+    decoder, events = SseDecoder(), []
     try:
-        found += decoder.feed(data)
-        found += decoder.flush()
+        events += decoder.feed(data)
+        events += decoder.flush()
     except Exception as error:
-        return found, str(error), decoder.saw_done_marker
-    return found, None, decoder.saw_done_marker
+        return events, str(error), decoder.saw_done_marker
+    return events, None, decoder.saw_done_marker
 
 
 @every_answer
 def test_encoded_answer_parses_to_the_same(data: bytes) -> None:
-    once = serialize.parse_answer([(0.0, data)])
-    written = b"".join(serialize.encode_answer(once))
+    parsed = serialize.parse_answer([(0.0, data)])
+    written = b"".join(serialize.encode_answer(parsed))
 
     assert decode_events(written) == decode_events(data)
-    assert serialize.parse_answer([(0.0, written)]) == once
+    assert serialize.parse_answer([(0.0, written)]) == parsed
 
 
 @every_answer
@@ -60,19 +60,19 @@ def test_log_line_is_json(data: bytes) -> None:
     assert json.loads(json.dumps(serialize.parse_answer([(0.0, data)]))) is not None
 
 
-@given(st.binary(max_size=60), st.sampled_from(sorted(SAID.values())))
+@given(st.binary(max_size=60), st.sampled_from(sorted(CHUNK.values())))
 def test_any_bytes_survive_parsing_and_encoding(noise: bytes, data: bytes) -> None:
-    for said in (noise, data + noise, b"data: " + noise):
-        written = b"".join(serialize.encode_answer(serialize.parse_answer([(0.0, said)])))
-        assert decode_events(written) == decode_events(said)
+    for answer in (noise, data + noise, b"data: " + noise):
+        written = b"".join(serialize.encode_answer(serialize.parse_answer([(0.0, answer)])))
+        assert decode_events(written) == decode_events(answer)
 
 
 def test_events_do_not_depend_on_piece_boundaries() -> None:
-    data = SAID["a stream"] + SAID["named events"]
-    whole = [{**event, "at": 0} for event in serialize.parse_answer([(0.0, data)])["events"]]
+    data = CHUNK["a stream"] + CHUNK["named events"]
+    expected = [{**event, "at": 0} for event in serialize.parse_answer([(0.0, data)])["events"]]
     for cut in range(1, len(data)):
         read = serialize.parse_answer([(0.0, data[:cut]), (1.0, data[cut:])])
-        assert [{**event, "at": 0} for event in read["events"]] == whole
+        assert [{**event, "at": 0} for event in read["events"]] == expected
 
 
 def test_event_time_is_the_arrival_of_its_end() -> None:

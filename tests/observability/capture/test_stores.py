@@ -64,9 +64,9 @@ def test_records_are_found_by_their_names_and_by_their_requests_ids(make: Make) 
     store = make()
     names = [put_record(store, each) for each in ("a", "b", "a")]
 
-    found = [store.find(name) for name in (*names, "a")]
+    records = [store.find(name) for name in (*names, "a")]
 
-    assert [json.loads(said or b"")["exchange"]["id"] for said in found] == [*names, names[2]]
+    assert [json.loads(record or b"")["exchange"]["id"] for record in records] == [*names, names[2]]
     assert store.find("c") is None
     assert store.find(generate_name(CLOCK.now)) is None
 
@@ -125,17 +125,17 @@ def test_files_are_private_and_shared_by_all_workers(tmp_path: Path) -> None:
 def test_prune_removes_abandoned_partial_files_only(tmp_path: Path) -> None:
     CLOCK.now = Clock.now
     store = FileCaptureStore(tmp_path, CaptureLimits(1, 100), CLOCK)
-    dead, writing = generate_name(CLOCK.now - 1000), generate_name(CLOCK.now)
-    for name in ("notes.json", "ex_mine.json", f"{dead}.json.part", f"{writing}.json.part"):
+    abandoned, writing = generate_name(CLOCK.now - 1000), generate_name(CLOCK.now)
+    for name in ("notes.json", "ex_mine.json", f"{abandoned}.json.part", f"{writing}.json.part"):
         (tmp_path / name).write_text("x")
     put_record(store, "a")
     put_record(store, "b")
 
-    left = set(os.listdir(tmp_path))
+    file_names = set(os.listdir(tmp_path))
 
-    assert {"notes.json", "ex_mine.json", f"{writing}.json.part"} <= left
-    assert f"{dead}.json.part" not in left
-    assert len(left) == 4
+    assert {"notes.json", "ex_mine.json", f"{writing}.json.part"} <= file_names
+    assert f"{abandoned}.json.part" not in file_names
+    assert len(file_names) == 4
 
 
 def test_a_broken_file_does_not_hide_the_others(tmp_path: Path) -> None:
