@@ -22,7 +22,7 @@ SSE = b'event: a\r\ndata: {"n": 1}\r\n\r\n: keep-alive\n\ndata: {"n": 2}\n\ndata
 
 @check_each("media_type", ["text/event-stream; charset=utf-8", "text/plain", ""])
 @check_each("size", [1, 2, 3, 7, 1000])
-def test_events_are_split_however_the_bytes_are_cut(size: int, media_type: str) -> None:
+def test_events_are_split_independently_of_chunk_boundaries(size: int, media_type: str) -> None:
     splitter = EventSplitter(media_type)
     events = [
         event for at in range(0, len(SSE), size) for event in splitter.feed(SSE[at : at + size])
@@ -42,11 +42,11 @@ def test_lines_and_whole_answers_are_events() -> None:
     assert lines.feed(b": 2}") == []
     assert lines.flush() == [{"data": {"b": 2}}]
 
-    whole = EventSplitter("application/json")
-    assert whole.feed(b'{"a":\n\n') == []
-    assert whole.feed(b"1}") == []
-    assert whole.flush() == [{"data": {"a": 1}}]
-    assert whole.flush() == []
+    splitter = EventSplitter("application/json")
+    assert splitter.feed(b'{"a":\n\n') == []
+    assert splitter.feed(b"1}") == []
+    assert splitter.flush() == [{"data": {"a": 1}}]
+    assert splitter.flush() == []
 
     page = EventSplitter("text/html")
     page.feed(b"<html>\xff")

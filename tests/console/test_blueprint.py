@@ -40,7 +40,7 @@ def test_pages_have_a_strict_policy(demo: FlaskClient) -> None:
     assert page.headers["Referrer-Policy"] == "same-origin"
 
 
-def test_without_administrator_keys_only_local_browsers_may_look(demo: FlaskClient) -> None:
+def test_without_administrator_keys_only_local_browsers_have_access(demo: FlaskClient) -> None:
     assert demo.get("/console/exchanges").status_code == 200
     refused = demo.get("/console/exchanges", environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
 
@@ -50,16 +50,16 @@ def test_without_administrator_keys_only_local_browsers_may_look(demo: FlaskClie
 
 
 def test_with_administrator_keys_browsers_sign_in_first(client: FlaskClient) -> None:
-    asked = client.get("/console/exchanges?model=a")
-    assert asked.status_code == 302
-    form = client.get(asked.headers["Location"])
+    redirection = client.get("/console/exchanges?model=a")
+    assert redirection.status_code == 302
+    form = client.get(redirection.headers["Location"])
     assert 'type="password"' in form.text
 
     refused = client.post("/console/sign-in", data={"key": "adm-three"})
     assert refused.status_code == 401
     assert client.get("/console/exchanges").status_code == 302
 
-    done = client.post(asked.headers["Location"], data={"key": "adm-two"})
+    done = client.post(redirection.headers["Location"], data={"key": "adm-two"})
     assert (done.status_code, done.headers["Location"]) == (302, "/console/exchanges?model=a")
     assert client.get("/console/exchanges").status_code == 200
 
@@ -94,18 +94,18 @@ def sign_in_from(client: FlaskClient, key: str, address: str = "192.0.2.7") -> i
 def test_parallel_guesses_of_a_network_are_refused(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others: list[int] = []
+    statuses: list[int] = []
 
     def guess_meanwhile(seconds: float) -> None:
         assert seconds == 7
         for address in ("192.0.2.7", "::ffff:192.0.2.7", "192.0.2.8"):
-            others.append(sign_in_from(client, "adm-one", address))
+            statuses.append(sign_in_from(client, "adm-one", address))
 
     monkeypatch.setattr(blueprint, "FAILURE_SECONDS", 7)
     monkeypatch.setattr(time, "sleep", guess_meanwhile)
 
     assert sign_in_from(client, "guess") == 401
-    assert others == [429, 429, 302]
+    assert statuses == [429, 429, 302]
     assert sign_in_from(client, "adm-one") == 302
 
 
@@ -129,9 +129,7 @@ def test_console_can_be_switched_off(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("next_page", ["https://evil.test/", "//evil.test", "/v1", ""])
-def test_signing_in_leads_to_no_other_place_than_the_console(
-    client: FlaskClient, next_page: str
-) -> None:
+def test_sign_in_redirects_only_to_the_console(client: FlaskClient, next_page: str) -> None:
     done = client.post(
         "/console/sign-in", query_string={"next": next_page}, data={"key": "adm-one"}
     )
@@ -178,7 +176,7 @@ def test_the_fields_of_a_form_are_counted_before_it_is_parsed(client: FlaskClien
 
 def test_a_form_is_not_read_before_access_is_checked(client: FlaskClient) -> None:
     class Body(BytesIO):
-        def read(self, *given: int | None) -> bytes:
+        def read(self, *arguments: int | None) -> bytes:
             raise AssertionError("the form was read")
 
     answer = client.post(
@@ -198,7 +196,7 @@ def test_templates_have_no_inline_scripts_or_styles() -> None:
         assert "|safe" not in text.replace(" ", ""), template
 
 
-def test_vendored_files_are_those_that_are_listed() -> None:
+def test_vendored_files_match_their_list() -> None:
     rows = re.findall(
         r"^\| `([^`]+)` .*`([0-9a-f]{64})`", (VENDORED / "VENDORED.md").read_text(), re.M
     )

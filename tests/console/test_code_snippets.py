@@ -29,10 +29,10 @@ BODY: dict[str, Any] = {
 
 def test_curl_sends_the_body_unchanged() -> None:
     text = write_curl("http://a/v1/responses", BODY, {"X-A": "it's"}, needs_key=True)
-    command, _, rest = text.partition("<<'JSON'\n")
+    command, _, body_text = text.partition("<<'JSON'\n")
 
-    assert json.loads(rest.removesuffix("JSON\n")) == BODY
-    assert not any(line == "JSON" for line in rest.removesuffix("JSON\n").splitlines())
+    assert json.loads(body_text.removesuffix("JSON\n")) == BODY
+    assert not any(line == "JSON" for line in body_text.removesuffix("JSON\n").splitlines())
     assert shlex.split(command.replace("\\\n", "")) == [
         *("curl", "-sN", "http://a/v1/responses", "-H", "Content-Type: application/json"),
         *("-H", "X-A: it's", "-H", "Authorization: Bearer $FORWARDER_KEY", "--data-binary", "@-"),
@@ -49,8 +49,8 @@ class StubClient:
         StubClient.options = options
         self.responses = self.chat = self.completions = self
 
-    def create(self, **given: Any) -> list[Any]:
-        StubClient.calls.append(("create", given))
+    def create(self, **arguments: Any) -> list[Any]:
+        StubClient.calls.append(("create", arguments))
         return []
 
 
@@ -63,15 +63,15 @@ def test_python_sends_the_body_by_the_sdk(api: str, monkeypatch: pytest.MonkeyPa
 
     exec(compile(program, "program", "exec"), {})
 
-    _, given = StubClient.calls.pop()
+    _, arguments = StubClient.calls.pop()
     create = {"responses": Responses.create, "chat": Completions.create}[api]
-    assert set(given) <= set(inspect.signature(create).parameters)
-    assert given.pop("extra_headers") == {
+    assert set(arguments) <= set(inspect.signature(create).parameters)
+    assert arguments.pop("extra_headers") == {
         "X-Forwarder-Reasoning": "text",
         "X-Forwarder-Strict": "true",
     }
-    extra = given.pop("extra_body")
-    assert {**given, **extra} == BODY
+    extra = arguments.pop("extra_body")
+    assert {**arguments, **extra} == BODY
     assert StubClient.options == {"base_url": "http://a/v1", "api_key": "sk-env"}
 
 
@@ -87,7 +87,7 @@ def test_the_sdk_has_no_ollama_api() -> None:
     assert write_python("http://a", "ollama", {"model": "m"}, {}, needs_key=False) is None
 
 
-def test_the_sdk_knows_all_parameters_but_the_listed_ones() -> None:
+def test_sdk_has_all_parameters_except_the_listed_ones() -> None:
     for api, create in (("responses", Responses.create), ("chat", Completions.create)):
-        known = set(UPSTREAM_PROTOCOLS[api].parameters) - code_snippets.UNKNOWN_TO_SDK
-        assert known <= set(inspect.signature(create).parameters)
+        parameters = set(UPSTREAM_PROTOCOLS[api].parameters) - code_snippets.UNKNOWN_TO_SDK
+        assert parameters <= set(inspect.signature(create).parameters)

@@ -12,8 +12,8 @@ def describe(attempt: AttemptView) -> dict[str, tuple[str, list[str]]]:
     return {row.name: (row.kind, [value.name for value in row.upstream]) for row in attempt.rows}
 
 
-def test_parameters_stand_beside_their_translation() -> None:
-    asked = {
+def test_parameters_are_listed_beside_their_translation() -> None:
+    request = {
         "model": "m", "input": "hi", "max_output_tokens": 9, "reasoning": {"effort": "low"},
         "background": False, "access_programs": {}, "truncation": "auto", "user": None,
     }  # fmt: skip
@@ -21,7 +21,7 @@ def test_parameters_stand_beside_their_translation() -> None:
         "model": "m", "messages": [{"role": "user", "content": "hi"}],
         "max_completion_tokens": 9, "reasoning_effort": "low", "stream_options": {},
     }  # fmt: skip
-    record = make_record(asked, make_attempt(sent), dropped={"access_programs": "for others"})
+    record = make_record(request, make_attempt(sent), dropped={"access_programs": "for others"})
 
     (attempt,) = build_view(record).attempts
 
@@ -38,11 +38,11 @@ def test_parameters_stand_beside_their_translation() -> None:
     assert {row.name: row.reason for row in attempt.rows}["access_programs"] == "for others"
 
 
-def test_only_lines_that_the_other_side_lacks_are_marked() -> None:
-    asked = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]}
+def test_only_lines_missing_on_the_other_side_are_marked() -> None:
+    request = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]}
     sent = {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}
 
-    (attempt,) = build_view(make_record(asked, make_attempt(sent))).attempts
+    (attempt,) = build_view(make_record(request, make_attempt(sent))).attempts
 
     (row,) = attempt.rows
     assert row.client is not None
@@ -54,18 +54,18 @@ def test_only_lines_that_the_other_side_lacks_are_marked() -> None:
 
 
 def test_options_of_ollama_are_parameters() -> None:
-    asked = {"model": "m", "prompt": "hi", "options": {"num_predict": 5, "main_gpu": 1}}
+    request = {"model": "m", "prompt": "hi", "options": {"num_predict": 5, "main_gpu": 1}}
     sent = {"model": "m", "messages": [], "max_completion_tokens": 5}
     record = make_record(
-        asked, make_attempt(sent), route="ollama_generate", dropped={"options.main_gpu": "no GPU"}
+        request, make_attempt(sent), route="ollama_generate", dropped={"options.main_gpu": "no GPU"}
     )
 
     (attempt,) = build_view(record).attempts
 
-    found = describe(attempt)
-    assert found["prompt"] == ("mapped", ["messages"])
-    assert found["options.num_predict"][1] == ["max_completion_tokens"]
-    assert found["options.main_gpu"] == ("dropped", [])
+    parameters = describe(attempt)
+    assert parameters["prompt"] == ("mapped", ["messages"])
+    assert parameters["options.num_predict"][1] == ["max_completion_tokens"]
+    assert parameters["options.main_gpu"] == ("dropped", [])
 
 
 def test_history_that_a_request_continues_is_compared() -> None:

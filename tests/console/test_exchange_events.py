@@ -211,9 +211,9 @@ def test_texts_are_bounded_and_escaped() -> None:
     record = make_streams([make_chunk(1, content=HOSTILE + "x" * 100_000)], [])
 
     entries = list_entries(record)
-    (shown,) = (row.cells[UPSTREAM].text for row in fold_entries(entries) if row.kind)
+    (text,) = (row.cells[UPSTREAM].text for row in fold_entries(entries) if row.kind)
     (part,) = collect_parts(entries)
 
-    assert "\u202e" not in shown + part.text
-    assert len(shown) < 600
+    assert "\u202e" not in text + part.text
+    assert len(text) < 600
     assert len(part.text) < 21_000

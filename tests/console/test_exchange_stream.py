@@ -13,7 +13,7 @@ from forwarder.console import exchange_stream, session
 from forwarder.observability.capture import feed
 from forwarder.server.extension import get_extension
 from tests.console.records import HOSTILE, make_record
-from tests.console.test_exchanges import PATH, ask, capture_of, put_record
+from tests.console.test_exchanges import PATH, get_capture, put_record, send_request
 from tests.server.conftest import Serve
 from tests.server.test_diagnostics import answer as answer_chat
 
@@ -60,7 +60,7 @@ class Stream:
         self.response.close()
 
 
-def test_stream_is_one_of_server_sent_events(client: FlaskClient) -> None:
+def test_stream_has_the_format_of_server_sent_events(client: FlaskClient) -> None:
     stream = Stream(client)
 
     assert stream.response.mimetype == "text/event-stream"
@@ -73,12 +73,12 @@ def test_stream_is_one_of_server_sent_events(client: FlaskClient) -> None:
 def test_new_exchange_is_sent_as_a_row(client: FlaskClient) -> None:
     stream = Stream(client)
     assert stream.read()["event"] == "running"
-    ask(client)
+    send_request(client)
 
     row = stream.read()
 
     assert row["event"] == "row"
-    assert row["data"].startswith(f'<tr id="{capture_of(client).store.list_names()[0]}"')
+    assert row["data"].startswith(f'<tr id="{get_capture(client).store.list_names()[0]}"')
     assert float(row["id"]) == pytest.approx(time.time(), abs=60)
     stream.close()
 
@@ -108,14 +108,14 @@ def test_row_of_a_running_exchange_changes_when_it_ends(client: FlaskClient) -> 
 def test_reconnected_page_gets_missed_rows(client: FlaskClient) -> None:
     now = time.time()
     put_record(client, make_record({}), now - 500)
-    missed = put_record(client, make_record({}), now - 50)
+    missed_id = put_record(client, make_record({}), now - 50)
 
     by_header = Stream(client, "?since=0", **{"Last-Event-ID": f"{now - 100}"})
     by_argument = Stream(client, f"?since={now - 100}")
     fresh = Stream(client, "?since=nan", **{"Last-Event-ID": "nonsense"})
 
     for stream in (by_header, by_argument):
-        assert missed in stream.read()["data"]
+        assert missed_id in stream.read()["data"]
         assert stream.read()["event"] == "running"
     assert fresh.read()["event"] == "running"
     for stream in (by_header, by_argument, fresh):
@@ -125,10 +125,10 @@ def test_reconnected_page_gets_missed_rows(client: FlaskClient) -> None:
 def test_filters_are_those_of_the_list(client: FlaskClient) -> None:
     stream = Stream(client, "?model=other&status=errors")
     stream.read()
-    fitting = make_record({})
-    fitting["exchange"] |= {"model": "other", "status": 500}
+    matching_record = make_record({})
+    matching_record["exchange"] |= {"model": "other", "status": 500}
     put_record(client, make_record({}))
-    name = put_record(client, fitting)
+    name = put_record(client, matching_record)
 
     assert name in stream.read()["data"]
     assert client.get(f"{PATH}/stream?status=what").status_code == 400
@@ -145,8 +145,8 @@ def test_stream_ends_with_the_session(serve: Serve, monkeypatch: pytest.MonkeyPa
     client.post("/console/sign-in", data={"key": "adm-one"})
     stream = Stream(client)
     client.post("/console/sign-out")
-    by_key = Stream(client, Authorization="Bearer adm-one")
-    for each in (stream, by_key):
+    key_stream = Stream(client, Authorization="Bearer adm-one")
+    for each in (stream, key_stream):
         assert each.read()["event"] == "running"
     now = time.time() + session.SESSION_SECONDS
     monkeypatch.setattr(time, "time", lambda: now)
@@ -154,17 +154,17 @@ def test_stream_ends_with_the_session(serve: Serve, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StopIteration):
         stream.read_block()
 
-    assert by_key.read_block() == ": heartbeat"
-    by_key.close()
+    assert key_stream.read_block() == ": heartbeat"
+    key_stream.close()
 
 
 def test_exchange_that_ends_leaves_the_list_of_running_ones(client: FlaskClient) -> None:
     stream = Stream(client, "?status=running")
     stream.read()
-    ask(client)
+    send_request(client)
 
     assert stream.read() | {"id": ""} == {
-        "id": "", "event": "gone", "data": capture_of(client).store.list_names()[0],
+        "id": "", "event": "gone", "data": get_capture(client).store.list_names()[0],
     }  # fmt: skip
     stream.close()
 
@@ -207,7 +207,7 @@ def test_streams_of_a_worker_are_limited(
 
     for stream in streams:
         stream.close()
-    assert capture_of(client).feed.followers == 0
+    assert get_capture(client).feed.followers == 0
     Stream(client).close()
 
 
@@ -222,10 +222,10 @@ def test_shutdown_ends_streams(client: FlaskClient) -> None:
     stream = Stream(client)
     stream.read()
     in_flight = get_extension(client.application).services.running
-    assert len(in_flight) == 0, "a shutdown would wait for it"
+    assert len(in_flight) == 0, "a shutdown would wait for the stream"
 
     in_flight.announce()
 
-    rest: list[Any] = list(stream._blocks)
-    assert len(rest) <= 1
-    assert capture_of(client).feed.followers == 0
+    blocks: list[Any] = list(stream._blocks)
+    assert len(blocks) <= 1
+    assert get_capture(client).feed.followers == 0

@@ -18,7 +18,7 @@ def format_json(value: Any) -> str:
     return ReadableJsonFormatter().format(value)
 
 
-def test_long_text_says_how_much_is_missing() -> None:
+def test_shortened_text_has_the_number_of_missing_characters() -> None:
     assert shorten_text("x" * 10, 10) == "x" * 10
     assert shorten_text("x" * 1234, 10) == "x" * 10 + " … (1,224 more characters)"
 
@@ -30,17 +30,17 @@ def test_small_values_are_not_cut() -> None:
 
 
 def test_data_urls_are_shortened_to_their_type() -> None:
-    shown = format_json({"image_url": "data:image/png;base64," + "A" * 500})
+    formatted = format_json({"image_url": "data:image/png;base64," + "A" * 500})
 
-    assert '"data:image/png;base64, … (500 more characters)"' in shown
+    assert '"data:image/png;base64, … (500 more characters)"' in formatted
 
 
 def test_long_lists_show_their_first_and_last_entries() -> None:
-    shown = json.loads(format_json([f"message {number}" for number in range(1000)]))
+    formatted = json.loads(format_json([f"message {number}" for number in range(1000)]))
 
-    assert shown[0] == "message 0"
-    assert shown[exchange_text.MAX_FIRST] == "… (940 more)"
-    assert shown[-1] == "message 999"
+    assert formatted[0] == "message 0"
+    assert formatted[exchange_text.MAX_FIRST] == "… (940 more)"
+    assert formatted[-1] == "message 999"
 
 
 def nest(depth: int) -> Any:
@@ -69,9 +69,9 @@ def test_huge_values_are_short(value: Any) -> None:
 def test_all_documents_of_a_page_are_limited_together() -> None:
     formatter = ReadableJsonFormatter()
     value = ["x" * 1900] * 50
-    begun = time.process_time()
+    started_at = time.process_time()
 
     total = sum(len(formatter.format(value)) for _ in range(1000))
 
     assert total < 1_000_000
-    assert time.process_time() - begun < 2
+    assert time.process_time() - started_at < 2

@@ -40,7 +40,7 @@ def test_facts_and_notices_describe_the_exchange() -> None:
     assert len(build_view(record).notices) == 4
 
 
-def test_left_out_bodies_are_named() -> None:
+def test_omitted_bodies_are_reported() -> None:
     record = make_record({"model": "m"}, make_attempt({}))
     record["client"]["request"] = {"method": "POST", "path": "/v1/responses", "left_out": 5000}
     record["upstream"][0]["request"] = {"left_out": 7000}
@@ -86,10 +86,10 @@ def test_control_characters_are_escaped_everywhere() -> None:
     record = make_record(body, attempt, dropped={HOSTILE: HOSTILE}, failed=[HOSTILE])
     record["exchange"] |= {"model": HOSTILE, "error": HOSTILE}
 
-    shown = build_view(record)._replace(rows=[])
+    view = build_view(record)._replace(rows=[])
 
-    assert "\\u202e" in repr(shown)
-    assert "\u202e" not in json.dumps(shown, ensure_ascii=False)
+    assert "\\u202e" in repr(view)
+    assert "\u202e" not in json.dumps(view, ensure_ascii=False)
 
 
 # -- images -----------------------------------------------------------------------------------------
@@ -125,14 +125,14 @@ def test_images_are_bounded_in_number_and_size() -> None:
 
 def test_view_of_a_record_of_two_megabytes_is_fast_and_small() -> None:
     messages = [{"role": "user", "content": f"{number} " + "x" * 900} for number in range(1000)]
-    asked: Json = {"model": "m", "messages": messages, "user": HOSTILE * 1000}
-    attempt = make_attempt({**asked, "extra": messages}, "chat")
+    request: Json = {"model": "m", "messages": messages, "user": HOSTILE * 1000}
+    attempt = make_attempt({**request, "extra": messages}, "chat")
     attempt["answer"]["events"] = [make_chunk(float(at), content="word ") for at in range(5000)]
-    record = make_record(asked, attempt, route="chat")
-    begun = time.process_time()
+    record = make_record(request, attempt, route="chat")
+    started_at = time.process_time()
 
     view = build_view(record)
 
-    assert time.process_time() - begun < 2
+    assert time.process_time() - started_at < 2
     assert len(view.rows) < 10
     assert len(json.dumps(view._replace(rows=[]))) < 1_500_000

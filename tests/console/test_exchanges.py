@@ -38,12 +38,12 @@ def client(serve: Serve) -> FlaskClient:
     return serve(answer_chat, FORWARDER_CAPTURE="memory")
 
 
-def ask(client: FlaskClient, path: str = "/v1/responses", **body: Any) -> None:
+def send_request(client: FlaskClient, path: str = "/v1/responses", **body: Any) -> None:
     body = {"model": "chat/m", "input": "hi", **body}
     client.post(path, json=body, buffered=True)
 
 
-def capture_of(client: FlaskClient) -> CaptureObserver:
+def get_capture(client: FlaskClient) -> CaptureObserver:
     app: Flask = client.application
     capture = get_extension(app).services.capture
     assert capture is not None
@@ -59,15 +59,17 @@ def put_record(client: FlaskClient, record: Json, at: float = 0.0) -> str:
     """Store a record that began at this time; returns its name."""
     name = generate_name(at or time.time())
     exchange = {**record["exchange"], "id": name}
-    rest = {k: v for k, v in record.items() if k != "exchange"}
+    other_fields = {k: v for k, v in record.items() if k != "exchange"}
     head = b'{"exchange":' + json.dumps(exchange).encode()
-    capture_of(client).store.put(name, head + b",\n" + json.dumps(rest).encode()[1:] + b"\n")
+    get_capture(client).store.put(
+        name, head + b",\n" + json.dumps(other_fields).encode()[1:] + b"\n"
+    )
     return name
 
 
 def show_first(client: FlaskClient) -> str:
     """Return the page of the newest exchange."""
-    name = capture_of(client).store.list_names()[0]
+    name = get_capture(client).store.list_names()[0]
     page = client.get(f"{PATH}/{name}")
     assert page.status_code == 200, page.text
     return page.text
@@ -86,17 +88,17 @@ def test_page_says_how_to_switch_capturing_on(demo: FlaskClient) -> None:
 
 
 def test_list_shows_the_newest_first_with_their_clients(serve: Serve, tmp_path: Path) -> None:
-    for where, hint in (("memory", True), (f"{tmp_path}/x", False)):
-        client = serve(answer_chat, FORWARDER_CAPTURE=where)
+    for storage, has_hint in (("memory", True), (f"{tmp_path}/x", False)):
+        client = serve(answer_chat, FORWARDER_CAPTURE=storage)
         assert "No exchanges yet" in client.get(PATH).text
         for _ in range(3):
-            ask(client)
+            send_request(client)
             time.sleep(0.002)  # names have milliseconds
 
         page = client.get(PATH).text
 
-        assert list_rows(page) == capture_of(client).store.list_names()
-        assert ("in its own memory" in page) is hint
+        assert list_rows(page) == get_capture(client).store.list_names()
+        assert ("in its own memory" in page) is has_hint
 
 
 def test_pages_continue_where_the_previous_one_ended(client: FlaskClient) -> None:
@@ -126,8 +128,10 @@ def test_pages_continue_where_the_previous_one_ended(client: FlaskClient) -> Non
         ("model=+&status=", [502, 429, 200, 200]),
     ],
 )
-def test_filters(query: str, expected: list[int], client: FlaskClient) -> None:
-    if not capture_of(client).store.list_names():
+def test_list_is_filtered_by_its_arguments(
+    query: str, expected: list[int], client: FlaskClient
+) -> None:
+    if not get_capture(client).store.list_names():
         for number, fields in enumerate(
             [
                 {"client": "Alice"},
@@ -178,7 +182,7 @@ def test_list_reads_only_the_summaries_of_its_page(
     client = serve(answer_chat, FORWARDER_CAPTURE=str(tmp_path), FORWARDER_CAPTURE_COUNT="1000")
     for number in range(300):
         put_record(client, make_record({}), time.time() - 500 + number)
-    store = capture_of(client).store
+    store = get_capture(client).store
     read: list[str] = []
     read_summary = store.read_summary
     monkeypatch.setattr(
@@ -207,7 +211,7 @@ def test_hostile_names_are_escaped_in_the_list(client: FlaskClient) -> None:
 
 
 def test_exchange_shows_both_sides(client: FlaskClient) -> None:
-    ask(client, stream=True, truncation="auto", access_programs={}, instructions="be kind")
+    send_request(client, stream=True, truncation="auto", access_programs={}, instructions="be kind")
 
     page = show_first(client)
 
@@ -240,8 +244,8 @@ def test_every_api_is_shown(path: str, body: Json, expected: str, client: FlaskC
 
 
 def test_background_work_is_an_exchange_of_its_own(client: FlaskClient) -> None:
-    ask(client, background=True)
-    store = capture_of(client).store
+    send_request(client, background=True)
+    store = get_capture(client).store
     names = wait_until(lambda: store.list_names() if len(store.list_names()) == 2 else [])
 
     routes = {str((store.read_summary(name) or {})["route"]): name for name in names}
@@ -264,7 +268,7 @@ def test_turns_of_a_websocket_become_commands_for_http(client: FlaskClient) -> N
     assert "response.created" in page
 
 
-def test_damaged_record_is_named(serve: Serve, tmp_path: Path) -> None:
+def test_damaged_record_is_reported(serve: Serve, tmp_path: Path) -> None:
     client = serve(answer_chat, FORWARDER_CAPTURE=str(tmp_path))
     name = put_record(client, make_record({}))
     pages = [f"{PATH}/{name}{part}" for part in ("", "/events", "/replay")]
@@ -277,8 +281,8 @@ def test_damaged_record_is_named(serve: Serve, tmp_path: Path) -> None:
             assert (page.status_code, "damaged" in page.text) == (404, True), (path, content)
 
 
-def test_each_parameter_says_where_it_is_sent(client: FlaskClient) -> None:
-    ask(client, instructions="be kind", user=None, access_programs={})
+def test_each_parameter_has_its_disposition(client: FlaskClient) -> None:
+    send_request(client, instructions="be kind", user=None, access_programs={})
     page = show_first(client)
     rows = {
         name: row
@@ -304,7 +308,7 @@ def test_failed_attempts_are_shown(serve: Serve) -> None:
     busy = httpx2.Response(503, text="<b>busy</b>", headers={"Retry-After": "0"})
     answers = iter([busy, make_stream_response(DELTA, STOP)])
     client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
-    ask(client, stream=True)
+    send_request(client, stream=True)
 
     page = show_first(client)
 
@@ -315,7 +319,7 @@ def test_failed_attempts_are_shown(serve: Serve) -> None:
 
 
 def test_hostile_prompts_are_escaped(client: FlaskClient) -> None:
-    ask(client, input=HOSTILE, metadata={HOSTILE[:60]: HOSTILE}, stream=True)
+    send_request(client, input=HOSTILE, metadata={HOSTILE[:60]: HOSTILE}, stream=True)
     page = show_first(client)
 
     assert "<img src=x" not in page
@@ -348,17 +352,17 @@ def test_more_events_are_loaded_in_parts(
 
     page = client.get(f"{PATH}/{name}").text
     (more,) = set(re.findall(r'hx-get="([^"]*from=10)"', page))
-    rest = client.get(more, headers=PART).text
+    second_part = client.get(more, headers=PART).text
     last = client.get(more.replace("from=10", "from=20")).text
 
-    kinds = [kind for each in (page, rest, last) for kind in re.findall(r"kind \d+", each)]
+    kinds = [kind for each in (page, second_part, last) for kind in re.findall(r"kind \d+", each)]
     assert kinds == [f"kind {n}" for n in range(5, 30)]
-    assert "More (" in rest
+    assert "More (" in second_part
     assert "More (" not in last
-    assert rest.lstrip().startswith("<tr")
-    whole = client.get(more).text
-    assert rest in whole
-    assert "<h1>Events</h1>" in whole
+    assert second_part.lstrip().startswith("<tr")
+    full_page = client.get(more).text
+    assert second_part in full_page
+    assert "<h1>Events</h1>" in full_page
     assert client.get(f"{PATH}/{name}/events?from=x").status_code == 400
 
 
@@ -371,13 +375,13 @@ def test_json_of_events_is_loaded_on_demand(client: FlaskClient) -> None:
     page = client.get(f"{PATH}/{name}").text
     address = re.findall(r'hx-get="([^"]*side=upstream)"', page)[0]
 
-    shown = client.get(html.unescape(address), headers=PART).text
+    part = client.get(html.unescape(address), headers=PART).text
 
-    assert shown.lstrip().startswith("<p")
-    assert shown in client.get(html.unescape(address)).text
-    assert shown.count("<pre") == exchanges.MAX_SHOWN_EVENTS
-    assert "40 more events" in shown
-    assert "<img src=x" not in shown
+    assert part.lstrip().startswith("<p")
+    assert part in client.get(html.unescape(address)).text
+    assert part.count("<pre") == exchanges.MAX_SHOWN_EVENTS
+    assert "40 more events" in part
+    assert "<img src=x" not in part
     assert client.get(f"{PATH}/{name}/events/999").status_code == 404
     assert client.get(f"{PATH}/{name}/events/0?side=upstream").status_code == 404
 
@@ -393,7 +397,7 @@ def test_json_of_a_row_has_a_common_limit_and_is_formatted_off_the_event_loop(
     name = put_record(client, make_record({"model": "m"}, attempt))
     page = client.get(f"{PATH}/{name}").text
     address = html.unescape(re.findall(r'hx-get="([^"]*side=upstream)"', page)[0])
-    capture, work_in_pool = capture_of(client), []
+    capture, work_in_pool = get_capture(client), []
     run_blocking, format_document = capture.run_blocking, ReadableJsonFormatter.format
 
     def run(work: Callable[[], Any]) -> Any:
@@ -410,16 +414,16 @@ def test_json_of_a_row_has_a_common_limit_and_is_formatted_off_the_event_loop(
     monkeypatch.setattr(capture, "run_blocking", run)
     monkeypatch.setattr(ReadableJsonFormatter, "format", check_and_format)
 
-    shown = client.get(address)
+    response = client.get(address)
 
-    assert shown.status_code == 200, shown.text
-    assert shown.text.count("<pre") == exchanges.MAX_SHOWN_EVENTS
-    assert exchange_text.MAX_PAGE_TEXT < len(shown.text) < 2 * exchange_text.MAX_PAGE_TEXT
+    assert response.status_code == 200, response.text
+    assert response.text.count("<pre") == exchanges.MAX_SHOWN_EVENTS
+    assert exchange_text.MAX_PAGE_TEXT < len(response.text) < 2 * exchange_text.MAX_PAGE_TEXT
 
 
 def test_record_is_available_as_json(client: FlaskClient) -> None:
-    ask(client)
-    name = capture_of(client).store.list_names()[0]
+    send_request(client)
+    name = get_capture(client).store.list_names()[0]
 
     got = client.get(f"{PATH}/{name}/record")
 
@@ -465,8 +469,8 @@ def test_command_has_a_placeholder_for_the_key(serve: Serve) -> None:
 
 def test_only_operators_see_exchanges(serve: Serve) -> None:
     client = serve(answer_chat, FORWARDER_CAPTURE="memory", FORWARDER_ADMIN_KEYS="adm")
-    ask(client)
-    name = capture_of(client).store.list_names()[0]
+    send_request(client)
+    name = get_capture(client).store.list_names()[0]
 
     for path in (
         "",
@@ -488,28 +492,28 @@ def test_running_time_counts_from_the_start_and_not_from_the_last_summary() -> N
     assert float(exchanges.make_row(summary, PATH)["seconds"].removesuffix(" s")) >= 90
 
 
-@pytest.mark.parametrize("where", ["memory", "files"])
+@pytest.mark.parametrize("storage", ["memory", "files"])
 def test_running_exchange_is_listed_and_opened(
-    where: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "MIN_PUBLISHED_SECONDS", 0.0)
-    place = "memory" if where == "memory" else str(tmp_path)
-    client = serve(answer_chat, FORWARDER_CAPTURE=place)
+    capture_setting = "memory" if storage == "memory" else str(tmp_path)
+    client = serve(answer_chat, FORWARDER_CAPTURE=capture_setting)
     body = {"model": "chat/m", "input": "hi", "stream": True}
     with client.post("/v1/responses", json=body) as answer:
         next(iter(answer.response))
-        capture_of(client).running.publish()
+        get_capture(client).running.publish()
         page = client.get(PATH).text
         (name,) = list_rows(page)
-        shown = client.get(f"{PATH}/{name}").text
+        exchange_page = client.get(f"{PATH}/{name}").text
     finished = client.get(f"{PATH}/{name}").text
 
     assert '<span class="tag info">running</span>' in page
     assert list_rows(client.get(f"{PATH}?status=running").text) == []
-    assert 'hx-trigger="every 2s"' in shown
-    assert "response.created" in shown
+    assert 'hx-trigger="every 2s"' in exchange_page
+    assert "response.created" in exchange_page
     assert "every 2s" not in finished
-    for page, has_record in ((shown, False), (finished, True)):
+    for page, has_record in ((exchange_page, False), (finished, True)):
         assert ("Replay</a>" in page) is has_record
         assert ("Open in playground</a>" in page) is has_record
     assert list_rows(client.get(PATH).text) == [name]

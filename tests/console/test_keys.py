@@ -40,7 +40,7 @@ def find_id(client: FlaskClient) -> str:
     return get_extension(client.application).services.client_keys.get_key("alice").id
 
 
-def ask(client: FlaskClient, key: str) -> int:
+def send_chat(client: FlaskClient, key: str) -> int:
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
     headers = {"Authorization": f"Bearer {key}"}
     return client.post("/v1/chat/completions", json=body, headers=headers).status_code
@@ -58,20 +58,20 @@ def test_page_announces_that_the_first_key_makes_keys_required(client: FlaskClie
     assert "Every client needs a key" in page
     assert "5 usd/month" in page
     assert key not in page
-    assert (ask(client, key), ask(client, "other")) == (200, 401)
+    assert (send_chat(client, key), send_chat(client, "other")) == (200, 401)
 
 
 def test_usage_and_last_use_are_shown(client: FlaskClient) -> None:
     key = create(client)
     assert ">never</td>" in client.get("/console/keys").text
-    ask(client, key)
+    send_chat(client, key)
     page = client.get("/console/keys").text
     assert "1 request, 13 tokens" in page
     assert ">never</td>" not in page
     assert "This month: 1 request," in client.get(f"/console/keys/{find_id(client)}").text
 
 
-def test_errors_stand_at_their_field_with_the_values(client: FlaskClient) -> None:
+def test_errors_are_shown_at_their_field_with_the_values(client: FlaskClient) -> None:
     form = {"name": "bob", "budget": "<b>much</b>", "requests_per_minute": "7"}
     page = client.post("/console/keys", data=form)
     assert page.status_code == 400
@@ -111,27 +111,27 @@ def test_rotation_shows_the_new_key_once(client: FlaskClient) -> None:
     page = client.post(path, data={"grace": "24h"})
     second = read_secret(page.text)
     assert re.search(r"stays valid until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", page.text)
-    assert [ask(client, key) for key in (first, second)] == [200, 200]
+    assert [send_chat(client, key) for key in (first, second)] == [200, 200]
     third = read_secret(client.post(path).text)
-    assert [ask(client, key) for key in (first, third)] == [401, 200]
+    assert [send_chat(client, key) for key in (first, third)] == [401, 200]
 
 
 def test_revocation_is_confirmed(client: FlaskClient) -> None:
     key = create(client)
     path = f"/console/keys/{find_id(client)}/revoke"
     assert "Revoke this key?" in client.get(path).text
-    assert ask(client, key) == 200
+    assert send_chat(client, key) == 200
     revoked = client.post(path)
     assert revoked.status_code == 303
     assert "The key of <code>alice</code> is revoked." in read_target(client, revoked)
     assert "is revoked." not in client.get("/console/keys?revoked=nobody").text
-    assert ask(client, key) == 401
+    assert send_chat(client, key) == 401
     assert "revoked" in client.get("/console/keys").text
     assert "has been revoked" in client.get(f"/console/keys/{find_id(client)}").text
     assert client.post(path).status_code == 400
 
 
-def test_pages_are_for_operators_and_own_pages_only(tmp_path: Path) -> None:
+def test_pages_need_an_operator_and_forms_the_own_origin(tmp_path: Path) -> None:
     client = make_client(f"sqlite:///{tmp_path}/state.db", FORWARDER_ADMIN_KEYS="sk-admin")
     assert client.get("/console/keys").status_code == 302
     assert client.post("/console/keys", data={"name": "alice"}).status_code == 401

@@ -61,14 +61,14 @@ class Console:
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(services, "select_transport", lambda *given: transport)
-        given = {
+        settings = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "CHAT_MODELS": "fast=quick",
             "FORWARDER_DATABASE_URL": f"sqlite:///{path}/state.db",
             "FORWARDER_REMOTE_ALLOW": "127.0.0.1,127.0.0.2",
             **environment,
         }
-        self.app = create_app(Settings.from_env(given))
+        self.app = create_app(Settings.from_env(settings))
         self.client: FlaskClient = self.app.test_client()
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
@@ -142,19 +142,19 @@ def test_form_registers_a_model_with_all_fields(console: Console) -> None:
     assert "secret" not in page
 
 
-def test_model_is_verified_unless_the_form_says_not(console: Console) -> None:
+def test_model_is_verified_unless_the_form_disables_it(console: Console) -> None:
     console.answer = refuse_connection
     refused = console.create()
-    without = {name: value for name, value in FORM.items() if name != "verify"}
+    form_without_verify = {name: value for name, value in FORM.items() if name != "verify"}
 
     assert refused.status_code == 400
     assert "wrong or the host is down" in read_error(refused.text, "remote_host")
     assert console.list_names() == []
-    assert console.create(without).status_code == 303
+    assert console.create(form_without_verify).status_code == 303
     assert console.list_names() == ["mine:latest"]
 
 
-def test_form_without_a_host_makes_another_name(console: Console) -> None:
+def test_form_without_a_host_creates_an_alias(console: Console) -> None:
     saved = console.create({"model": "quick-one", "from": "fast", "remote_type": "openai"})
 
     assert saved.status_code == 303
@@ -189,7 +189,7 @@ def test_form_without_a_host_makes_another_name(console: Console) -> None:
         ({"info.capabilities": "flying"}, "info.capabilities"),
     ],
 )
-def test_errors_stand_at_their_field_and_the_input_stays(
+def test_errors_are_shown_at_their_field_and_the_input_is_kept(
     make: Make, change: dict[str, Any], param: str
 ) -> None:
     console = make()
@@ -198,15 +198,15 @@ def test_errors_stand_at_their_field_and_the_input_stays(
 
     assert refused.status_code == 400
     assert read_error(page, param)
-    others = [name for name in FULL_FORM if name not in ("verify", param)]
-    assert not any(read_error(page, name) for name in others)
+    other_names = [name for name in FULL_FORM if name not in ("verify", param)]
+    assert not any(read_error(page, name) for name in other_names)
     assert f"{param}-error" in page
     assert f'href="#{param}"' in page
     if param != "info.capabilities":
         assert re.search(rf'id="{re.escape(param)}"[^>]* aria-invalid="true" autofocus', page)
-    kept = {**FULL_FORM, **change}
+    form = {**FULL_FORM, **change}
     for name in ("model", "from", "system", "parameters.temperature", "info.context_length"):
-        assert read_field(page, name) == kept[name].replace("\r\n", "\n"), name
+        assert read_field(page, name) == form[name].replace("\r\n", "\n"), name
     assert "secret" not in page
     assert console.list_names() == []
 
@@ -237,7 +237,7 @@ def test_registered_name_is_not_overwritten(console: Console) -> None:
     assert console.find().key == KEY
 
 
-def test_htmx_gets_the_form_and_goes_to_the_list_by_a_header(console: Console) -> None:
+def test_htmx_gets_the_form_and_is_redirected_by_a_header(console: Console) -> None:
     refused = console.client.post("/console/models/new", data={**FORM, "from": ""}, headers=HTMX)
     saved = console.client.post("/console/models/new", data=FORM, headers=HTMX)
 
@@ -314,14 +314,14 @@ def test_stored_secrets_are_not_sent_to_another_host(console: Console) -> None:
     console.create(FULL_FORM)
     console.requests.clear()
     refused = console.change(remote_host="http://127.0.0.2:9/v1")
-    moved = console.change(remote_host="http://127.0.0.1:9/v2")
+    response = console.change(remote_host="http://127.0.0.1:9/v2")
 
     assert refused.status_code == 400
     assert "the host for which it was entered" in read_error(refused.text, "remote_api_key")
     assert {request.url.host for request in console.requests} == {"127.0.0.1"}
-    assert moved.status_code == 303
-    given = {"remote_api_key": "k", "remote_headers": "A: b", "remote_query": "a=b"}
-    assert console.change(remote_host="http://127.0.0.2:9/v1", **given).status_code == 303
+    assert response.status_code == 303
+    secrets = {"remote_api_key": "k", "remote_headers": "A: b", "remote_query": "a=b"}
+    assert console.change(remote_host="http://127.0.0.2:9/v1", **secrets).status_code == 303
 
 
 def test_name_of_a_changed_model_stays(console: Console) -> None:
@@ -352,15 +352,15 @@ def test_locked_model_can_be_changed_only_with_a_new_key(make: Make) -> None:
     assert console.client.post("/console/models/check/mine:latest").status_code == 403
     refused = console.change()
     assert "cannot decrypt" in read_error(refused.text, "remote_api_key")
-    given = {"remote_api_key": "k", "remove_remote_headers": "on", "remove_remote_query": "on"}
-    assert console.change(**given).status_code == 303
+    fields = {"remote_api_key": "k", "remove_remote_headers": "on", "remove_remote_query": "on"}
+    assert console.change(**fields).status_code == 303
     assert not console.find().locked
 
 
 # -- checking, copying and deleting ---------------------------------------------------------------
 
 
-def test_check_asks_the_remote_and_returns_the_row(console: Console) -> None:
+def test_check_calls_the_remote_and_returns_the_row(console: Console) -> None:
     console.create(FULL_FORM)
     console.answer = refusing(401, "no such key")
     console.requests.clear()
@@ -385,7 +385,7 @@ def test_model_is_copied_with_its_key(console: Console) -> None:
 
 
 @check_each("name", ["", "no spaces", "chat/m", "mine", '"><script>'])
-def test_wrong_second_name_is_an_error_at_its_field(make: Make, name: str) -> None:
+def test_invalid_alias_is_an_error_at_its_field(make: Make, name: str) -> None:
     console = make()
     if not console.list_names():
         console.create(FULL_FORM)

@@ -1,4 +1,4 @@
-"""Requests with both sides observed while they run."""
+"""Requests whose client and upstream side are observed while they run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_chunk(text: str | None = None) -> dict[str, Any]:
     return {**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
 
 
-def make_call(client: FlaskClient, keep: Any = len, **body: Any) -> ObservedCall:
+def make_call(client: FlaskClient, on_bytes: Any = len, **body: Any) -> ObservedCall:
     data = json.dumps({"model": "chat/m", "input": "hi", **body}).encode()
     return ObservedCall(
         client.application.wsgi_app,
@@ -38,7 +38,7 @@ def make_call(client: FlaskClient, keep: Any = len, **body: Any) -> ObservedCall
         CallRequest("responses", "/v1/responses", data, {}),
         Redactor((), ["sk-upstream"]),
         2**20,
-        keep,
+        on_bytes,
     )
 
 
@@ -52,8 +52,8 @@ def list_kinds(events: list[dict[str, Any]], side: str) -> list[str]:
 
 def test_events_of_both_sides_are_in_order(serve: Serve) -> None:
     client = serve(lambda _: make_stream_response(make_chunk("h"), make_chunk("i"), make_chunk()))
-    kept: list[bytes] = []
-    call = make_call(client, kept.append, stream=True, logit_bias={"1": 1})
+    received: list[bytes] = []
+    call = make_call(client, received.append, stream=True, logit_bias={"1": 1})
 
     events = run(call)
 
@@ -77,13 +77,13 @@ def test_events_of_both_sides_are_in_order(serve: Serve) -> None:
         None,
     )
     assert call.status == 200
-    assert b"response.completed" in b"".join(kept)
+    assert b"response.completed" in b"".join(received)
 
 
 def test_whole_answers_are_one_event_on_each_side(serve: Serve) -> None:
-    whole = {**CHUNK, "object": "chat.completion"}
-    whole["choices"] = [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]
-    client = serve(lambda _: httpx2.Response(200, json=whole))
+    completion = {**CHUNK, "object": "chat.completion"}
+    completion["choices"] = [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]
+    client = serve(lambda _: httpx2.Response(200, json=completion))
 
     events = run(make_call(client))
 
@@ -98,8 +98,8 @@ def test_an_error_of_the_upstream_is_shown_on_both_sides_without_keys(serve: Ser
 
     events = run(make_call(client))
 
-    shown = json.dumps(events)
-    assert "sk-upstream" not in shown
+    text = json.dumps(events)
+    assert "sk-upstream" not in text
     assert [event["status"] for event in events if event["kind"] == "head"] == [400, 400]
     assert {event["side"] for event in events if event["kind"] == "event"} == {
         "upstream",
@@ -169,9 +169,7 @@ def test_a_reader_that_stops_cancels_the_request(serve: Serve) -> None:
     assert listed["error"] == "client_left"
 
 
-def test_a_slow_reader_slows_the_upstream_down(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_reader_causes_backpressure(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observed_call, "MAX_WAITING_BYTES", 20_000)
     sent: list[int] = []
 
@@ -209,17 +207,17 @@ def test_silence_is_reported() -> None:
     assert batches[-1]
 
 
-def test_large_events_are_left_out(serve: Serve) -> None:
+def test_data_of_large_events_is_omitted(serve: Serve) -> None:
     entry = {"id": "x" * 100, "text": "word " * 10}
     large = {**make_chunk("hi"), "extra": [entry] * 3000}
     client = serve(lambda _: make_stream_response(large, make_chunk()))
 
     events = run(make_call(client, stream=True))
 
-    (shown,) = [
+    (large_event,) = [
         e for e in events if e["side"] == "upstream" and "bytes left out" in e.get("text", "")
     ]
-    assert "data" not in shown
+    assert "data" not in large_event
     assert max(len(json.dumps(event)) for event in events) < 300_000
 
 

@@ -27,7 +27,7 @@ def make_chunk(**choice: Any) -> dict[str, Any]:
     return {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": None, **choice}]}
 
 
-SAYS = [make_chunk(delta={"content": "hi"}), make_chunk(finish_reason="stop")]
+ANSWER_CHUNKS = [make_chunk(delta={"content": "hi"}), make_chunk(finish_reason="stop")]
 
 RESPONSE_EVENTS: list[dict[str, Any]] = [
     {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
@@ -73,7 +73,7 @@ WHOLE_CHAT = {
 
 
 class Provider:
-    """Answers requests in both protocols, whole or streamed, and keeps them."""
+    """Answers requests of both protocols, whole or streamed, and records them."""
 
     def __init__(self) -> None:
         self.requests: list[httpx2.Request] = []
@@ -84,21 +84,23 @@ class Provider:
         self.requests.append(request)
         is_chat = request.url.path.endswith("completions")
         if self.body.get("stream"):
-            return make_stream_response(*(SAYS if is_chat else RESPONSE_EVENTS), done=is_chat)
-        whole = WHOLE_CHAT if is_chat else RESPONSE_EVENTS[-1]["response"]
-        return httpx2.Response(200, json=whole)
+            return make_stream_response(
+                *(ANSWER_CHUNKS if is_chat else RESPONSE_EVENTS), done=is_chat
+            )
+        whole_answer = WHOLE_CHAT if is_chat else RESPONSE_EVENTS[-1]["response"]
+        return httpx2.Response(200, json=whole_answer)
 
     @property
     def body(self) -> dict[str, Any]:
-        """The body of the last request."""
+        """Return the body of the last request."""
         return dict(json.loads(self.requests[-1].content))
 
 
-def send(client: FlaskClient, body: Any, **given: Any) -> list[dict[str, Any]]:
+def send(client: FlaskClient, body: Any, **options: Any) -> list[dict[str, Any]]:
     """Send a request from the playground; return all events."""
-    query = {name: given.pop(name) for name in list(given) if name != "headers"}
+    query = {name: options.pop(name) for name in list(options) if name != "headers"}
     data = body if isinstance(body, str) else json.dumps(body)
-    answer = client.post(SEND, data=data, query_string=query, **given)
+    answer = client.post(SEND, data=data, query_string=query, **options)
     assert answer.status_code == 200
     assert answer.mimetype == "text/event-stream"
     return read_events(answer.get_data())
@@ -144,10 +146,10 @@ def test_every_sample_can_be_translated_and_sent(name: str, target: str, serve: 
     choice, text = load_sample_in(client, name)
     assert json.loads(text)["model"]
 
-    shown = preview(client, text, api=choice.api, target=target)
+    result = preview(client, text, api=choice.api, target=target)
     events = send(client, text, target=target)  # the API is detected
 
-    assert "notice bad" not in shown
+    assert "notice bad" not in result
     assert join_text(events, "client") == join_text(events, "upstream") == "hi", events
     assert provider.requests[-1].url.path.endswith(
         "completions" if target.endswith("chat") else "responses"
@@ -187,17 +189,17 @@ def test_preview_shows_the_upstream_request_and_each_disposition(serve: Serve) -
         "logit_bias": {},
         "n": 2,
     }
-    shown = html.unescape(preview(serve(refuse), body))
+    result = html.unescape(preview(serve(refuse), body))
 
-    assert '"input": [' in shown
-    rows = dict(re.findall(r"<code>(\w+)</code></th>\s*<td><span[^>]*>(\w+)<", shown))
+    assert '"input": [' in result
+    rows = dict(re.findall(r"<code>(\w+)</code></th>\s*<td><span[^>]*>(\w+)<", result))
     assert rows == {
         "model": "carried", "messages": "mapped", "seed": "dropped", "temperature": "carried",
         "logit_bias": "neutral", "n": "emulated",
     }  # fmt: skip
-    assert "http://up.test/v1/responses" in shown
-    assert "curl -sN http://localhost/v1/chat/completions" in shown
-    assert "client.chat.completions.create(" in shown
+    assert "http://up.test/v1/responses" in result
+    assert "curl -sN http://localhost/v1/chat/completions" in result
+    assert "client.chat.completions.create(" in result
 
 
 BODY = {"model": "m", "input": "hi"}
@@ -224,16 +226,16 @@ MISTAKES: list[tuple[Any, dict[str, str], str]] = [
 ]
 
 
-@check_each(("body", "query", "told"), MISTAKES)
-def test_mistakes_are_shown_where_they_are(
-    body: Any, query: dict[str, str], told: str, serve: Serve
+@check_each(("body", "query", "expected"), MISTAKES)
+def test_mistakes_are_shown_at_their_position(
+    body: Any, query: dict[str, str], expected: str, serve: Serve
 ) -> None:
     provider = Provider()
     client = serve(provider)
 
-    shown = preview(client, body, **query)
-    assert "notice bad" in shown
-    assert told in shown
+    result = preview(client, body, **query)
+    assert "notice bad" in result
+    assert expected in result
 
     event = send(client, body, **query)[0]
     if event["kind"] == "refused":
@@ -253,13 +255,13 @@ def test_hostile_text_is_escaped(serve: Serve) -> None:
     client = serve(Provider(), FORWARDER_CAPTURE="memory")
     body = {"model": "m", "input": HOSTILE, HOSTILE: HOSTILE}
 
-    shown = preview(client, body)
+    result = preview(client, body)
     client.post("/v1/responses", json=body)
     name = client.get("/forwarder/exchanges").json["data"][0]["id"]
     page = client.get("/console/playground", query_string={"exchange": name}).text
     sample = client.get("/console/playground", query_string={"sample": HOSTILE}).text
 
-    for text in (shown, page, sample):
+    for text in (result, page, sample):
         assert "<img" not in text.replace('<img src="/console', "")
         assert "onerror" not in re.sub(r"&lt;.*?&gt;", "", text)
 
@@ -270,10 +272,10 @@ def test_long_requests_are_cut_in_the_preview(serve: Serve) -> None:
     content = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": text}]
     body = {"model": "m", "input": [{"role": "user", "content": content}]}
 
-    shown = preview(serve(Provider()), body)
+    result = preview(serve(Provider()), body)
 
-    assert len(shown) < 500_000
-    assert "characters left out" in shown
+    assert len(result) < 500_000
+    assert "characters left out" in result
 
 
 def test_the_size_of_a_request_is_limited(serve: Serve) -> None:
@@ -304,9 +306,9 @@ def test_the_size_of_a_request_is_limited(serve: Serve) -> None:
     ],
 )
 def test_the_api_is_detected(body: Any, title: str, serve: Serve) -> None:
-    shown = preview(serve(Provider()), body)
+    result = preview(serve(Provider()), body)
 
-    assert f"{title} →" in shown or "notice bad" in shown
+    assert f"{title} →" in result or "notice bad" in result
 
 
 # -- sending --------------------------------------------------------------------------------------
@@ -367,7 +369,7 @@ def test_stop_closes_the_upstream(serve: Serve) -> None:
     class Endless(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             while not is_closed:
-                yield f"data: {json.dumps(SAYS[0])}\n\n".encode()
+                yield f"data: {json.dumps(ANSWER_CHUNKS[0])}\n\n".encode()
 
         def close(self) -> None:
             is_closed.append(True)
@@ -396,7 +398,7 @@ def test_dropped_parameters_and_errors_are_shown(serve: Serve) -> None:
 
 def test_style_and_strictness_are_sent(serve: Serve) -> None:
     def answer(_: httpx2.Request) -> httpx2.Response:
-        return make_stream_response(make_chunk(delta={"reasoning_content": "hm"}), *SAYS)
+        return make_stream_response(make_chunk(delta={"reasoning_content": "hm"}), *ANSWER_CHUNKS)
 
     client = serve(answer)
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -412,19 +414,19 @@ def test_style_and_strictness_are_sent(serve: Serve) -> None:
 
 @check_each("target", ["upstream:chat", "upstream:responses"])
 @check_each(("query", "is_stored"), [({}, False), ({"store": "1"}, True)])
-@check_each("asked", [{}, {"store": True}, {"store": None}])
+@check_each("fields", [{}, {"store": True}, {"store": None}])
 def test_answers_are_stored_only_if_chosen(
-    query: dict[str, str], is_stored: bool, asked: Any, target: str, serve: Serve
+    query: dict[str, str], is_stored: bool, fields: Any, target: str, serve: Serve
 ) -> None:
     provider = Provider()
     client = serve(provider)
 
-    events = send(client, {"model": "m", "input": "hi", **asked}, target=target, **query)
+    events = send(client, {"model": "m", "input": "hi", **fields}, target=target, **query)
     (answer,) = [e["data"] for e in events if (e["side"], e["kind"]) == ("client", "event")]
 
     if target == "upstream:chat":
-        found = client.get(f"/v1/responses/{answer['id']}").status_code
-        assert (found == 200) is answer["store"] is is_stored
+        status = client.get(f"/v1/responses/{answer['id']}").status_code
+        assert (status == 200) is answer["store"] is is_stored
     else:
         assert provider.body["store"] is is_stored
 
@@ -558,9 +560,9 @@ def test_a_captured_request_opens(path: str, body: Any, api: str, style: str, se
 
 
 def test_exchanges_without_a_request_do_not_open(serve: Serve) -> None:
-    off = serve(Provider()).get("/console/playground?exchange=x")
-    assert off.status_code == 404
-    assert "FORWARDER_CAPTURE" in off.text
+    response = serve(Provider()).get("/console/playground?exchange=x")
+    assert response.status_code == 404
+    assert "FORWARDER_CAPTURE" in response.text
 
     client = serve(Provider(), FORWARDER_CAPTURE="memory")
     assert client.get("/console/playground?exchange=x").status_code == 404

@@ -26,7 +26,7 @@ def sign_in(client: FlaskClient) -> str:
     return client.post("/console/sign-in", data={"key": "adm-one"}).headers["Set-Cookie"]
 
 
-def look_with(client: FlaskClient, cookie: str) -> int:
+def get_status_with_cookie(client: FlaskClient, cookie: str) -> int:
     """Return the status of a page for a browser that has only this cookie."""
     client.set_cookie(session.COOKIE_NAME, cookie, path="/console")
     return client.get("/console/exchanges").status_code
@@ -46,10 +46,10 @@ def test_cookie_is_for_the_console_only_and_does_not_contain_the_key(client: Fla
 
 
 def test_session_ends_after_its_time(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert look_with(client, get_value(sign_in(client))) == 200
+    assert get_status_with_cookie(client, get_value(sign_in(client))) == 200
     monkeypatch.setattr(session, "SESSION_SECONDS", 0)
 
-    assert look_with(client, get_value(sign_in(client))) == 302
+    assert get_status_with_cookie(client, get_value(sign_in(client))) == 302
 
 
 def test_session_ends_when_its_key_is_removed(
@@ -67,13 +67,13 @@ def test_session_ends_when_its_key_is_removed(
 
     cookie = get_value(sign_in(serve_with("adm-one")))
 
-    assert look_with(serve_with("adm-zero,adm-one"), cookie) == 200
-    assert look_with(serve_with("adm-two"), cookie) == 302
+    assert get_status_with_cookie(serve_with("adm-zero,adm-one"), cookie) == 200
+    assert get_status_with_cookie(serve_with("adm-two"), cookie) == 302
 
 
 def test_forged_cookies_are_no_session(client: FlaskClient) -> None:
     for value in ("", "fwd2.abc", "e30", "x" * 1000):
-        assert look_with(client, value) == 302
+        assert get_status_with_cookie(client, value) == 302
 
 
 def test_programs_use_an_administrator_key_instead(client: FlaskClient) -> None:

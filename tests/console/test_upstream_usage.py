@@ -119,7 +119,7 @@ def test_unavailable_database_is_an_error_of_the_part_only(
     client = serve(answer_normally)
     reports = get_extension(client.application).services.usage_reports
 
-    def fail(*given: object) -> None:
+    def fail(*arguments: object) -> None:
         raise StoreUnavailable
 
     monkeypatch.setattr(reports, "make_report", fail)
@@ -128,6 +128,6 @@ def test_unavailable_database_is_an_error_of_the_part_only(
     assert part.status_code == 503
     assert part.text.startswith('<p class="notice bad"')
     assert client.get("/console/upstreams").status_code == 200
-    whole = client.get("/console/upstreams?check=1")
-    assert whole.status_code == 200
-    assert html.escape(StoreUnavailable().message).replace("&#x27;", "&#39;") in whole.text
+    full_page = client.get("/console/upstreams?check=1")
+    assert full_page.status_code == 200
+    assert html.escape(StoreUnavailable().message).replace("&#x27;", "&#39;") in full_page.text

@@ -36,7 +36,7 @@ PROBE = "/console/upstreams/probes/chat"
 
 
 def make_provider(*refused: str) -> Answer:
-    """Return a provider that is as strict as OpenAI and refuses these features besides."""
+    """Return a provider that is as strict as OpenAI and also refuses these features."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         request.read()
@@ -60,12 +60,12 @@ def make_registered_client(
     def make(answer: Answer) -> FlaskClient:
         transport = httpx2.MockTransport(answer)
         monkeypatch.setattr(services, "select_transport", lambda *given: transport)
-        given = {
+        settings = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
             "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
         }
-        client = create_app(Settings.from_env(given)).test_client()
+        client = create_app(Settings.from_env(settings)).test_client()
         body = {"model": "mine", "from": "m", "remote_host": "http://127.0.0.1:9/v1"}
         assert client.post("/api/create", json={**body, "verify": False}).status_code == 200
         return client
@@ -77,10 +77,10 @@ def make_registered_client(
 
 
 def test_page_shows_settings_without_secrets_and_calls_no_upstream(serve: Serve) -> None:
-    asked: list[httpx2.Request] = []
+    requests: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request)
+        requests.append(request)
         return answer_normally(request)
 
     client = serve(
@@ -94,7 +94,7 @@ def test_page_shows_settings_without_secrets_and_calls_no_upstream(serve: Serve)
     )
     page = client.get("/console/upstreams").text
 
-    assert asked == []
+    assert requests == []
     assert "not checked yet" in page
     assert "<code>http://up.test/…/v1</code>" in page
     assert "<dd>CHAT_API_KEY</dd>" in page
@@ -135,20 +135,20 @@ def test_recent_check_is_not_repeated(serve: Serve) -> None:
 
 
 @check_each(
-    ("answer", "state", "words"),
+    ("answer", "state", "reason"),
     [
         (refuse_connection, "unreachable", "cannot be reached"),
         (refusing(401, "bad key"), "key refused", "refuses the forwarder&#39;s key (CHAT_API_KEY)"),
         (refusing(500, "oops"), "does not work", "oops"),
     ],
 )
-def test_failing_upstream_says_why_in_words(
-    serve: Serve, answer: Answer, state: str, words: str
+def test_failing_upstream_has_a_readable_reason(
+    serve: Serve, answer: Answer, state: str, reason: str
 ) -> None:
     part = serve(answer, CHAT_API_KEY="sk-secret").get(STATE).text
 
     assert f'<span class="tag bad">{state}</span>' in part
-    assert words in part
+    assert reason in part
     assert 'class="failure"' in part
     assert "sk-secret" not in part
 
@@ -261,9 +261,9 @@ def test_chart_has_lines_between_failures() -> None:
 
 
 def test_durations_are_short() -> None:
-    given = (-1.0, 59.4, 60.0, 3600.0, 200_000.0)
+    durations = (-1.0, 59.4, 60.0, 3600.0, 200_000.0)
 
-    assert [*map(format_duration, given)] == ["0 s", "59 s", "1 min", "1 h", "2 d"]
+    assert [*map(format_duration, durations)] == ["0 s", "59 s", "1 min", "1 h", "2 d"]
 
 
 # -- the probe ------------------------------------------------------------------------------------
@@ -271,8 +271,8 @@ def test_durations_are_short() -> None:
 
 def run_probe(client: FlaskClient, model: str = "m", name: str = "chat") -> str:
     """Run a probe to its end; return its page."""
-    with client.post(f"/console/upstreams/probes/{name}", data={"model": model}) as answered:
-        return answered.text
+    with client.post(f"/console/upstreams/probes/{name}", data={"model": model}) as response:
+        return response.text
 
 
 def read_setting(page: str) -> tuple[str, dict[str, object]]:
@@ -324,7 +324,7 @@ def test_probe_of_a_strict_upstream_ends_with_its_setting(serve: Serve) -> None:
     assert "Workers do not share what they learn" in page
 
 
-def test_probed_quirks_of_a_configured_upstream_hold_in_this_worker(serve: Serve) -> None:
+def test_probed_quirks_of_a_configured_upstream_apply_in_this_worker(serve: Serve) -> None:
     sent: list[dict[str, object]] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -337,8 +337,8 @@ def test_probed_quirks_of_a_configured_upstream_hold_in_this_worker(serve: Serve
     used = client.post("/console/upstreams/quirks/chat", data={"model": "m", "quirks": quirks})
     sent.clear()
     body = {"messages": [{"role": "user", "content": "a"}], "metadata": {"a": "b"}}
-    with client.post("/v1/chat/completions", json={"model": "chat/m", **body}) as answered:
-        assert answered.status_code == 200
+    with client.post("/v1/chat/completions", json={"model": "chat/m", **body}) as response:
+        assert response.status_code == 200
 
     assert re.search(r"Process \d+ adapts requests for <code>m</code>.*for 1 hour", used.text, re.S)
     assert len(sent) == 1
@@ -366,26 +366,26 @@ def test_probed_quirks_of_a_registered_model_are_stored_with_it(
     stored = client.post("/console/upstreams/quirks/mine:latest", data=data)
     sent.clear()
     body = {"messages": [{"role": "user", "content": "a"}], "metadata": {"a": "b"}}
-    with client.post("/v1/chat/completions", json={"model": "mine", **body}) as answered:
-        assert answered.status_code == 200
+    with client.post("/v1/chat/completions", json={"model": "mine", **body}) as response:
+        assert response.status_code == 200
 
     assert stored.status_code == 303
     assert "Saved: <code>mine:latest</code>" in client.get(stored.headers["Location"]).text
     assert len(sent) == 1
     assert "metadata" not in sent[0]
-    again = run_probe(client, "", "mine:latest")
-    assert "already fits: no quirks to set" in again
+    second_page = run_probe(client, "", "mine:latest")
+    assert "already fits: no quirks to set" in second_page
 
 
 def test_probe_of_a_broken_upstream_ends_with_the_error(serve: Serve) -> None:
-    for answer, words in (
+    for answer, reason in (
         (refuse_connection, "cannot be reached"),
         (refusing(401, "no"), "CHAT_API_KEY"),
     ):
         client = serve(answer, CHAT_API_KEY="sk-secret")
         page = run_probe(client)
         assert "The probe ended early" in page
-        assert words in page
+        assert reason in page
         assert "sk-secret" not in page
         assert "Use in this worker" not in page
         assert page.rstrip().endswith("</html>")
@@ -450,8 +450,8 @@ def test_failed_start_of_a_probe_frees_its_slot(
     closed: list[bool] = []
     connect = registration.connect_for_probe
 
-    def connect_and_watch(*given: Any) -> Upstream:
-        connection = connect(*given)
+    def connect_and_watch(*arguments: Any) -> Upstream:
+        connection = connect(*arguments)
         close = fail if broken == "closing" else connection.close
         connection.close = lambda: (closed.append(True), close())  # type: ignore[method-assign]
         return connection
@@ -475,7 +475,7 @@ def test_failed_start_of_a_probe_frees_its_slot(
 
 
 @check_each(
-    ("quirks", "words"),
+    ("quirks", "reason"),
     [
         ("{", "JSON object"),
         ("[]", "JSON object"),
@@ -485,13 +485,13 @@ def test_failed_start_of_a_probe_frees_its_slot(
         ('{"stream_options": 5}', "stream_options"),
     ],
 )
-def test_only_valid_quirks_are_used(serve: Serve, quirks: str, words: str) -> None:
+def test_only_valid_quirks_are_used(serve: Serve, quirks: str, reason: str) -> None:
     client = serve(answer_normally)
     data = {"model": "m", "quirks": quirks}
     refused = client.post("/console/upstreams/quirks/chat", data=data)
 
     assert refused.status_code == 400
-    assert words in refused.text
+    assert reason in refused.text
     learned = get_extension(client.application).services.upstreams["chat"].learned_quirks
     assert learned.describe() == {}
 

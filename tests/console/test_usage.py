@@ -52,9 +52,9 @@ def read_rows(page: str) -> dict[str, list[str]]:
 
 
 def read_series(page: str) -> Any:
-    found = re.search(r'data-series="([^"]*)"', page)
-    assert found is not None
-    return json.loads(html.unescape(found[1]))
+    match = re.search(r'data-series="([^"]*)"', page)
+    assert match is not None
+    return json.loads(html.unescape(match[1]))
 
 
 def test_usage_is_summed_by_the_chosen_group(client: FlaskClient) -> None:
@@ -111,9 +111,9 @@ def test_page_reads_each_sum_once(client: FlaskClient, monkeypatch: pytest.Monke
 
 
 def record_queries(work: Callable[..., Any], queries: list[UsageQuery]) -> Callable[..., Any]:
-    def run(query: UsageQuery, *rest: Any) -> Any:
+    def run(query: UsageQuery, *arguments: Any) -> Any:
         queries.append(query)
-        return work(query, *rest)
+        return work(query, *arguments)
 
     return run
 
