@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Run:
     return command
 
 
-def ask(tmp_path: Path, key: str) -> int:
+def send_chat(tmp_path: Path, key: str) -> int:
     """Return the status of a request to an application on the same database."""
     settings = {"FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db"}
     client = create_app(Settings.from_env(settings)).test_client()
@@ -43,12 +43,12 @@ def ask(tmp_path: Path, key: str) -> int:
     return client.post("/v1/chat/completions", json=body, headers=headers).status_code
 
 
-def show(run: Run, name: str = "alice") -> Any:
+def read_key(run: Run, name: str = "alice") -> Any:
     return json.loads(run("keys", "show", name).stdout)
 
 
 def test_create_prints_only_the_key_to_standard_output(run: Run, tmp_path: Path) -> None:
-    assert ask(tmp_path, "anything") == 200
+    assert send_chat(tmp_path, "anything") == 200
     created = run("keys", "create", "alice", "--models", "demo,gpt-*", "--rpm", "5", "--tpm",
                   "1000", "--budget", "5 usd/month", "--expires", "30d", "--reasoning", "none")  # fmt: skip
     key = created.stdout.strip()
@@ -56,12 +56,12 @@ def test_create_prints_only_the_key_to_standard_output(run: Run, tmp_path: Path)
     assert key.startswith("sk-fwd-")
     assert "every client needs a key" in created.stderr
     assert "every client" not in run("keys", "create", "bob").stderr
-    assert (ask(tmp_path, key), ask(tmp_path, "anything")) == (200, 401)
+    assert (send_chat(tmp_path, key), send_chat(tmp_path, "anything")) == (200, 401)
 
-    shown = show(run)
-    assert (shown["models"], shown["requests_per_minute"]) == (["demo", "gpt-*"], 5)
-    assert (shown["tokens_per_minute"], shown["budget"]) == (1000, "5 usd/month")
-    assert (shown["reasoning"], shown["budget_used"]) == (["none"], 0)
+    details = read_key(run)
+    assert (details["models"], details["requests_per_minute"]) == (["demo", "gpt-*"], 5)
+    assert (details["tokens_per_minute"], details["budget"]) == (1000, "5 usd/month")
+    assert (details["reasoning"], details["budget_used"]) == (["none"], 0)
     assert key not in run("keys", "list").output + run("keys", "show", "alice").output
 
 
@@ -87,9 +87,9 @@ def test_change_sets_and_removes_limits(run: Run) -> None:
     run("keys", "create", "alice", "--rpm", "5", "--models", "demo")
     changed = run("keys", "change", "alice", "--rpm", "none", "--tpm", "7", "--reasoning", "none")
     assert changed.output == "alice: 7 tpm\n"
-    shown = show(run)
-    assert (shown["requests_per_minute"], shown["models"]) == (None, ["demo"])
-    assert shown["reasoning"] == ["none"]
+    details = read_key(run)
+    assert (details["requests_per_minute"], details["models"]) == (None, ["demo"])
+    assert details["reasoning"] == ["none"]
 
 
 def test_rotate_prints_a_new_key_and_keeps_the_previous_one_for_a_while(
@@ -98,9 +98,9 @@ def test_rotate_prints_a_new_key_and_keeps_the_previous_one_for_a_while(
     first = run("keys", "create", "alice").stdout.strip()
     rotated = run("keys", "rotate", "alice", "--grace", "10m")
     assert "previous key stays valid until" in rotated.stderr
-    assert (ask(tmp_path, first), ask(tmp_path, rotated.stdout.strip())) == (200, 200)
+    assert (send_chat(tmp_path, first), send_chat(tmp_path, rotated.stdout.strip())) == (200, 200)
     third = run("keys", "rotate", "alice")
-    assert (ask(tmp_path, first), ask(tmp_path, third.stdout.strip())) == (401, 200)
+    assert (send_chat(tmp_path, first), send_chat(tmp_path, third.stdout.strip())) == (401, 200)
 
 
 @check_each(

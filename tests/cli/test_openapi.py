@@ -25,10 +25,10 @@ def test_command_prints_the_document_of_the_server(
     result = CliRunner().invoke(main, ["openapi"])
 
     assert result.exit_code == 0, result.output
-    served = app.test_client().get("/openapi.json").json
-    assert json.loads(result.stdout) == served
-    assert served is not None
-    assert served["servers"][0]["url"] == "https://api.test"
+    document = app.test_client().get("/openapi.json").json
+    assert json.loads(result.stdout) == document
+    assert document is not None
+    assert document["servers"][0]["url"] == "https://api.test"
 
 
 def test_command_of_flask_prints_it_too() -> None:

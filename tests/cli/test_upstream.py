@@ -27,10 +27,10 @@ def _close_connections() -> Iterator[None]:
         yield
 
 
-def run(*arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:
+def run(*arguments: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
     """Run a command; return exit code, stdout and stderr."""
     app = create_app(Settings.from_env({"FORWARDER_LOG_LEVEL": "ERROR", **environment}))
-    result = app.test_cli_runner().invoke(args=arguments, input=given)
+    result = app.test_cli_runner().invoke(args=arguments, input=stdin)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -48,7 +48,7 @@ def parse_quirks(output: str, variable: str) -> dict[str, Any]:
 def test_probe_finds_rejected_parameters() -> None:
     refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
     with ScriptedUpstream(refuse=refuse) as upstream:
-        code, output, told = run_probe(
+        code, output, stderr = run_probe(
             "my-llm", FORWARDER_UPSTREAMS="my-llm", MY_LLM_BASE_URL=upstream.url
         )
         assert {request.body["model"] for request in upstream.requests if request.body} == {
@@ -61,20 +61,20 @@ def test_probe_finds_rejected_parameters() -> None:
     assert changes["drop"] == ["metadata"]
     assert changes["response_format"] == "json_object"
     assert "developer_role" not in changes  # the default profile already contains it
-    assert "metadata: accepted with quirks" in told
-    assert "seed: accepted" in told
+    assert "metadata: accepted with quirks" in stderr
+    assert "seed: accepted" in stderr
 
 
 def test_control_characters_of_an_upstream_are_escaped() -> None:
     with ScriptedUpstream() as upstream:
         upstream.script(faults.refuse_with_status(400, message="\x1b[2J\x9b31m\u202eno"))
-        code, _, told = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        code, _, stderr = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
         upstream.script(faults.refuse_with_status(401, message="\x1b[2Jno"))
         _, _, refused = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
-    assert r"(\x1b[2J\x9b31m\u202eno)" in told
+    assert r"(\x1b[2J\x9b31m\u202eno)" in stderr
     assert r"\x1b[2Jno" in refused
-    assert "\x1b" not in told + refused
+    assert "\x1b" not in stderr + refused
 
 
 def test_probe_output_is_a_valid_quirks_setting() -> None:
@@ -109,24 +109,24 @@ def test_probe_finds_parameters_to_drop() -> None:
 def test_probe_reports_unknown_refusals() -> None:
     with ScriptedUpstream() as upstream:
         upstream.script(faults.refuse_with_status(400, message="Not today."))
-        code, _, told = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        code, _, stderr = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
-    assert "a token limit: rejected, no known quirk helps (Not today.)" in told
+    assert "a token limit: rejected, no known quirk helps (Not today.)" in stderr
 
 
 def test_probe_of_an_unreachable_upstream_prints_one_line() -> None:
-    code, output, told = run_probe(
+    code, output, stderr = run_probe(
         "chat", CHAT_BASE_URL=f"http://127.0.0.1:{find_unused_port()}/v1"
     )
     assert code == 1
     assert output == ""
-    assert "cannot be reached" in told
+    assert "cannot be reached" in stderr
 
 
 def test_probe_of_an_unknown_upstream_is_an_error() -> None:
-    code, _, told = run_probe("none")
+    code, _, stderr = run_probe("none")
     assert code == 2
-    assert "there is no upstream 'none'" in told
+    assert "there is no upstream 'none'" in stderr
 
 
 def test_the_demo_can_be_probed() -> None:
@@ -137,63 +137,65 @@ def test_the_demo_can_be_probed() -> None:
 
 # -- translate ------------------------------------------------------------------------------------
 
-ASKED = {"model": "m", "messages": [{"role": "user", "content": "Grüezi"}], "seed": 7}
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Grüezi"}], "seed": 7}
 
 
 def test_a_request_is_shown_in_a_terminal() -> None:
-    code, output, _ = run("translate", given=json.dumps(ASKED))
+    code, output, _ = run("translate", stdin=json.dumps(REQUEST))
 
-    told = json.loads(output)
+    report = json.loads(output)
     assert code == 0
-    assert told["request"]["input"][0]["content"] == [{"type": "input_text", "text": "Grüezi"}]
-    assert told["dropped"].keys() == {"seed"}
+    assert report["request"]["input"][0]["content"] == [{"type": "input_text", "text": "Grüezi"}]
+    assert report["dropped"].keys() == {"seed"}
     assert "Grüezi" in output
 
 
 def test_translate_options_override_the_request() -> None:
-    given = json.dumps({"input": "hi", "messages": []})
+    request_json = json.dumps({"input": "hi", "messages": []})
 
-    code, output, _ = run("translate", "--from", "responses", "--model", "chat/x", given=given)
+    code, output, _ = run(
+        "translate", "--from", "responses", "--model", "chat/x", stdin=request_json
+    )
 
-    told = json.loads(output)
-    assert (code, told["client"], told["upstream"]["model"]) == (0, "responses", "x")
+    report = json.loads(output)
+    assert (code, report["client"], report["upstream"]["model"]) == (0, "responses", "x")
 
 
 def test_requests_of_ollama_s_clients_are_shown_too() -> None:
-    given = json.dumps({"prompt": "hi", "options": {"num_ctx": 9}})
+    request_json = json.dumps({"prompt": "hi", "options": {"num_ctx": 9}})
 
     code, output, _ = run(
-        "translate", "--from", "ollama_generate", "--model", "chat/x", given=given
+        "translate", "--from", "ollama_generate", "--model", "chat/x", stdin=request_json
     )
 
-    told = json.loads(output)
-    assert (code, told["request"]["messages"]) == (0, [{"role": "user", "content": "hi"}])
-    assert told["dispositions"]["options.num_ctx"]["disposition"] == "dropped"
+    report = json.loads(output)
+    assert (code, report["request"]["messages"]) == (0, [{"role": "user", "content": "hi"}])
+    assert report["dispositions"]["options.num_ctx"]["disposition"] == "dropped"
 
 
 @check_each(
-    ("arguments", "given", "said"),
+    ("arguments", "stdin", "message"),
     [
         ([], "{", "not valid JSON"),
         ([], "[" * 100_000, "not valid JSON"),
         ([], '{"input": "\\ud800"}', "not valid JSON"),
         ([], "[]", "must be a JSON object"),
         ([], "{}", "from=chat, from=responses"),
-        ([], json.dumps({**ASKED, "model": 1}), "'model'"),
-        (["--strict"], json.dumps(ASKED), "'seed' cannot be carried"),
-        (["--from", "responses"], json.dumps(ASKED), "'input'"),
+        ([], json.dumps({**REQUEST, "model": 1}), "'model'"),
+        (["--strict"], json.dumps(REQUEST), "'seed' cannot be carried"),
+        (["--from", "responses"], json.dumps(REQUEST), "'input'"),
     ],
 )
-def test_a_bad_request_is_one_line(arguments: list[str], given: str, said: str) -> None:
-    code, output, told = run("translate", *arguments, given=given)
+def test_error_of_a_bad_request_is_one_line(arguments: list[str], stdin: str, message: str) -> None:
+    code, output, stderr = run("translate", *arguments, stdin=stdin)
 
     assert (code, output) == (1, "")
-    [line] = told.splitlines()
-    assert said in line
+    [line] = stderr.splitlines()
+    assert message in line
 
 
-def test_the_operator_s_strictness_holds_in_a_terminal_too() -> None:
-    code, _, told = run("translate", given=json.dumps(ASKED), FORWARDER_STRICT="true")
+def test_strict_setting_applies_to_the_translate_command() -> None:
+    code, _, stderr = run("translate", stdin=json.dumps(REQUEST), FORWARDER_STRICT="true")
 
     assert code == 1
-    assert "'seed'" in told
+    assert "'seed'" in stderr

@@ -16,14 +16,14 @@ PATCH = OfferedTool("custom", "patch", {}, "tools[0].parameters")
 FORMAT = AnswerFormat(SCHEMA, "text.format.schema")
 
 
-def make_last_part(**wishes: Any) -> tuple[str, str]:
-    """The kind and the text of the last piece of the answer."""
-    last = make_answer(DemoPrompt("hello there", 2, **wishes)).parts[-1]
+def make_last_part(**options: Any) -> tuple[str, str]:
+    """Return the kind and the text of the last part of the answer."""
+    last = make_answer(DemoPrompt("hello there", 2, **options)).parts[-1]
     return last.kind, last.text
 
 
 @check_each(
-    ("wishes", "kind", "text"),
+    ("options", "kind", "text"),
     [
         ({}, "text", "[demo upstream] You said: hello there"),
         ({"tool": ADD}, "function", '{"n": 1}'),
@@ -38,8 +38,8 @@ def make_last_part(**wishes: Any) -> tuple[str, str]:
         ({"format": FORMAT, "tool_results": ("4",)}, "text", '{"n": 1}'),
     ],
 )
-def test_answer_follows_the_requested_format(wishes: dict[str, Any], kind: str, text: str) -> None:
-    assert make_last_part(**wishes) == (kind, text)
+def test_answer_follows_the_requested_format(options: dict[str, Any], kind: str, text: str) -> None:
+    assert make_last_part(**options) == (kind, text)
 
 
 def test_reasoning_precedes_the_text_unless_disabled() -> None:
@@ -91,7 +91,7 @@ def test_text_beyond_ascii_stays_readable_in_json() -> None:
     assert make_last_part(format=format)[1] == json.dumps("héllo", ensure_ascii=False)
 
 
-def test_a_schema_that_cannot_be_satisfied_is_refused_by_its_place() -> None:
+def test_unsatisfiable_schema_is_refused_with_its_path() -> None:
     with pytest.raises(InvalidRequest) as caught:
         make_answer(DemoPrompt("hi", 1, format=AnswerFormat({"$ref": "#"}, "text.format.schema")))
     assert caught.value.param == "text.format.schema"

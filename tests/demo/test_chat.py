@@ -86,8 +86,8 @@ def test_effort_none_disables_reasoning() -> None:
 
 
 def test_the_format_is_read_in_its_nested_form() -> None:
-    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": 1}}}
-    form = read_prompt(make_request(response_format=wanted)).format
+    response_format = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": 1}}}
+    form = read_prompt(make_request(response_format=response_format)).format
     assert form
     assert form.schema == {"const": 1}
 
@@ -158,10 +158,10 @@ def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
 
 ADD = OfferedTool("function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "")
 PATCH = OfferedTool("custom", "patch", {}, "")
-ASK: dict[str, Any] = {"model": "any"}
-COUNTED = {**ASK, "stream_options": {"include_usage": True}}
+REQUEST: dict[str, Any] = {"model": "any"}
+COUNTED = {**REQUEST, "stream_options": {"include_usage": True}}
 CHUNK = TypeAdapter(ChatCompletionChunk)
-WHOLE = TypeAdapter(ChatCompletion)
+COMPLETION = TypeAdapter(ChatCompletion)
 ANSWERS = {
     "text": make_answer(DemoPrompt("hello  you\n", 2)),
     "thoughtless": make_answer(DemoPrompt("hello", 1, includes_reasoning=False)),
@@ -171,43 +171,45 @@ ANSWERS = {
     "cut in the text": make_answer(DemoPrompt("hello", 1, limit=9)),
     "cut in the arguments": make_answer(DemoPrompt("hello", 1, tool=ADD, limit=8)),
 }
-SHOWN = check_each("shown", ANSWERS.values(), ids=ANSWERS)
+every_answer = check_each("answer", ANSWERS.values(), ids=ANSWERS)
 
 
-def list_chunks(shown: DemoAnswer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
-    return list(chat.iter_chunks(request, shown, "k", 7))
+def list_chunks(answer: DemoAnswer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
+    return list(chat.iter_chunks(request, answer, "k", 7))
 
 
 def fold(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The message that the deltas add up to."""
+    """Fold the deltas into a message."""
     message: dict[str, Any] = {}
     for part in parts:
         for choice in part["choices"]:
-            _grow(message, choice["delta"])
+            _add_delta(message, choice["delta"])
     for call in message.get("tool_calls", ()):
         del call["index"]
     return message
 
 
-def _grow(grown: dict[str, Any], delta: dict[str, Any]) -> None:
+def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for name, value in delta.items():
         if name == "tool_calls":
-            _grow(grown.setdefault(name, [{}])[0], value[0])
+            _add_delta(message.setdefault(name, [{}])[0], value[0])
         elif isinstance(value, dict):
-            _grow(grown.setdefault(name, {}), value)
-        elif isinstance(value, str) and isinstance(grown.get(name), str):
-            grown[name] += value
+            _add_delta(message.setdefault(name, {}), value)
+        elif isinstance(value, str) and isinstance(message.get(name), str):
+            message[name] += value
         else:
-            grown[name] = value
+            message[name] = value
 
 
-@SHOWN
-def test_folded_stream_equals_the_completion(shown: DemoAnswer) -> None:
-    parts, whole = list_chunks(shown), chat.build_completion(ASK, shown, "k", 7)
-    assert fold(parts) == whole["choices"][0]["message"]
-    assert parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
-    assert parts[-1]["usage"] == whole["usage"]
-    assert all(part[name] == whole[name] for part in parts for name in ("id", "created", "model"))
+@every_answer
+def test_folded_stream_equals_the_completion(answer: DemoAnswer) -> None:
+    parts, completion = list_chunks(answer), chat.build_completion(REQUEST, answer, "k", 7)
+    assert fold(parts) == completion["choices"][0]["message"]
+    assert parts[-2]["choices"][0]["finish_reason"] == completion["choices"][0]["finish_reason"]
+    assert parts[-1]["usage"] == completion["usage"]
+    assert all(
+        part[name] == completion[name] for part in parts for name in ("id", "created", "model")
+    )
 
 
 @check_each("name", sorted(ANSWERS.keys() - {"custom"}))
@@ -231,16 +233,18 @@ def test_a_custom_call_streams_although_the_chunk_type_of_the_sdk_lacks_it() -> 
     assert calls[1] == {"index": 0, "custom": {"input": "[demo"}}
 
 
-@SHOWN
-def test_completion_has_the_sdk_type(shown: DemoAnswer) -> None:
-    whole = WHOLE.validate_python(chat.build_completion(ASK, shown, "k", 7), strict=True)
-    assert not whole.model_extra
-    assert set(whole.choices[0].message.model_extra or ()) <= {"reasoning_content"}
+@every_answer
+def test_completion_has_the_sdk_type(answer: DemoAnswer) -> None:
+    completion = COMPLETION.validate_python(
+        chat.build_completion(REQUEST, answer, "k", 7), strict=True
+    )
+    assert not completion.model_extra
+    assert set(completion.choices[0].message.model_extra or ()) <= {"reasoning_content"}
 
 
-@SHOWN
-def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: DemoAnswer) -> None:
-    choices = [part["choices"][0] for part in list_chunks(shown, ASK)]
+@every_answer
+def test_role_is_in_the_first_chunk_and_finish_reason_in_the_last(answer: DemoAnswer) -> None:
+    choices = [part["choices"][0] for part in list_chunks(answer, REQUEST)]
     assert ["role" in choice["delta"] for choice in choices] == [True] + [False] * (
         len(choices) - 1
     )
@@ -261,14 +265,16 @@ def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: DemoA
         ("cut in the arguments", "length", None),
     ],
 )
-def test_finish_reason(name: str, finish: str, content: str | None) -> None:
-    choice = chat.build_completion(ASK, ANSWERS[name], "k", 7)["choices"][0]
+def test_finish_reason_follows_the_end_of_the_answer(
+    name: str, finish: str, content: str | None
+) -> None:
+    choice = chat.build_completion(REQUEST, ANSWERS[name], "k", 7)["choices"][0]
     assert (choice["finish_reason"], choice["message"]["content"]) == (finish, content)
     assert choice["message"]["refusal"] is None
 
 
 def test_text_comes_word_by_word() -> None:
-    deltas = [part["choices"][0]["delta"] for part in list_chunks(ANSWERS["text"], ASK)]
+    deltas = [part["choices"][0]["delta"] for part in list_chunks(ANSWERS["text"], REQUEST)]
     words = [delta["content"] for delta in deltas if delta.get("content")]
     assert words == ["[demo", " upstream]", " You", " said:", " hello", "  you", "\n"]
 
@@ -281,13 +287,13 @@ def test_usage_comes_in_a_last_chunk_without_choices_when_asked() -> None:
 
 @check_each("options", [None, {}, {"include_usage": False}])
 def test_usage_is_omitted_by_default(options: Any) -> None:
-    parts = list_chunks(ANSWERS["text"], {**ASK, "stream_options": options})
+    parts = list_chunks(ANSWERS["text"], {**REQUEST, "stream_options": options})
     assert not any("usage" in part for part in parts)
     assert all(part["choices"] for part in parts)
 
 
 def test_usage_counts_words() -> None:
-    usage = chat.build_completion(ASK, ANSWERS["cut in the text"], "k", 7)["usage"]
+    usage = chat.build_completion(REQUEST, ANSWERS["cut in the text"], "k", 7)["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (1, 9, 10)
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 7
     assert usage["prompt_tokens_details"]["cached_tokens"] == 0

@@ -30,48 +30,50 @@ class Person(BaseModel):
     age: int
 
 
-def test_chat_answers_whole_and_streamed_alike(sdk: openai.OpenAI) -> None:
-    ask: Any = {"model": "demo", "messages": HELLO}
-    whole = sdk.chat.completions.create(**ask)
-    with sdk.chat.completions.stream(**ask, stream_options={"include_usage": True}) as stream:
+def test_whole_and_streamed_chat_answers_are_equal(sdk: openai.OpenAI) -> None:
+    parameters: Any = {"model": "demo", "messages": HELLO}
+    whole_answer = sdk.chat.completions.create(**parameters)
+    with sdk.chat.completions.stream(
+        **parameters, stream_options={"include_usage": True}
+    ) as stream:
         streamed = stream.get_final_completion()
-    assert whole.choices[0].message.content == ECHO
+    assert whole_answer.choices[0].message.content == ECHO
     assert streamed.choices[0].message.content == ECHO
-    assert streamed.usage == whole.usage
+    assert streamed.usage == whole_answer.usage
 
 
-def test_responses_answer_whole_and_streamed_alike(sdk: openai.OpenAI) -> None:
-    whole = sdk.responses.create(model="demo", input="hello")
+def test_whole_and_streamed_responses_are_equal(sdk: openai.OpenAI) -> None:
+    whole_answer = sdk.responses.create(model="demo", input="hello")
     with sdk.responses.stream(model="demo", input="hello") as stream:
         streamed = stream.get_final_response()
-    assert whole.output_text == streamed.output_text == ECHO
-    assert streamed.usage == whole.usage
+    assert whole_answer.output_text == streamed.output_text == ECHO
+    assert streamed.usage == whole_answer.usage
     assert [item.type for item in streamed.output] == ["reasoning", "message"]
 
 
 def test_a_chat_tool_loop_runs_to_its_end(sdk: openai.OpenAI) -> None:
-    ask: Any = {"model": "demo", "tools": [CHAT_TOOL]}
-    with sdk.chat.completions.stream(**ask, messages=HELLO) as stream:
+    parameters: Any = {"model": "demo", "tools": [CHAT_TOOL]}
+    with sdk.chat.completions.stream(**parameters, messages=HELLO) as stream:
         choice = stream.get_final_completion().choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls
     (call,) = choice.message.tool_calls
     assert json.loads(call.function.arguments) == {"a": 1, "b": 1}
-    spoken: Any = {"role": "assistant", "tool_calls": [call.model_dump(exclude={"index"})]}
+    call_message: Any = {"role": "assistant", "tool_calls": [call.model_dump(exclude={"index"})]}
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": "2"}
-    ended = sdk.chat.completions.create(**ask, messages=[*HELLO, spoken, result])
+    ended = sdk.chat.completions.create(**parameters, messages=[*HELLO, call_message, result])
     assert ended.choices[0].message.content == REPORT
 
 
 def test_a_responses_tool_loop_runs_to_its_end(sdk: openai.OpenAI) -> None:
-    ask: Any = {"model": "demo", "tools": [TOOL]}
-    with sdk.responses.stream(**ask, input=HELLO) as stream:
+    parameters: Any = {"model": "demo", "tools": [TOOL]}
+    with sdk.responses.stream(**parameters, input=HELLO) as stream:
         first = stream.get_final_response()
     call: Any = first.output[-1]
     assert json.loads(call.arguments) == {"a": 1, "b": 1}
-    spoken: Any = [item.to_dict() for item in first.output]
+    output_items: Any = [item.to_dict() for item in first.output]
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "2"}
-    ended = sdk.responses.create(**ask, input=[*HELLO, *spoken, result])
+    ended = sdk.responses.create(**parameters, input=[*HELLO, *output_items, result])
     assert ended.output_text == REPORT
 
 
@@ -96,16 +98,16 @@ def test_a_schema_is_honoured_in_both_protocols(sdk: openai.OpenAI) -> None:
     assert streamed.output_parsed == person
 
 
-def test_a_json_object_says_that_it_is_a_demo(sdk: openai.OpenAI) -> None:
+def test_json_object_identifies_the_demo(sdk: openai.OpenAI) -> None:
     chat = sdk.chat.completions.create(
         model="demo", messages=HELLO, response_format={"type": "json_object"}
     )
     response = sdk.responses.create(
         model="demo", input="hello", text={"format": {"type": "json_object"}}
     )
-    said = {"demo": True, "you_said": "hello"}
-    assert json.loads(chat.choices[0].message.content or "") == said
-    assert json.loads(response.output_text) == said
+    expected = {"demo": True, "you_said": "hello"}
+    assert json.loads(chat.choices[0].message.content or "") == expected
+    assert json.loads(response.output_text) == expected
 
 
 def test_a_limit_ends_the_answer_in_both_protocols(sdk: openai.OpenAI) -> None:
@@ -142,22 +144,22 @@ def test_the_model_is_listed_and_found(sdk: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-def test_streams_are_framed_as_each_protocol_frames_them(http: httpx2.Client) -> None:
-    ask = {"model": "demo", "stream": True}
-    chat = http.post("/chat/completions", json={**ask, "messages": HELLO})
-    told = http.post("/responses", json={**ask, "input": "hello"})
+def test_streams_have_the_frames_of_their_protocol(http: httpx2.Client) -> None:
+    parameters = {"model": "demo", "stream": True}
+    chat = http.post("/chat/completions", json={**parameters, "messages": HELLO})
+    response = http.post("/responses", json={**parameters, "input": "hello"})
     assert chat.headers["content-type"].startswith("text/event-stream")
-    assert told.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["content-type"].startswith("text/event-stream")
     assert chat.text.endswith("\n\ndata: [DONE]\n\n")
     assert "event:" not in chat.text
-    *frames, rest = told.text.split("\n\n")
-    assert rest == ""
+    *frames, after_last_frame = response.text.split("\n\n")
+    assert after_last_frame == ""
     for frame in frames:
         name, data = frame.split("\n")
         assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
 
 
-def test_a_stream_comes_in_pieces(http: httpx2.Client) -> None:
+def test_stream_arrives_in_several_chunks(http: httpx2.Client) -> None:
     body = {"model": "demo", "stream": True, "messages": HELLO}
     with http.stream("POST", "/chat/completions", json=body) as response:
         assert len(list(response.iter_raw())) > 10
@@ -167,8 +169,8 @@ def test_a_stream_comes_in_pieces(http: httpx2.Client) -> None:
 def test_any_text_survives_the_wire(http: httpx2.Client, text: str) -> None:
     content = json.dumps({"model": "demo", "input": text, "stream": True}).encode()
     last = http.post("/responses", content=content).content.split(b"data: ")[-1]
-    said = json.loads(last)["response"]["output"][-1]["content"][0]["text"]
-    assert said == f"[demo upstream] You said: {text}".replace("\ud83d", "?")
+    answer_text = json.loads(last)["response"]["output"][-1]["content"][0]["text"]
+    assert answer_text == f"[demo upstream] You said: {text}".replace("\ud83d", "?")
 
 
 @pytest.mark.parametrize(
@@ -203,10 +205,10 @@ def test_a_body_that_is_not_an_object_is_refused(http: httpx2.Client) -> None:
     }
 
 
-def test_a_refusal_comes_before_a_stream_begins(sdk: openai.OpenAI) -> None:
-    endless: Any = {"type": "json_schema", "name": "n", "schema": {"$ref": "#"}}
+def test_invalid_request_is_refused_before_the_stream(sdk: openai.OpenAI) -> None:
+    endless_format: Any = {"type": "json_schema", "name": "n", "schema": {"$ref": "#"}}
     with pytest.raises(openai.BadRequestError) as caught:
-        sdk.responses.create(model="demo", input="hi", text={"format": endless}, stream=True)
+        sdk.responses.create(model="demo", input="hi", text={"format": endless_format}, stream=True)
     assert caught.value.param == "text.format.schema"
 
 

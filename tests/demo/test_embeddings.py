@@ -11,8 +11,8 @@ from forwarder.demo.embeddings import embed_texts
 from tests.helpers.check_cases import check_each
 
 
-def list_vectors(given: Any, **more: Any) -> list[list[float]]:
-    return [entry["embedding"] for entry in embed_texts({"input": given, **more})["data"]]
+def list_vectors(texts: Any, **more: Any) -> list[list[float]]:
+    return [entry["embedding"] for entry in embed_texts({"input": texts, **more})["data"]]
 
 
 def compute_similarity(one: list[float], other: list[float]) -> float:
@@ -25,9 +25,11 @@ def test_the_same_text_has_the_same_vector_of_length_one() -> None:
     assert compute_similarity(one, one) == pytest.approx(1)
 
 
-def test_texts_that_share_words_are_alike() -> None:
-    near, same, far = list_vectors(["red green blue", "red green black", "seven eight nine"])
-    assert compute_similarity(near, same) > compute_similarity(near, far)
+def test_texts_that_share_words_have_similar_vectors() -> None:
+    original, similar, different = list_vectors(
+        ["red green blue", "red green black", "seven eight nine"]
+    )
+    assert compute_similarity(original, similar) > compute_similarity(original, different)
 
 
 def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
@@ -37,10 +39,10 @@ def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
     assert answer["model"] == "m"
 
 
-@check_each("given", [None, "", [], [""], [1], 7, {"a": 1}])
-def test_embedding_input_must_be_text(given: Any) -> None:
+@check_each("invalid_input", [None, "", [], [""], [1], 7, {"a": 1}])
+def test_embedding_input_must_be_text(invalid_input: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        embed_texts({"input": given})
+        embed_texts({"input": invalid_input})
     assert caught.value.param == "input"
 
 

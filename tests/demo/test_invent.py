@@ -138,7 +138,7 @@ def test_a_schema_without_a_value_is_refused(schema: Any) -> None:
 
 
 def make_doubling_schema(keyword: str, levels: int) -> dict[str, Any]:
-    """A small schema that asks for 2 ** levels values, or ways through it."""
+    """A small schema with 2 ** levels values or paths."""
 
     def refer_twice(ref: dict[str, str]) -> dict[str, Any]:
         if keyword == "required":

@@ -32,11 +32,11 @@ def test_string_input_is_the_prompt() -> None:
 
 def test_prompt_is_the_last_user_message() -> None:
     parts = [{"type": "input_text", "text": "what is"}, {"type": "input_image", "image_url": "x"}]
-    spoken = {"type": "message", "role": "assistant", "content": [
+    answer = {"type": "message", "role": "assistant", "content": [
         {"type": "output_text", "text": "ok", "annotations": []}
     ]}  # fmt: skip
     prompt = read_prompt(
-        make_request(USER, spoken, {"type": "message", "role": "user", "content": parts})
+        make_request(USER, answer, {"type": "message", "role": "user", "content": parts})
     )
     assert prompt.user_text == "what is [input_image]"
 
@@ -49,11 +49,13 @@ def test_the_results_at_the_end_are_read_in_order() -> None:
     )
 
 
-def test_results_of_client_tools_are_results_too() -> None:
+def test_results_of_client_tools_are_read_as_tool_results() -> None:
     shell = {"type": "local_shell_call_output", "id": "c", "output": '{"stdout": "x"}'}
-    screen = {"type": "computer_call_output", "output": {"type": "computer_screenshot"}}
+    screenshot_result = {"type": "computer_call_output", "output": {"type": "computer_screenshot"}}
     assert read_prompt(make_request(USER, shell)).tool_results == ('{"stdout": "x"}',)
-    assert read_prompt(make_request(USER, screen)).tool_results == ("[computer_screenshot]",)
+    assert read_prompt(make_request(USER, screenshot_result)).tool_results == (
+        "[computer_screenshot]",
+    )
 
 
 def test_results_before_a_new_user_message_are_history() -> None:
@@ -78,8 +80,8 @@ def test_effort_none_disables_reasoning() -> None:
 
 
 def test_the_format_is_read_in_its_flat_form() -> None:
-    wanted = {"type": "json_schema", "name": "n", "schema": {"const": 1}}
-    form = read_prompt(make_request(text={"format": wanted})).format
+    response_format = {"type": "json_schema", "name": "n", "schema": {"const": 1}}
+    form = read_prompt(make_request(text={"format": response_format})).format
     assert form
     assert form.schema == {"const": 1}
 
@@ -92,17 +94,17 @@ def test_null_and_unknown_parameters_are_let_through() -> None:
 
 
 def test_every_item_type_of_the_sdk_is_known() -> None:
-    known: set[str] = set()
+    sdk_types: set[str] = set()
     for item in get_args(response_input_item_param.ResponseInputItemParam):
         kind = get_type_hints(item).get("type")
-        known |= _list_strings(kind)
-    assert known == set(ITEM_TYPES)
+        sdk_types |= _list_strings(kind)
+    assert sdk_types == set(ITEM_TYPES)
 
 
-def _list_strings(hint: Any) -> set[str]:
-    if isinstance(hint, str):
-        return {hint}
-    return {name for inner in get_args(hint) for name in _list_strings(inner)}
+def _list_strings(type_hint: Any) -> set[str]:
+    if isinstance(type_hint, str):
+        return {type_hint}
+    return {name for inner in get_args(type_hint) for name in _list_strings(inner)}
 
 
 @check_each(
@@ -164,10 +166,10 @@ ADD = OfferedTool(
     "function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "", "crm"
 )
 PATCH = OfferedTool("custom", "patch", {}, "")
-ASK: JSON = {"model": "any", "include": ["reasoning.encrypted_content"]}
+REQUEST: JSON = {"model": "any", "include": ["reasoning.encrypted_content"]}
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-WHOLE = TypeAdapter(Response)
-# On the wire, though the SDK's types do not name them.
+RESPONSE = TypeAdapter(Response)
+# Fields that the API sends but the SDK's types do not contain.
 UNNAMED = {"name", "presence_penalty", "frequency_penalty", "store"}
 ANSWERS = {
     "text": make_answer(DemoPrompt("hello  you\n", 2)),
@@ -180,7 +182,7 @@ ANSWERS = {
     "cut in the arguments": make_answer(DemoPrompt("hello", 1, tool=ADD, limit=8)),
     "cut in the input": make_answer(DemoPrompt("hello", 1, tool=PATCH, limit=9)),
 }
-SHOWN = check_each("shown", ANSWERS.values(), ids=ANSWERS)
+every_answer = check_each("answer", ANSWERS.values(), ids=ANSWERS)
 START = ["response.created", "response.in_progress"]
 REASONING = [
     "response.output_item.added",
@@ -212,18 +214,18 @@ CUSTOM = [
 ]
 
 
-def list_events(shown: DemoAnswer, request: JSON = ASK) -> list[JSON]:
-    return list(responses.iter_events(request, shown, "k", 7))
+def list_events(answer: DemoAnswer, request: JSON = REQUEST) -> list[JSON]:
+    return list(responses.iter_events(request, answer, "k", 7))
 
 
-def list_event_types(shown: DemoAnswer) -> list[str]:
-    """The types of the events, repeated deltas once."""
-    types = [event["type"] for event in list_events(shown)]
+def list_event_types(answer: DemoAnswer) -> list[str]:
+    """Return the types of the events; consecutive deltas count once."""
+    types = [event["type"] for event in list_events(answer)]
     return [kind for kind, before in zip(types, [None, *types], strict=False) if kind != before]
 
 
 @check_each(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("text", [*START, *REASONING, *TEXT, "response.completed"]),
         ("thoughtless", [*START, *TEXT, "response.completed"]),
@@ -235,60 +237,62 @@ def list_event_types(shown: DemoAnswer) -> list[str]:
         ("cut in the arguments", [*START, *REASONING, *FUNCTION, "response.incomplete"]),
     ],
 )
-def test_the_events_come_in_their_order(name: str, wanted: list[str]) -> None:
-    assert list_event_types(ANSWERS[name]) == wanted
+def test_events_are_in_the_order_of_the_api(name: str, expected: list[str]) -> None:
+    assert list_event_types(ANSWERS[name]) == expected
 
 
-@SHOWN
-def test_events_have_the_sdk_type(shown: DemoAnswer) -> None:
-    for event in list_events(shown):
-        known = EVENT.validate_python(event, strict=True)
-        assert known.type == event["type"]
-        assert set(known.model_extra or ()) <= UNNAMED
+@every_answer
+def test_events_have_the_sdk_type(answer: DemoAnswer) -> None:
+    for event in list_events(answer):
+        sdk_event = EVENT.validate_python(event, strict=True)
+        assert sdk_event.type == event["type"]
+        assert set(sdk_event.model_extra or ()) <= UNNAMED
 
 
-@SHOWN
-def test_response_has_the_sdk_type(shown: DemoAnswer) -> None:
-    whole = WHOLE.validate_python(responses.build_response(ASK, shown, "k", 7), strict=True)
-    assert set(whole.model_extra or ()) <= UNNAMED
+@every_answer
+def test_response_has_the_sdk_type(answer: DemoAnswer) -> None:
+    response = RESPONSE.validate_python(
+        responses.build_response(REQUEST, answer, "k", 7), strict=True
+    )
+    assert set(response.model_extra or ()) <= UNNAMED
 
 
-@SHOWN
-def test_folded_stream_equals_the_response(shown: DemoAnswer) -> None:
-    told, whole = list_events(shown), responses.build_response(ASK, shown, "k", 7)
-    done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
-    assert told[-1]["response"] == whole
-    assert done == whole["output"]
+@every_answer
+def test_folded_stream_equals_the_response(answer: DemoAnswer) -> None:
+    events, response = list_events(answer), responses.build_response(REQUEST, answer, "k", 7)
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert events[-1]["response"] == response
+    assert done == response["output"]
 
 
-@SHOWN
-def test_deltas_add_up_to_the_done_event(shown: DemoAnswer) -> None:
-    grown: dict[int, str] = {}
-    for event in list_events(shown):
+@every_answer
+def test_deltas_add_up_to_the_done_event(answer: DemoAnswer) -> None:
+    texts: dict[int, str] = {}
+    for event in list_events(answer):
         if "delta" in event:
             index = event["output_index"]
-            grown[index] = grown.get(index, "") + event["delta"]
+            texts[index] = texts.get(index, "") + event["delta"]
         for name in ("text", "arguments", "input"):
             if event["type"].endswith(".done") and name in event:
-                assert event[name] == grown[event["output_index"]]
-    assert list(grown.values()) == [piece.text for piece in shown.parts]
+                assert event[name] == texts[event["output_index"]]
+    assert list(texts.values()) == [piece.text for piece in answer.parts]
 
 
-@SHOWN
-def test_events_are_numbered_and_items_keep_their_place_and_id(shown: DemoAnswer) -> None:
-    told = list_events(shown)
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    whole = told[-1]["response"]
-    for event in told:
+@every_answer
+def test_events_are_numbered_and_items_keep_their_place_and_id(answer: DemoAnswer) -> None:
+    events = list_events(answer)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    response = events[-1]["response"]
+    for event in events:
         if "item_id" in event:
-            assert whole["output"][event["output_index"]]["id"] == event["item_id"]
+            assert response["output"][event["output_index"]]["id"] == event["item_id"]
         if "item" in event:
-            assert whole["output"][event["output_index"]]["id"] == event["item"]["id"]
+            assert response["output"][event["output_index"]]["id"] == event["item"]["id"]
 
 
-@SHOWN
-def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
-    for event in list_events(shown):
+@every_answer
+def test_added_item_is_empty_except_for_its_name(answer: DemoAnswer) -> None:
+    for event in list_events(answer):
         if event["type"] == "response.output_item.added":
             item = event["item"]
             assert item["status"] == "in_progress"
@@ -306,22 +310,22 @@ def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
         ("cut in the input", "incomplete", "incomplete"),
     ],
 )
-def test_status_shows_how_the_response_ended(name: str, status: str, last: str) -> None:
-    whole = responses.build_response(ASK, ANSWERS[name], "k", 7)
-    assert (whole["status"], whole["output"][-1]["status"]) == (status, last)
+def test_status_is_that_of_the_end_of_the_response(name: str, status: str, last: str) -> None:
+    response = responses.build_response(REQUEST, ANSWERS[name], "k", 7)
+    assert (response["status"], response["output"][-1]["status"]) == (status, last)
     reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
-    assert whole["incomplete_details"] == reason
+    assert response["incomplete_details"] == reason
 
 
 def test_a_call_has_its_ids_and_its_namespace() -> None:
-    call = responses.build_response(ASK, ANSWERS["function"], "k", 7)["output"][-1]
+    call = responses.build_response(REQUEST, ANSWERS["function"], "k", 7)["output"][-1]
     assert (call["id"], call["call_id"]) == ("fc_k", "call_k")
     assert (call["namespace"], call["name"]) == ("crm", "add")
     assert call["arguments"] == '{"n": "a b"}'
 
 
-def test_reasoning_is_sealed_only_when_asked() -> None:
-    sealed = responses.build_response(ASK, ANSWERS["text"], "k", 7)["output"][0]
+def test_reasoning_is_encrypted_only_if_included() -> None:
+    sealed = responses.build_response(REQUEST, ANSWERS["text"], "k", 7)["output"][0]
     bare = responses.build_response({"model": "any"}, ANSWERS["text"], "k", 7)["output"][0]
     assert sealed["encrypted_content"]
     assert "encrypted_content" not in bare
@@ -330,23 +334,23 @@ def test_reasoning_is_sealed_only_when_asked() -> None:
 
 def test_the_response_repeats_the_request() -> None:
     tool = {"type": "function", "name": "f"}
-    asked = {"temperature": 0.5, "store": False, "tool_choice": "none", "metadata": {"a": "b"}}
+    parameters = {"temperature": 0.5, "store": False, "tool_choice": "none", "metadata": {"a": "b"}}
     request = {
-        **ASK,
-        **asked,
+        **REQUEST,
+        **parameters,
         "tools": [tool],
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "json_object"}},
     }
-    whole = responses.build_response(request, ANSWERS["text"], "k", 7)
-    assert {name: whole[name] for name in asked} == asked
-    assert whole["tools"] == [{**tool, "description": None, "parameters": None, "strict": True}]
-    assert whole["reasoning"] == {"effort": "low", "summary": None}
-    assert whole["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
+    response = responses.build_response(request, ANSWERS["text"], "k", 7)
+    assert {name: response[name] for name in parameters} == parameters
+    assert response["tools"] == [{**tool, "description": None, "parameters": None, "strict": True}]
+    assert response["reasoning"] == {"effort": "low", "summary": None}
+    assert response["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
 
 
 def test_usage_counts_words() -> None:
-    assert responses.build_response(ASK, ANSWERS["cut in the text"], "k", 7)["usage"] == {
+    assert responses.build_response(REQUEST, ANSWERS["cut in the text"], "k", 7)["usage"] == {
         "input_tokens": 1,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 9,

@@ -21,12 +21,12 @@ from tests.helpers.check_cases import check_each
         ([], validation.ARRAY),
     ],
 )
-def test_a_value_of_the_kind_is_let_through(value: Any, kind: validation.JsonKind) -> None:
+def test_value_of_the_expected_type_is_returned(value: Any, kind: validation.JsonKind) -> None:
     assert validation.check_type(value, kind, "x") == value
 
 
 @check_each(
-    ("value", "kind", "complaint"),
+    ("value", "kind", "message"),
     [
         (1, validation.TEXT, "expected a string, but got an integer instead"),
         (True, validation.WHOLE, "expected an integer, but got a boolean instead"),
@@ -36,16 +36,16 @@ def test_a_value_of_the_kind_is_let_through(value: Any, kind: validation.JsonKin
         (None, validation.OBJECT, "expected an object, but got null instead"),
     ],
 )
-def test_a_value_of_another_kind_is_refused(
-    value: Any, kind: validation.JsonKind, complaint: str
+def test_value_of_another_type_is_refused(
+    value: Any, kind: validation.JsonKind, message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
         validation.check_type(value, kind, "x")
-    assert complaint in caught.value.message
+    assert message in caught.value.message
     assert (caught.value.param, caught.value.code) == ("x", "invalid_type")
 
 
-def test_null_counts_as_absent() -> None:
+def test_null_is_treated_as_absent() -> None:
     validation.check_parameters(
         {"a": "there", "b": None}, {"a": validation.TEXT, "b": validation.FLAG}, ["a"]
     )
@@ -68,7 +68,7 @@ def test_objects_come_with_their_paths() -> None:
     assert caught.value.param == "xs[1]"
 
 
-def test_an_integer_below_the_least_is_refused() -> None:
+def test_integer_below_the_minimum_is_refused() -> None:
     assert validation.read_integer({"n": 16}, "n", 16) == 16
     assert validation.read_integer({}, "n", 16) is None
     with pytest.raises(InvalidRequest) as caught:
