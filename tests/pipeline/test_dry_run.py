@@ -53,7 +53,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire(monkeypatch)
 
 
-def services_of(**environment: str) -> Services:
+def make_services(**environment: str) -> Services:
     upstreams = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "RESPONSES_BASE_URL": "http://responses.test/v1",
@@ -61,8 +61,8 @@ def services_of(**environment: str) -> Services:
     return Services.build(Settings.from_env({**upstreams, **environment}))
 
 
-def bridge_of(**environment: str) -> Gateway:
-    return Gateway(services_of(**environment))
+def make_gateway(**environment: str) -> Gateway:
+    return Gateway(make_services(**environment))
 
 
 def make_context(strict: bool = False) -> RequestContext:
@@ -70,7 +70,7 @@ def make_context(strict: bool = False) -> RequestContext:
 
 
 def preview(client: str, request: Json, strict: bool = False, **environment: str) -> Json:
-    return preview_request(bridge_of(**environment), client, request, strict)
+    return preview_request(make_gateway(**environment), client, request, strict)
 
 
 def preview_request(gateway: Gateway, client: str, request: Json, strict: bool = False) -> Json:
@@ -102,7 +102,7 @@ def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tu
 @check_each("provider", ["generic", "mistral"], parts=4)
 def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: Wire) -> None:
     wire.posted.clear()
-    gateway = bridge_of(CHAT_PROVIDER=provider, RESPONSES_PROVIDER="openai")
+    gateway = make_gateway(CHAT_PROVIDER=provider, RESPONSES_PROVIDER="openai")
     request = case.read("request.json")
 
     try:
@@ -137,7 +137,7 @@ def test_shown_request_includes_emulations_and_profiles(
     client: str, request_: Json, environment: dict[str, str], wire: Wire
 ) -> None:
     wire.posted.clear()
-    gateway = bridge_of(**environment)
+    gateway = make_gateway(**environment)
     report = preview_request(gateway, client, request_)
 
     url, body = post_request(gateway, wire, client, request_)
@@ -145,7 +145,7 @@ def test_shown_request_includes_emulations_and_profiles(
 
 
 def test_dry_run_uses_learned_quirks(wire: Wire) -> None:
-    services = services_of()
+    services = make_services()
     learned_quirks = services.upstreams["chat"].learned_quirks
     learned_quirks.remember("m", {"max_tokens": "max_completion_tokens"})
 
@@ -404,7 +404,7 @@ def test_dry_run_refuses_too_deeply_nested_requests(wire: Wire) -> None:
         deep = {"a": deep}
 
     with pytest.raises(InvalidRequest, match="deeply"):
-        bridge_of().preview("chat", chat(model="chat/m", vendor=deep), None, make_context())
+        make_gateway().preview("chat", chat(model="chat/m", vendor=deep), None, make_context())
 
 
 # -- detection of the protocol ----------------------------------------------------------------------

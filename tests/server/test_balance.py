@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 @pytest.fixture(autouse=True)
-def _draw_the_same_numbers() -> None:
+def _seed_random_numbers() -> None:
     """Equally busy endpoints are chosen at random."""
     random.seed(1)
 

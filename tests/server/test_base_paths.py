@@ -67,13 +67,13 @@ def client(serve: Serve) -> FlaskClient:
     return serve(answer)
 
 
-def message_of(client: FlaskClient, path: str, **headers: str) -> Any:
+def read_message(client: FlaskClient, path: str, **headers: str) -> Any:
     got = client.post(path, json=CHAT, headers=headers)
     assert got.status_code == 200, got.text
     return got.get_json()["choices"][0]["message"]
 
 
-def forms_of(client: FlaskClient, path: str, **body: Any) -> list[str]:
+def list_reasoning_forms(client: FlaskClient, path: str, **body: Any) -> list[str]:
     got = client.post(path, json={**RESPONSES, **body})
     assert got.status_code == 200, got.text
     item = got.get_json()["output"][0]
@@ -85,7 +85,7 @@ def forms_of(client: FlaskClient, path: str, **body: Any) -> list[str]:
 def test_a_base_path_chooses_the_style_of_a_chat_client(
     style: str, path: str, client: FlaskClient
 ) -> None:
-    message = message_of(client, f"/{style}{path}")
+    message = read_message(client, f"/{style}{path}")
 
     assert message["metadata"] == {"reasoning": "Hm."}
     if style == "parts":
@@ -105,7 +105,7 @@ def test_a_base_path_chooses_the_form_of_a_responses_client(
     style: str, forms: list[str], stream: bool, client: FlaskClient
 ) -> None:
     if not stream:
-        assert forms_of(client, f"/{style}/v1/responses") == forms
+        assert list_reasoning_forms(client, f"/{style}/v1/responses") == forms
         return
     got = client.post(f"/{style}/v1/responses", json={**RESPONSES, "stream": True})
     assert [name for name in ("summary", "content")
@@ -118,8 +118,8 @@ def test_a_base_path_chooses_the_form_of_a_responses_client(
 def test_a_responses_client_gets_a_summary_if_it_asks_for_one(
     parameters: dict[str, Any], forms: list[str], client: FlaskClient
 ) -> None:
-    assert forms_of(client, "/v1/responses", **parameters) == forms
-    assert forms_of(client, "/think/v1/responses", **parameters) == forms
+    assert list_reasoning_forms(client, "/v1/responses", **parameters) == forms
+    assert list_reasoning_forms(client, "/think/v1/responses", **parameters) == forms
 
 
 def test_background_work_uses_the_style_of_the_base_path(client: FlaskClient) -> None:
@@ -159,13 +159,13 @@ def test_style_of_header_overrides_base_path_and_that_overrides_key(serve: Serve
     first, second = {"Authorization": "Bearer k1"}, {"Authorization": "Bearer k2"}
     path, base = "/v1/chat/completions", "/think/v1/chat/completions"
 
-    assert message_of(client, path, **second)["reasoning"] == "Hm."
-    assert message_of(client, path, **first)["content"] == "Hi"
-    assert message_of(client, base, **first)["content"] == INLINE["think"]
+    assert read_message(client, path, **second)["reasoning"] == "Hm."
+    assert read_message(client, path, **first)["content"] == "Hi"
+    assert read_message(client, base, **first)["content"] == INLINE["think"]
     header = {"X-Forwarder-Reasoning": "thinking"}
-    assert message_of(client, base, **first, **header)["content"] == INLINE["thinking"]
+    assert read_message(client, base, **first, **header)["content"] == INLINE["thinking"]
     summary_base = "/summary/v1/chat/completions"  # a style of the other API has no effect
-    assert "reasoning" not in message_of(client, summary_base, **first)
+    assert "reasoning" not in read_message(client, summary_base, **first)
 
 
 def test_a_responses_client_has_the_style_of_its_key(serve: Serve) -> None:
@@ -187,7 +187,7 @@ def test_a_responses_client_has_the_style_of_its_key(serve: Serve) -> None:
 def test_a_client_that_renders_a_field_gets_it_by_default(
     headers: dict[str, str], field: str | None, client: FlaskClient
 ) -> None:
-    message = message_of(client, "/v1/chat/completions", **headers)
+    message = read_message(client, "/v1/chat/completions", **headers)
 
     assert message["content"] == ("Hi" if field else INLINE["thinking"])
     assert message["metadata"] == {"reasoning": "Hm."}

@@ -24,7 +24,7 @@ from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 from tests.server.test_websocket import HANDSHAKE
-from tests.server.test_websocket_turns import Played, new_session
+from tests.server.test_websocket_turns import ScriptedWebSocket, new_session
 
 ADMIN = {"Authorization": "Bearer sk-admin"}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -60,28 +60,28 @@ def send_chat(client: FlaskClient, key: str, **body: Any) -> Any:
 
 
 def test_key_is_managed_by_administrators(client: FlaskClient) -> None:
-    made = create(client, models=["demo"], requests_per_minute=5, budget="5 usd/month")
-    assert made["required"] is True
-    assert send_chat(client, made["key"]).status_code == 200
+    created = create(client, models=["demo"], requests_per_minute=5, budget="5 usd/month")
+    assert created["required"] is True
+    assert send_chat(client, created["key"]).status_code == 200
 
     listed = client.get("/forwarder/keys", headers=ADMIN).json
     assert listed["required"] is True
     assert [key["name"] for key in listed["data"]] == ["alice"]
     changed = client.patch("/forwarder/keys/alice", json={"models": None}, headers=ADMIN).json
     assert (changed["models"], changed["requests_per_minute"]) == ([], 5)
-    details = client.get(f"/forwarder/keys/{made['id']}", headers=ADMIN).json
+    details = client.get(f"/forwarder/keys/{created['id']}", headers=ADMIN).json
     assert (details["budget"], details["budget_used"]) == ("5 usd/month", 0)
     assert "key" not in details
-    assert made["key"] not in str(listed) + str(details)
+    assert created["key"] not in str(listed) + str(details)
 
     rotated = client.post("/forwarder/keys/alice/rotate", json={"grace": "1h"}, headers=ADMIN).json
-    assert rotated["key"] != made["key"]
-    assert [send_chat(client, key).status_code for key in (made["key"], rotated["key"])] == [
+    assert rotated["key"] != created["key"]
+    assert [send_chat(client, key).status_code for key in (created["key"], rotated["key"])] == [
         200,
         200,
     ]
     rotation = client.post("/forwarder/keys/alice/rotate", headers=ADMIN).json
-    assert [send_chat(client, key).status_code for key in (made["key"], rotation["key"])] == [
+    assert [send_chat(client, key).status_code for key in (created["key"], rotation["key"])] == [
         401,
         200,
     ]
@@ -123,11 +123,11 @@ def test_wrong_requests_are_refused(
 
 
 def test_clients_do_not_manage_keys(client: FlaskClient) -> None:
-    made = create(client)
+    created = create(client)
     for method in ("GET", "POST"):
         answers = [
             client.open("/forwarder/keys", method=method, json={"name": "b"}, headers=headers)
-            for headers in (make_key_header(made["key"]), make_key_header("sk-other"), {})
+            for headers in (make_key_header(created["key"]), make_key_header("sk-other"), {})
         ]
         assert [answer.status_code for answer in answers] == [403, 401, 401]
 
@@ -197,10 +197,10 @@ def test_exhausted_budget_is_an_insufficient_quota(client: FlaskClient) -> None:
 
 
 def test_expired_key_has_its_own_error(client: FlaskClient) -> None:
-    made = create(client, expires="1h")
+    created = create(client, expires="1h")
     keys = get_extension(client.application).services.client_keys
     keys._now = lambda: 10.0**10  # type: ignore[attr-defined]
-    refused = send_chat(client, made["key"])
+    refused = send_chat(client, created["key"])
     assert (refused.status_code, refused.json["error"]["code"]) == (401, "invalid_api_key")
     assert "expired" in refused.json["error"]["message"]
 
@@ -282,20 +282,20 @@ def test_every_route_that_counts_requests_refuses_an_exhausted_budget(client: Fl
 
 
 def test_turns_of_a_websocket_fail_as_requests_do(client: FlaskClient) -> None:
-    made = create(client, budget="5 tokens/day")
+    created = create(client, budget="5 tokens/day")
     turn = {"type": "response.create", "model": "demo", "input": "Hi"}
     app = client.application
 
-    def take_turns(count: int) -> list[Any]:
-        socket = Played(*[turn] * count)
-        with app.test_request_context("/v1/responses", headers=make_key_header(made["key"])):
+    def run_turns(count: int) -> list[Any]:
+        socket = ScriptedWebSocket(*[turn] * count)
+        with app.test_request_context("/v1/responses", headers=make_key_header(created["key"])):
             app.preprocess_request()
             new_session(app, socket).run()
         return [event for event in socket.sent if event["type"] in ("error", *TERMINAL_EVENTS)]
 
-    completed, refused = take_turns(2)
+    completed, refused = run_turns(2)
     client.delete("/forwarder/keys/alice", headers=ADMIN)
-    [revoked] = take_turns(1)
+    [revoked] = run_turns(1)
 
     assert completed["type"] == "response.completed"
     errors = [(each["status"], each["error"]["code"]) for each in (refused, revoked)]
@@ -326,8 +326,8 @@ def test_client_keeps_its_stored_data_after_a_rotation(client: FlaskClient) -> N
 
 
 def test_identity_of_a_key_is_not_accepted_as_a_key(client: FlaskClient) -> None:
-    made = create(client)
-    for text in (made["id"], f"§{made['id']}"):
+    created = create(client)
+    for text in (created["id"], f"§{created['id']}"):
         assert send_chat(client, text).status_code == 401
 
 
@@ -346,15 +346,15 @@ def test_name_of_a_key_is_in_logs_and_usage(
 
 def test_optional_keys_limit_only_clients_that_send_one(tmp_path: Path) -> None:
     client = make_client(tmp_path, FORWARDER_CLIENT_KEYS="optional")
-    made = create(client, models="nothing")
-    assert made["required"] is False
-    assert [send_chat(client, key).status_code for key in ("", "any", made["key"])] == [
+    created = create(client, models="nothing")
+    assert created["required"] is False
+    assert [send_chat(client, key).status_code for key in ("", "any", created["key"])] == [
         200,
         200,
         404,
     ]
     client.delete("/forwarder/keys/alice", headers=ADMIN)
-    assert send_chat(client, made["key"]).status_code == 401
+    assert send_chat(client, created["key"]).status_code == 401
 
 
 def test_browsers_are_guarded_until_clients_need_keys(client: FlaskClient) -> None:

@@ -55,9 +55,9 @@ class Pair(NamedTuple):
 
 @contextmanager
 def connect(limits: ClientLimits) -> Iterator[Pair]:
-    left, right = socket.socketpair()
-    with left, right:
-        yield Pair(left, ClientSocket(right, limits))
+    client_end, server_end = socket.socketpair()
+    with client_end, server_end:
+        yield Pair(client_end, ClientSocket(server_end, limits))
 
 
 @pytest.fixture

@@ -32,16 +32,16 @@ def test_missing_conversation_cannot_be_changed(demo: FlaskClient) -> None:
 
 
 def test_conversation_without_items_has_an_empty_list(demo: FlaskClient) -> None:
-    made = demo.post("/v1/conversations", json={}).get_json()
-    assert made["metadata"] == {}
-    listed = demo.get(f"/v1/conversations/{made['id']}/items").get_json()
+    created = demo.post("/v1/conversations", json={}).get_json()
+    assert created["metadata"] == {}
+    listed = demo.get(f"/v1/conversations/{created['id']}/items").get_json()
     assert (listed["data"], listed["has_more"], listed["first_id"]) == ([], False, None)
 
 
 def test_items_without_ids_get_distinct_ids(demo: FlaskClient) -> None:
     user = {"role": "user", "content": "hi"}
-    made = demo.post("/v1/conversations", json={"items": [user, user]}).get_json()
-    listed = demo.get(f"/v1/conversations/{made['id']}/items?order=asc").get_json()["data"]
+    created = demo.post("/v1/conversations", json={"items": [user, user]}).get_json()
+    listed = demo.get(f"/v1/conversations/{created['id']}/items?order=asc").get_json()["data"]
     assert len({item["id"] for item in listed}) == 2
     assert [item["status"] for item in listed] == ["completed", "completed"]
 
@@ -74,8 +74,8 @@ def test_items_can_be_deleted_while_paging(demo: FlaskClient) -> None:
     ],
 )  # fmt: skip
 def test_invalid_items_are_rejected(item: Any, param: str, demo: FlaskClient) -> None:
-    made = demo.post("/v1/conversations", json={}).get_json()
-    for path in ("", f"/{made['id']}/items"):
+    created = demo.post("/v1/conversations", json={}).get_json()
+    for path in ("", f"/{created['id']}/items"):
         got = demo.post(f"/v1/conversations{path}", json={"items": [item]})
         assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
 
@@ -88,11 +88,11 @@ def test_ids_of_input_items_are_checked(serve: Serve) -> None:
 
 
 def test_a_conversation_needs_no_body(demo: FlaskClient) -> None:
-    made = demo.post("/v1/conversations")
-    assert made.status_code == 200
-    assert made.get_json()["metadata"] == {}
-    assert demo.get(f"/v1/conversations/{made.get_json()['id']}").status_code == 200
-    at = f"/v1/conversations/{made.get_json()['id']}"
+    created = demo.post("/v1/conversations")
+    assert created.status_code == 200
+    assert created.get_json()["metadata"] == {}
+    assert demo.get(f"/v1/conversations/{created.get_json()['id']}").status_code == 200
+    at = f"/v1/conversations/{created.get_json()['id']}"
     for path in (at, f"{at}/items"):
         assert demo.post(path).status_code == 400
     assert demo.post("/v1/conversations", data=b"{").status_code == 400

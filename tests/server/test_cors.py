@@ -26,7 +26,7 @@ def answer(_: httpx2.Request) -> httpx2.Response:
     return make_stream_response(CHUNK)
 
 
-def cors_of(got: object) -> dict[str, str]:
+def select_cors_headers(got: object) -> dict[str, str]:
     headers = got.headers  # type: ignore[attr-defined]
     return {k: v for k, v in headers.items() if k.startswith("Access-Control-")}
 
@@ -35,9 +35,9 @@ def test_no_origin_is_allowed_by_default(serve: Serve) -> None:
     client = serve(answer)
 
     got = client.get("/health", headers={"Origin": PAGE})
-    assert cors_of(got) == {}
+    assert select_cors_headers(got) == {}
     assert "Vary" not in got.headers
-    assert cors_of(client.options("/v1/chat/completions", headers=PREFLIGHT)) == {}
+    assert select_cors_headers(client.options("/v1/chat/completions", headers=PREFLIGHT)) == {}
 
 
 @check_each(
@@ -88,7 +88,7 @@ def test_preflight_needs_no_key(serve: Serve, capsys: pytest.CaptureFixture[str]
     got = client.options("/v1/chat/completions", headers=PREFLIGHT)
 
     assert (got.status_code, got.data) == (204, b"")
-    assert cors_of(got) == {
+    assert select_cors_headers(got) == {
         "Access-Control-Allow-Origin": PAGE,
         "Access-Control-Allow-Methods": "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
         "Access-Control-Allow-Headers": "authorization,content-type,x-stainless-os",
@@ -105,7 +105,7 @@ def test_a_preflight_from_the_internet_may_reach_a_private_network(serve: Serve)
     other = client.options("/v1/responses", headers={**private, "Origin": "https://evil.example"})
 
     assert allowed.headers["Access-Control-Allow-Private-Network"] == "true"
-    assert cors_of(other) == {}
+    assert select_cors_headers(other) == {}
 
 
 def test_preflight_cannot_inject_headers(serve: Serve) -> None:

@@ -245,11 +245,11 @@ def test_files_need_a_responses_upstream(serve: Serve) -> None:
 
 def test_only_clients_with_a_key_reach_files(serve: Serve) -> None:
     upstream = Upstream()
-    served = make_client(serve, upstream, FORWARDER_API_KEYS="k")
+    client = make_client(serve, upstream, FORWARDER_API_KEYS="k")
 
-    assert served.get("/v1/files").status_code == 401
+    assert client.get("/v1/files").status_code == 401
     assert upstream.requests == []
-    assert served.get("/v1/files", headers={"Authorization": "Bearer k"}).status_code == 200
+    assert client.get("/v1/files", headers={"Authorization": "Bearer k"}).status_code == 200
 
 
 def test_a_file_over_the_limit_is_refused(serve: Serve) -> None:
@@ -316,9 +316,9 @@ LISTS = ["/v1/files", "/v1/files?upstream=chat", "/v1/files?purpose=user_data"]
 @check_each("method", ["GET", "HEAD"])
 def test_one_client_does_not_see_the_files_of_another(serve: Serve, path: str, method: str) -> None:
     upstream = Upstream()
-    served = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    client = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
 
-    got = served.open(path, method=method, headers=B)
+    got = client.open(path, method=method, headers=B)
 
     assert (got.status_code, upstream.requests) == (403, [])
     if method == "GET":
@@ -331,25 +331,25 @@ def test_guessable_file_id_is_not_found_with_shared_keys(
     serve: Serve, method: str, name: str
 ) -> None:
     upstream = Upstream()
-    served = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    client = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
 
-    assert served.open(f"/v1/files/{name}", method=method, headers=B).status_code == 404
-    assert served.get(f"/v1/files/{name}/content", headers=B).status_code == 404
-    assert served.get(f"/v1/containers/c/files/{name}/content", headers=B).status_code == 404
+    assert client.open(f"/v1/files/{name}", method=method, headers=B).status_code == 404
+    assert client.get(f"/v1/files/{name}/content", headers=B).status_code == 404
+    assert client.get(f"/v1/containers/c/files/{name}/content", headers=B).status_code == 404
     assert upstream.requests == []
 
 
 def test_uploaded_file_is_read_by_its_id(serve: Serve) -> None:
     upstream = Upstream()
-    served = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    client = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
     form = {"purpose": "user_data", "file": (io.BytesIO(b"x"), "a.txt")}
 
-    assert served.post("/v1/files", data=form, headers=A).status_code == 200
-    assert served.get(f"/v1/files/{LONG}", headers=A).status_code == 200
-    assert served.get(f"/v1/files/{LONG}/content", headers=A).status_code == 200
+    assert client.post("/v1/files", data=form, headers=A).status_code == 200
+    assert client.get(f"/v1/files/{LONG}", headers=A).status_code == 200
+    assert client.get(f"/v1/files/{LONG}/content", headers=A).status_code == 200
     path = f"/v1/containers/{'c' * 20}/files/f/content"
-    assert served.get(path, headers=A).status_code == 200
-    assert served.delete(f"/v1/files/{LONG}", headers=A).status_code == 200
+    assert client.get(path, headers=A).status_code == 200
+    assert client.delete(f"/v1/files/{LONG}", headers=A).status_code == 200
     assert len(upstream.requests) == 5
 
 
@@ -365,21 +365,21 @@ def test_uploaded_file_is_read_by_its_id(serve: Serve) -> None:
 def test_files_of_one_client_or_for_everybody_are_listed(
     serve: Serve, environment: dict[str, str]
 ) -> None:
-    served = make_client(serve, Upstream(), **environment)
+    client = make_client(serve, Upstream(), **environment)
 
-    assert served.get("/v1/files", headers=A).status_code == 200
-    assert served.get("/v1/files/file-1", headers=A).status_code == 200
+    assert client.get("/v1/files", headers=A).status_code == 200
+    assert client.get("/v1/files/file-1", headers=A).status_code == 200
 
 
 @check_each(("environment", "status"), [({}, 403), ({"FORWARDER_SHARED_FILES": "true"}, 200)])
-def test_without_keys_files_are_listed_on_this_machine_alone(
+def test_without_keys_files_are_listed_only_for_local_requests(
     serve: Serve, environment: dict[str, str], status: int
 ) -> None:
-    served = make_client(serve, Upstream(), **environment)
-    far = {"REMOTE_ADDR": "192.0.2.7"}
+    client = make_client(serve, Upstream(), **environment)
+    remote = {"REMOTE_ADDR": "192.0.2.7"}
 
-    assert served.get("/v1/files", environ_base=far).status_code == status
-    assert served.get("/v1/files/file-1", environ_base=far).status_code == (
+    assert client.get("/v1/files", environ_base=remote).status_code == status
+    assert client.get("/v1/files/file-1", environ_base=remote).status_code == (
         404 if status == 403 else 200
     )
-    assert served.get(f"/v1/files/{LONG}", environ_base=far).status_code == 200
+    assert client.get(f"/v1/files/{LONG}", environ_base=remote).status_code == 200

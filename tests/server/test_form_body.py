@@ -23,11 +23,11 @@ def answer_created(request: httpx2.Request) -> httpx2.Response:
 def test_only_fields_of_a_form_take_memory(serve: Serve) -> None:
     used: list[int] = []
 
-    def note_use(request: httpx2.Request) -> httpx2.Response:
+    def record_memory(request: httpx2.Request) -> httpx2.Response:
         used.append(memory.used)
         return answer_created(request)
 
-    client = serve(note_use)
+    client = serve(record_memory)
     memory = get_extension(client.application).services.body_memory
     images = [(BytesIO(IMAGE), f"{i}.png") for i in range(16)]
     form = {"model": "m", "prompt": "x" * 80_000, "image[]": images}
@@ -77,11 +77,11 @@ def test_a_file_is_on_disk_from_its_first_byte(serve: Serve) -> None:
 def test_the_files_of_all_forms_have_a_limit(serve: Serve) -> None:
     used: list[int] = []
 
-    def note_use(request: httpx2.Request) -> httpx2.Response:
+    def record_memory(request: httpx2.Request) -> httpx2.Response:
         used.append(disk.used)
         return answer_created(request)
 
-    client = serve(note_use)
+    client = serve(record_memory)
     disk = get_extension(client.application).services.form_disk
 
     def send() -> tuple[int, str]:

@@ -103,8 +103,8 @@ def test_upstream_with_open_breaker_is_not_ready(serve: Serve) -> None:
         "responses": {"reachable": True, "models": 0},
     }
     assert (none.status_code, none.get_json()["status"]) == (503, "unavailable")
-    standing = none.get_json()["upstreams"]["chat"]["resilience"]
-    assert standing == {
+    resilience = none.get_json()["upstreams"]["chat"]["resilience"]
+    assert resilience == {
         "breaker": "open",
         "breaker_open": 1,
         "concurrent": 0,

@@ -258,9 +258,9 @@ def test_converted_body_is_adapted_to_the_provider(serve: Serve) -> None:
         return httpx2.Response(400, json={"error": {"message": "no"}})
 
     client = serve(answer, FORWARDER_UPSTREAMS="chat")
-    rest = {k: v for k, v in CURSOR.items() if k != "max_tokens"}
+    other_fields = {k: v for k, v in CURSOR.items() if k != "max_tokens"}
     system = {"role": "developer", "content": "You are a coding agent."}
-    body = {**rest, "input": [system, *CURSOR["input"][1:]], "max_output_tokens": 100}
+    body = {**other_fields, "input": [system, *CURSOR["input"][1:]], "max_output_tokens": 100}
     client.post("/v1/chat/completions", json=body)
 
     [sent] = requests

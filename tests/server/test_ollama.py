@@ -145,17 +145,17 @@ def test_registered_model_is_listed_without_its_key(ollama: Ollama) -> None:
 
 
 def test_verbose_show_probes_the_remote(make: Make) -> None:
-    impatient = make(FORWARDER_READY_TTL="0")
-    impatient.create()
-    impatient.answer = refuse_connection
+    uncached = make(FORWARDER_READY_TTL="0")
+    uncached.create()
+    uncached.answer = refuse_connection
 
-    show = impatient.send("POST", "/api/show", {"model": "mine", "verbose": True}).get_json()
+    show = uncached.send("POST", "/api/show", {"model": "mine", "verbose": True}).get_json()
     assert show["health"]["reachable"] is False
-    ready = impatient.send("GET", "/ready?verbose").get_json()
+    ready = uncached.send("GET", "/ready?verbose").get_json()
     assert "cannot be reached" in ready["models"]["mine:latest"]["error"]
     assert ready["upstreams"]["chat"]["health"]["reachable"] is False
-    assert "models" not in impatient.send("GET", "/ready").get_json()
-    metrics = impatient.send("GET", "/metrics").text
+    assert "models" not in uncached.send("GET", "/ready").get_json()
+    metrics = uncached.send("GET", "/metrics").text
     assert 'forwarder_upstream_up{upstream="mine:latest"} 0.0' in metrics
 
 
@@ -492,7 +492,7 @@ def make_chunk(text: str, finish: str | None = None) -> Json:
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
 
 
-def lines_of(text: str) -> list[Json]:
+def parse_lines(text: str) -> list[Json]:
     assert text.endswith("\n")
     return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
 
@@ -508,7 +508,7 @@ def test_answer_is_streamed_as_lines_by_default(
 ) -> None:
     for stream in ({}, {"stream": True}, {"stream": None}):
         got = demo.post(path, json={**BODIES[path], "model": f"{upstream}/demo", **stream})
-        lines = lines_of(got.text)
+        lines = parse_lines(got.text)
         assert got.mimetype == "application/x-ndjson"
         assert got.headers["X-Accel-Buffering"] == "no"
         assert "".join(map(read_line_text, lines)) == "[demo upstream] You said: Hello"
@@ -621,7 +621,7 @@ def test_failure_after_the_first_line_is_the_last_line(
 
     got = client.post(path, json=BODIES[path])
 
-    lines = lines_of(got.text)
+    lines = parse_lines(got.text)
     assert got.status_code == 200
     assert read_line_text(lines[0]) == "Hi"
     assert list(lines[-1]) == ["error"]
@@ -646,7 +646,7 @@ def test_the_log_and_the_headers_name_the_route(
 
     got = client.post(path, json={**BODIES[path], "options": {"num_ctx": 4096}})
 
-    assert lines_of(got.text)[-1]["done"]
+    assert parse_lines(got.text)[-1]["done"]
     assert got.headers["X-Forwarder-Upstream"] == "chat"
     assert got.headers["X-Forwarder-Dropped"] == "options.num_ctx"
     got.close()

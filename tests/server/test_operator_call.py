@@ -67,7 +67,7 @@ def test_an_internal_call_has_the_address_and_the_host_of_its_origin(serve: Serv
     client = serve_keys(serve)
 
     @client.application.before_request
-    def note() -> None:
+    def record_request() -> None:
         from flask import request
 
         requests.append(request._get_current_object())  # type: ignore[attr-defined]

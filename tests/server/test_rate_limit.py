@@ -57,16 +57,16 @@ class Failing(MemoryStorage):
 
     STORAGE_SCHEME = ["failing"]
     call_count = 0
-    down = False
+    is_down = False
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         self.call_count += 1
-        if self.down:
+        if self.is_down:
             raise StorageError(ConnectionError("redis://:password@host"))
         return int(super().incr(key, expiry, amount))
 
     def check(self) -> bool:
-        return not self.down
+        return not self.is_down
 
 
 def make_settings(**rates: str) -> Settings:
@@ -74,7 +74,7 @@ def make_settings(**rates: str) -> Settings:
     return Settings.from_env({"FORWARDER_API_KEYS": "a,b", **settings})
 
 
-def limits_of(
+def make_limits(
     storage: MemoryStorage | None = None, watching: RequestObserver | None = None, **rates: str
 ) -> RateLimitObserver:
     limiter = FixedWindowRateLimiter(storage or MemoryStorage())
@@ -108,7 +108,7 @@ def read_limit_headers(context: RequestContext, kind: str) -> list[str]:
 
 
 def test_requests_are_charged_at_start(clock: Clock) -> None:
-    limits = limits_of(REQUESTS="2/minute")
+    limits = make_limits(REQUESTS="2/minute")
 
     assert read_limit_headers(admit_request(limits), "requests") == ["2", "1", "1m0s"]
     clock.now += 10
@@ -119,7 +119,7 @@ def test_requests_are_charged_at_start(clock: Clock) -> None:
 
 def test_exceeded_limit_has_openais_error(clock: Clock) -> None:
     watching = Watching()
-    limits = limits_of(watching=watching, REQUESTS="1/minute")
+    limits = make_limits(watching=watching, REQUESTS="1/minute")
     admit_request(limits)
     clock.now += 12.5
 
@@ -139,7 +139,7 @@ def test_exceeded_limit_has_openais_error(clock: Clock) -> None:
 
 
 def test_limit_resets_after_the_window(clock: Clock) -> None:
-    limits = limits_of(REQUESTS="1/minute")
+    limits = make_limits(REQUESTS="1/minute")
     admit_request(limits)
     for _ in range(5):
         get_refusal(limits)
@@ -150,7 +150,7 @@ def test_limit_resets_after_the_window(clock: Clock) -> None:
 
 
 def test_each_key_has_its_own_limit(clock: Clock) -> None:
-    limits = limits_of(REQUESTS="1/minute")
+    limits = make_limits(REQUESTS="1/minute")
     admit_request(limits, "a")
     get_refusal(limits, "a")
 
@@ -158,7 +158,7 @@ def test_each_key_has_its_own_limit(clock: Clock) -> None:
 
 
 def test_tokens_are_charged_at_the_end(clock: Clock) -> None:
-    limits = limits_of(TOKENS="100/minute")
+    limits = make_limits(TOKENS="100/minute")
 
     finish_request(limits, {"prompt_tokens": 50, "completion_tokens": 30})
 
@@ -167,7 +167,7 @@ def test_tokens_are_charged_at_the_end(clock: Clock) -> None:
 
 def test_client_over_its_token_limit_is_refused(clock: Clock) -> None:
     watching = Watching()
-    limits = limits_of(watching=watching, REQUESTS="9/minute", TOKENS="100/minute")
+    limits = make_limits(watching=watching, REQUESTS="9/minute", TOKENS="100/minute")
     finish_request(limits, {"input_tokens": 60, "output_tokens": 30})
     finish_request(limits, {"input_tokens": 60, "output_tokens": 30})
 
@@ -183,7 +183,7 @@ def test_client_over_its_token_limit_is_refused(clock: Clock) -> None:
 
 
 def test_aborted_response_costs_its_events(clock: Clock) -> None:
-    limits = limits_of(TOKENS="100/minute")
+    limits = make_limits(TOKENS="100/minute")
 
     finish_request(limits, None, events=7)
     finish_request(limits, None)
@@ -192,7 +192,7 @@ def test_aborted_response_costs_its_events(clock: Clock) -> None:
 
 
 def test_request_without_admission_is_not_charged(clock: Clock) -> None:
-    limits = limits_of(TOKENS="100/minute")
+    limits = make_limits(TOKENS="100/minute")
     context = RequestContext("req_1", "chat", LossReport(), client_key="a", observers=[limits])
     context.usage = {"input_tokens": 60, "output_tokens": 30}
 
@@ -223,8 +223,8 @@ def log_lines() -> Iterator[list[str]]:
 
 def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list[str]) -> None:
     storage = Failing()
-    limits = limits_of(storage, REQUESTS="1/minute", TOKENS="1/minute")
-    storage.down = True
+    limits = make_limits(storage, REQUESTS="1/minute", TOKENS="1/minute")
+    storage.is_down = True
 
     for _ in range(5):
         assert admit_request(limits).rate_limit_headers == {}
@@ -237,11 +237,11 @@ def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list
 
 def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None:
     storage = Failing()
-    limits = limits_of(storage, REQUESTS="1/hour")
+    limits = make_limits(storage, REQUESTS="1/hour")
     limits._bounded_storage._breaker._pause = 0.05
-    storage.down = True
+    storage.is_down = True
     admit_request(limits)
-    storage.down = False
+    storage.is_down = False
 
     deadline = time.monotonic() + 10
     while not admit_request(limits).rate_limit_headers:
@@ -254,9 +254,9 @@ def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None
 
 def test_closed_limits_stop_calling_a_storage_that_is_down(log_lines: list[str]) -> None:
     storage = Failing()
-    limits = limits_of(storage, REQUESTS="1/hour")
+    limits = make_limits(storage, REQUESTS="1/hour")
     before = set(threading.enumerate())
-    storage.down = True
+    storage.is_down = True
     admit_request(limits)
     started = set(threading.enumerate()) - before
     assert started
@@ -270,8 +270,8 @@ def test_closed_limits_stop_calling_a_storage_that_is_down(log_lines: list[str])
 
 def test_storage_outage_can_refuse_requests(clock: Clock, log_lines: list[str]) -> None:
     storage, watching = Failing(), Watching()
-    limits = limits_of(storage, watching, REQUESTS="1/minute", WHEN_DOWN="refuse")
-    storage.down = True
+    limits = make_limits(storage, watching, REQUESTS="1/minute", WHEN_DOWN="refuse")
+    storage.is_down = True
 
     for _ in range(2):
         error, _ = get_refusal(limits)
@@ -298,7 +298,7 @@ class Hanging(MemoryStorage):
 @check_each("seconds", ["0.05", "20"])
 def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> None:
     storage = Hanging()
-    limits = limits_of(storage, REQUESTS="1/hour", TIMEOUT=seconds)
+    limits = make_limits(storage, REQUESTS="1/hour", TIMEOUT=seconds)
     waiting = seconds == "20"
     if waiting:
         threading.Timer(0.2, storage.proceed.set).start()  # several times the default
@@ -309,10 +309,10 @@ def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> Non
 
 def test_failed_charge_does_not_break_the_response(clock: Clock, log_lines: list[str]) -> None:
     storage = Failing()
-    limits = limits_of(storage, TOKENS="100/minute")
+    limits = make_limits(storage, TOKENS="100/minute")
     context = admit_request(limits)
     context.usage = {"input_tokens": 1, "output_tokens": 1}
-    storage.down = True
+    storage.is_down = True
 
     context.close()
 
@@ -326,7 +326,7 @@ URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
 def test_storage_contains_no_client_keys() -> None:
     storage = MemoryStorage()
-    admit_request(limits_of(storage, REQUESTS="1/minute"), key="a-secret-key")
+    admit_request(make_limits(storage, REQUESTS="1/minute"), key="a-secret-key")
 
     [name] = storage.storage
     assert "secret" not in name

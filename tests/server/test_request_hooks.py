@@ -306,8 +306,8 @@ def test_history_reserves_memory(app: Flask) -> None:
 def test_reading_stored_data_reserves_memory(path: str, app: Flask) -> None:
     memory, client = get_extension(app).services.body_memory, app.test_client()
     body = {"model": "demo", "input": LARGE, "instructions": LARGE}
-    made = client.post("/v1/responses", json=body, buffered=True).get_json()
-    url = f"/v1/responses/{made['id']}{path}"
+    created = client.post("/v1/responses", json=body, buffered=True).get_json()
+    url = f"/v1/responses/{created['id']}{path}"
     others = BodyReservation(memory)
     others.hold(memory.max_bytes // 2 - 100_000)
 

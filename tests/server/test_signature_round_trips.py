@@ -74,13 +74,13 @@ def extra_content(turn: int) -> list[Json]:
     )
 
 
-def fields_of_proxy(turn: int) -> list[Json]:
+def make_litellm_turn(turn: int) -> list[Json]:
     """LiteLLM before Gemini."""
     text = {"provider_specific_fields": {"thought_signatures": [f"sig-{turn}"]}}
     return make_turn(turn, [], [text] if turn == 3 else [], **make_litellm_signature(turn))
 
 
-def fields_of_function(turn: int) -> list[Json]:
+def make_old_litellm_turn(turn: int) -> list[Json]:
     """LiteLLM of earlier versions."""
     return make_turn(turn, [], [], function=make_litellm_signature(turn))
 
@@ -91,8 +91,8 @@ def bare_signature(turn: int) -> list[Json]:
 
 def late_signature(turn: int) -> list[Json]:
     """A signature that arrives after complete calls."""
-    late = {"tool_calls": [{"index": 0, **make_google_signature(turn)}]}
-    return make_turn(turn, [], [late] if turn < 3 else [make_google_signature(turn)])
+    delta = {"tool_calls": [{"index": 0, **make_google_signature(turn)}]}
+    return make_turn(turn, [], [delta] if turn < 3 else [make_google_signature(turn)])
 
 
 def thinking_blocks(turn: int) -> list[Json]:
@@ -149,8 +149,8 @@ FORMS = {
     form.__name__: form
     for form in (
         extra_content,
-        fields_of_proxy,
-        fields_of_function,
+        make_litellm_turn,
+        make_old_litellm_turn,
         bare_signature,
         late_signature,
         thinking_blocks,
@@ -198,19 +198,19 @@ class Provider:
         return list_signatures(message)
 
     @property
-    def given_back(self) -> list[Json]:
+    def sent_signatures(self) -> list[Json]:
         """Return the signatures in the last request, per assistant message."""
         return [list_signatures(m) for m in self.bodies[-1]["messages"] if m["role"] == "assistant"]
 
 
 def list_signatures(message: Json) -> Json:
     found: Json = {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
-    for made in message.get("tool_calls") or ():
-        names = [name for name in CALL_FIELDS if made.get(name)]
-        inner = [name for name in CALL_FIELDS if made["function"].get(name)]
-        found[made["id"]] = {
-            **{name: made[name] for name in names},
-            **{f"function.{name}": made["function"][name] for name in inner},
+    for function_call in message.get("tool_calls") or ():
+        names = [name for name in CALL_FIELDS if function_call.get(name)]
+        inner = [name for name in CALL_FIELDS if function_call["function"].get(name)]
+        found[function_call["id"]] = {
+            **{name: function_call[name] for name in names},
+            **{f"function.{name}": function_call["function"][name] for name in inner},
         }
     return found
 
@@ -258,7 +258,7 @@ class ResponsesClient:
         self.items += [*new, *response["output"]]
         return response
 
-    def turn(self, text: str | None = None) -> None:
+    def send_turn(self, text: str | None = None) -> None:
         new = [] if text is None else [{"type": "message", "role": "user", "content": text}]
         response = self.send(*self.outputs, *new)
         self.outputs = [
@@ -280,7 +280,7 @@ class ChatClient:
         self.headers: Json = {"X-Forwarder-Reasoning": "thinking"} if mode == "styled" else {}
         self.messages: list[Json] = []
 
-    def turn(self, text: str | None = None) -> None:
+    def send_turn(self, text: str | None = None) -> None:
         if text is not None:
             self.messages.append({"role": "user", "content": text})
         body = {"model": self.model, "messages": self.messages, "tools": TOOLS}
@@ -297,8 +297,8 @@ class ChatClient:
                 message["tool_calls"] = [*map(serialize_again, message["tool_calls"])]
         self.messages.append(message)
         self.messages += [
-            {"role": "tool", "tool_call_id": made["id"], "content": "42"}
-            for made in message.get("tool_calls") or ()
+            {"role": "tool", "tool_call_id": function_call["id"], "content": "42"}
+            for function_call in message.get("tool_calls") or ()
         ]
 
 
@@ -310,7 +310,7 @@ class OllamaClient:
         self.stream = stream
         self.messages: list[Json] = []
 
-    def turn(self, text: str | None = None) -> None:
+    def send_turn(self, text: str | None = None) -> None:
         if text is not None:
             self.messages.append({"role": "user", "content": text})
         body = {"model": "chat/m", "messages": self.messages, "tools": TOOLS}
@@ -319,9 +319,13 @@ class OllamaClient:
         answer = self.workers[0].post("/api/chat", json=body)
         assert answer.status_code == 200, answer.text
         messages = [json.loads(line)["message"] for line in answer.text.splitlines()]
-        calls = [made for message in messages for made in message.get("tool_calls") or ()]
+        calls = [
+            function_call
+            for message in messages
+            for function_call in message.get("tool_calls") or ()
+        ]
         content = "".join(message["content"] for message in messages)
-        calls = [{"function": made["function"]} for made in calls]
+        calls = [{"function": function_call["function"]} for function_call in calls]
         self.messages.append({"role": "assistant", "content": content, "tool_calls": calls})
         self.messages += [{"role": "tool", "tool_name": "f", "content": "42"} for _ in calls]
 
@@ -334,7 +338,7 @@ class MessagesClient:
         self.stream = stream
         self.messages: list[Json] = []
 
-    def turn(self, text: str | None = None) -> None:
+    def send_turn(self, text: str | None = None) -> None:
         results = [
             {"type": "tool_result", "tool_use_id": block["id"], "content": "42"}
             for block in (self.messages[-1]["content"] if self.messages else ())
@@ -415,13 +419,13 @@ def test_signatures_return_to_the_provider(
     make, mode = CLIENTS[client]
     api_client = make(workers(provider), stream, mode)
 
-    api_client.turn("What is it?")
-    api_client.turn()
-    assert provider.given_back == [provider.get_signatures(1)]
-    api_client.turn()
-    assert provider.given_back == [provider.get_signatures(1), provider.get_signatures(2)]
-    api_client.turn("Are you sure?")
-    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
+    api_client.send_turn("What is it?")
+    api_client.send_turn()
+    assert provider.sent_signatures == [provider.get_signatures(1)]
+    api_client.send_turn()
+    assert provider.sent_signatures == [provider.get_signatures(1), provider.get_signatures(2)]
+    api_client.send_turn("Are you sure?")
+    assert provider.sent_signatures == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -447,9 +451,9 @@ def test_profiles_forward_the_signatures_of_their_providers(
     api_client.model = model
 
     for text in ("What is it?", None, None, "Are you sure?"):
-        api_client.turn(text)
+        api_client.send_turn(text)
 
-    assert upstream.given_back == [upstream.get_signatures(turn) for turn in (1, 2, 3)]
+    assert upstream.sent_signatures == [upstream.get_signatures(turn) for turn in (1, 2, 3)]
     assert "extra_content" not in api_client.dropped
 
 
@@ -462,29 +466,29 @@ def test_another_model_gets_no_signatures(form: str, client: str, workers: Any) 
     provider = Provider(form)
     make, mode = CLIENTS[client]
     api_client = make(workers(provider), True, mode)
-    api_client.turn("What is it?")
+    api_client.send_turn("What is it?")
 
     api_client.model = "chat/other"
-    api_client.turn()
+    api_client.send_turn()
 
-    assert provider.given_back == [UNSIGNED]
+    assert provider.sent_signatures == [UNSIGNED]
     is_reported = "input.reasoning.encrypted_content" in api_client.dropped
     assert is_reported == (make is ResponsesClient and mode != "bare")
     api_client.model = "chat/m"
-    api_client.turn()
-    assert provider.given_back[0] == provider.get_signatures(1)
+    api_client.send_turn()
+    assert provider.sent_signatures[0] == provider.get_signatures(1)
 
 
 def test_another_client_gets_no_signatures(workers: Any) -> None:
     provider = Provider("extra_content")
     client = ChatClient(workers(provider, FORWARDER_API_KEYS="a,b"), False, "dropping")
     client.headers = {"Authorization": "Bearer a"}
-    client.turn("What is it?")
+    client.send_turn("What is it?")
 
     client.headers = {"Authorization": "Bearer b"}
-    client.turn()
+    client.send_turn()
 
-    assert provider.given_back == [UNSIGNED]
+    assert provider.sent_signatures == [UNSIGNED]
 
 
 @check_each("mode", ["dropping", "bare"])
@@ -494,12 +498,12 @@ def test_placeholder_for_a_lost_signature_is_reported(mode: str, workers: Any) -
     client = make(
         workers(provider, CHAT_PROVIDER="gemini", FORWARDER_REASONING_TTL="0"), False, mode
     )
-    client.turn("What is it?")
+    client.send_turn("What is it?")
     assert client.dropped == ("output.signatures" if mode == "bare" else "")
 
-    client.turn()
+    client.send_turn()
 
-    [signatures] = provider.given_back
+    [signatures] = provider.sent_signatures
     placeholder = {"google": {"thought_signature": "skip_thought_signature_validator"}}
     assert signatures == {**UNSIGNED, "call_1_0": {"extra_content": placeholder}}
     assert "tool_calls.extra_content" in client.dropped
@@ -515,9 +519,9 @@ def test_stored_or_encrypted_signatures_need_no_cache(
     client = ResponsesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream, mode)
 
     for text in ("What is it?", None, None, "Are you sure?"):
-        client.turn(text)
+        client.send_turn(text)
 
-    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
+    assert provider.sent_signatures == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("mode", ["bare", "dropping"])
@@ -528,9 +532,9 @@ def test_signatures_are_kept_in_memory_without_a_store(mode: str, workers: Any) 
     client = make([worker], True, mode)
 
     for text in ("What is it?", None, None, "Are you sure?"):
-        client.turn(text)
+        client.send_turn(text)
 
-    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
+    assert provider.sent_signatures == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("background", [False, True])
@@ -559,13 +563,13 @@ def test_refused_signatures_are_removed_on_retry(mode: str, workers: Any) -> Non
     provider = Provider("extra_content")
     make = ChatClient if mode == "dropping" else ResponsesClient
     client = make(workers(provider), False, mode)
-    client.turn("What is it?")
+    client.send_turn("What is it?")
     refusal = {"error": {"message": "Corrupted thought signature.", "code": 400}}
     provider.refusals = [httpx2.Response(400, json=refusal)]
 
-    client.turn()
+    client.send_turn()
 
-    assert provider.given_back == [UNSIGNED]
+    assert provider.sent_signatures == [UNSIGNED]
     assert "signatures" in client.dropped
 
 
@@ -601,8 +605,12 @@ def test_signatures_of_all_tool_types_are_restored(
     def answer(request: httpx2.Request) -> httpx2.Response:
         bodies.append(json.loads(request.read()))
         function = {"name": tool.get("name", tool["type"]), "arguments": arguments}
-        made = {"type": "function", "function": function, **make_google_signature(len(bodies))}
-        message = {"role": "assistant", "content": None, "tool_calls": [made]}
+        function_call = {
+            "type": "function",
+            "function": function,
+            **make_google_signature(len(bodies)),
+        }
+        message = {"role": "assistant", "content": None, "tool_calls": [function_call]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
         return httpx2.Response(200, json={"id": "c", "model": "m", "choices": [choice]})
 
@@ -689,7 +697,7 @@ def test_encrypted_reasoning_returns_to_a_responses_upstream(
     client.model = "responses/gpt-5.5"
 
     for text in ("What is it?", None, None, "Are you sure?"):
-        client.turn(text)
+        client.send_turn(text)
 
     kinds = [
         item.get("encrypted_content", item["type"])
@@ -712,10 +720,10 @@ def test_signatures_return_for_an_ollama_client(form: str, stream: bool, workers
     client = OllamaClient(workers(provider), stream, "")
 
     for text in ("What is it?", None, None, "Are you sure?"):
-        client.turn(text)
+        client.send_turn(text)
 
     signed = [[*provider.get_signatures(turn).values()] for turn in (1, 2, 3)]
-    assert [[*sent_signatures.values()] for sent_signatures in provider.given_back] == signed
+    assert [[*sent_signatures.values()] for sent_signatures in provider.sent_signatures] == signed
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -726,6 +734,6 @@ def test_signatures_return_for_a_messages_client(form: str, stream: bool, worker
     client = MessagesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream)
 
     for text in ("What is it?", None, None, "Are you sure?"):
-        client.turn(text)
+        client.send_turn(text)
 
-    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
+    assert provider.sent_signatures == [provider.get_signatures(turn) for turn in (1, 2, 3)]

@@ -47,8 +47,8 @@ def test_missing_object_is_not_found(method: str, path: str, demo: FlaskClient) 
     ],
 )
 def test_invalid_query_is_refused(path: str, param: str, demo: FlaskClient) -> None:
-    made = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
-    got = demo.get(f"/v1/responses/{made['id']}{path}")
+    created = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
+    got = demo.get(f"/v1/responses/{created['id']}{path}")
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
 
 

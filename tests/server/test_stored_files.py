@@ -50,12 +50,12 @@ def require_id(answer: Any) -> str:
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
 def test_file_is_stored_read_and_deleted(client: FlaskClient, prefix: str) -> None:
-    made = upload(client, b"<script>", "ä/b.html")
-    file = FileObject.model_validate(made.get_json(), strict=True)
+    uploaded = upload(client, b"<script>", "ä/b.html")
+    file = FileObject.model_validate(uploaded.get_json(), strict=True)
     assert (file.bytes, file.filename, file.purpose) == (8, "b.html", "assistants")
     at = f"{prefix}/files/{file.id}"
 
-    assert client.get(at, headers=ONE).get_json() == made.get_json()
+    assert client.get(at, headers=ONE).get_json() == uploaded.get_json()
     content = client.get(f"{at}/content", headers=ONE)
     assert content.data == b"<script>"
     assert content.headers["Content-Type"] == "application/octet-stream"

@@ -37,12 +37,12 @@ def test_missing_object_raises_its_error() -> None:
 
 
 def test_all_deletions_have_the_same_form(demo: FlaskClient) -> None:
-    made = demo.post("/v1/conversations").get_json()
+    created = demo.post("/v1/conversations").get_json()
     message = {"role": "user", "content": "x"}
     body = {"model": "demo", "messages": [message], "store": True}
     completion = demo.post("/v1/chat/completions", json=body).get_json()
     for path, kind, name in (
-        ("conversations", "conversation.deleted", made["id"]),
+        ("conversations", "conversation.deleted", created["id"]),
         ("chat/completions", "chat.completion.deleted", completion["id"]),
     ):
         deleted = demo.delete(f"/v1/{path}/{name}").get_json()

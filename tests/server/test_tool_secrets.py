@@ -128,15 +128,15 @@ def test_stored_items_hide_tool_secrets_and_forward_them(serve: Serve, tmp_path:
     items = [{"type": "additional_tools", "tools": [TOOL]}, {"role": "user", "content": "Hi."}]
     body = {"model": "responses/m", "input": items}
 
-    made = app.post("/v1/responses", json=body).get_json()
+    created = app.post("/v1/responses", json=body).get_json()
     conversation_id = app.post("/v1/conversations", json={"items": items[:1]}).get_json()["id"]
     listed = [
-        f"/v1/responses/{made['id']}/input_items",
+        f"/v1/responses/{created['id']}/input_items",
         f"/v1/conversations/{conversation_id}/items",
     ]
     for text in (app.get(path).get_data(as_text=True) for path in listed):
         assert '"server_label":"x"' in text
         assert_hidden(text)
 
-    app.post("/v1/responses", json={**body, "input": "On.", "previous_response_id": made["id"]})
+    app.post("/v1/responses", json={**body, "input": "On.", "previous_response_id": created["id"]})
     assert upstream.inputs[-1][0]["tools"] == [TOOL]

@@ -210,8 +210,8 @@ def test_client_sees_its_own_usage_only(client: FlaskClient) -> None:
     send(client, CHAT, BOB)
 
     assert read_report(client, "?group=")["total"]["requests"] == 3
-    own = read_report(client, "?group=client", BOB)
-    assert [(line["client"], line["requests"]) for line in own["data"]] == [("bob", 2)]
+    report = read_report(client, "?group=client", BOB)
+    assert [(line["client"], line["requests"]) for line in report["data"]] == [("bob", 2)]
     assert client.get("/forwarder/usage").status_code == 401
     wrong = client.get("/forwarder/usage", headers={"Authorization": "Bearer wrong"})
     assert wrong.status_code == 401
@@ -229,8 +229,8 @@ def test_without_keys_only_local_programs_see_usage(serve: Serve) -> None:
     client = serve(answer)
 
     assert client.get("/forwarder/usage").status_code == 200
-    far = client.get("/forwarder/usage", environ_base={"REMOTE_ADDR": "192.0.2.1"})
-    assert far.status_code == 403
+    remote = client.get("/forwarder/usage", environ_base={"REMOTE_ADDR": "192.0.2.1"})
+    assert remote.status_code == 403
 
 
 def test_csv_is_a_download(client: FlaskClient) -> None:

@@ -108,12 +108,12 @@ def test_stores_are_created_changed_listed_and_deleted(api: Api) -> None:
         "metadata": {"team": "a"},
         "expires_after": {"anchor": "last_active_at", "days": 7},
     }
-    made = api.call("POST", "/vector_stores", body)
-    store = VectorStore.model_validate(made, strict=True)
+    created = api.call("POST", "/vector_stores", body)
+    store = VectorStore.model_validate(created, strict=True)
     assert (store.name, store.metadata, store.status) == ("docs", {"team": "a"}, "completed")
     assert store.expires_at == store.last_active_at + 7 * 86400  # type: ignore[operator]
     assert store.file_counts.total == 0
-    assert made["description"] == "All of them."
+    assert created["description"] == "All of them."
 
     changed = api.call("POST", f"/vector_stores/{store.id}", {"name": "new", "expires_after": None})
     assert (changed["name"], changed["expires_at"]) == ("new", None)
@@ -183,14 +183,14 @@ def test_files_of_a_store(api: Api) -> None:
             "attributes": {"number": number, "ok": True},
             "chunking_strategy": strategy,
         }
-        made = api.call("POST", f"/vector_stores/{store}/files", body)
-        file = VectorStoreFile.model_validate(made, strict=True)
+        created = api.call("POST", f"/vector_stores/{store}/files", body)
+        file = VectorStoreFile.model_validate(created, strict=True)
         assert (file.id, file.status, file.attributes) == (
             name,
             "in_progress",
             {"number": number, "ok": True},
         )
-        assert made["chunking_strategy"] == strategy
+        assert created["chunking_strategy"] == strategy
     api.wait(store)
     at = f"/vector_stores/{store}/files"
 
@@ -222,8 +222,8 @@ def test_file_batches_are_created_listed_and_cancelled(api: Api) -> None:
     at = f"/vector_stores/{store}/file_batches"
     body = {"file_ids": names[:2], "attributes": {"year": 2024}}
 
-    made = api.call("POST", at, body)
-    batch = VectorStoreFileBatch.model_validate(made, strict=True)
+    created = api.call("POST", at, body)
+    batch = VectorStoreFileBatch.model_validate(created, strict=True)
     assert (batch.vector_store_id, batch.file_counts.total) == (store, 2)
     entries = [{"file_id": names[2], "attributes": {"year": 2025}}]
     other = api.call("POST", at, {"files": entries})
@@ -275,7 +275,7 @@ def test_stores_of_other_clients_are_not_found(api: Api) -> None:
     name = api.upload("text")
     store = api.create_store(file_ids=[name])
     api.wait(store)
-    stranger = Api(api.client, TWO)
+    other_client = Api(api.client, TWO)
 
     for method, path, body in (
         ("GET", "", None),
@@ -292,12 +292,12 @@ def test_stores_of_other_clients_are_not_found(api: Api) -> None:
         ("POST", "/file_batches/vsfb_1/cancel", None),
         ("GET", "/file_batches/vsfb_1/files", None),
     ):
-        assert stranger.fail(method, f"/vector_stores/{store}{path}", body) == (
+        assert other_client.fail(method, f"/vector_stores/{store}{path}", body) == (
             404,
             "vector_store_id",
         )
-    assert stranger.call("GET", "/vector_stores")["data"] == []
-    assert stranger.fail("POST", "/vector_stores", {"file_ids": [name]}) == (404, "file_ids")
+    assert other_client.call("GET", "/vector_stores")["data"] == []
+    assert other_client.fail("POST", "/vector_stores", {"file_ids": [name]}) == (404, "file_ids")
     assert api.fail("POST", f"/vector_stores/{store}/files", {"file_id": "x"}) == (404, "file_id")
 
 

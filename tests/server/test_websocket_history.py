@@ -149,14 +149,14 @@ def test_entry_size_includes_earlier_turns() -> None:
 def test_unknown_reasoning_is_not_replayed() -> None:
     chain = SessionHistory(2000)
     reasoning = {"type": "reasoning", "id": "rs_1", "summary": []}
-    sealed = {**reasoning, "encrypted_content": "x"}
+    encrypted = {**reasoning, "encrypted_content": "x"}
     chain.add_response(
-        make_response("r1", reasoning, sealed, ANSWER), None, {"input": "hi", "store": False}
+        make_response("r1", reasoning, encrypted, ANSWER), None, {"input": "hi", "store": False}
     )
     link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
 
     assert link is not None
-    assert link.items == [HI, sealed, ANSWER]
+    assert link.items == [HI, encrypted, ANSWER]
 
 
 # -- the memory of all connections ---------------------------------------------------------------

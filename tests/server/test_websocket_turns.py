@@ -42,7 +42,7 @@ STAY = object()
 """In a script: stay connected until the session closes the connection."""
 
 
-class Played:
+class ScriptedWebSocket:
     """A fake WebSocket with scripted messages; records events and close code.
 
     The client disconnects as soon as all messages of the script are served.  A function in the
@@ -126,14 +126,14 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
     )
 
 
-def new_session(app: Flask, ws: Played) -> WebSocketSession:
+def new_session(app: Flask, ws: ScriptedWebSocket) -> WebSocketSession:
     forwarder = get_extension(app)
     session = WebSocketSession(ws, forwarder.services, forwarder.gateway)
     ws.observe(session)
     return session
 
 
-def run_session(app: Flask, ws: Played) -> Played:
+def run_session(app: Flask, ws: ScriptedWebSocket) -> ScriptedWebSocket:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         new_session(app, ws).run()
@@ -144,20 +144,20 @@ def create(**more: Any) -> Json:
     return {"type": "response.create", "model": "m", "input": "hi", **more}
 
 
-def list_sent_types(ws: Played) -> list[str]:
+def list_sent_types(ws: ScriptedWebSocket) -> list[str]:
     return [event["type"] for event in ws.sent]
 
 
 @pytest.mark.parametrize("form", [json.dumps, lambda body: json.dumps(body).encode()])
 def test_a_message_may_be_text_or_bytes(form: Any, app: Flask) -> None:
-    ws = run_session(app, Played(form(create())))
+    ws = run_session(app, ScriptedWebSocket(form(create())))
 
     assert list_sent_types(ws)[0] == "response.created"
     assert list_sent_types(ws)[-1] == "response.completed"
 
 
 def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
-    [event] = run_session(app, Played(json.dumps(create(type="v" * 5000)))).sent
+    [event] = run_session(app, ScriptedWebSocket(json.dumps(create(type="v" * 5000)))).sent
 
     assert event["error"]["param"] == "type"
     assert "v" * 199 + "…" in event["error"]["message"]
@@ -180,13 +180,15 @@ def counting_app(app: Flask) -> Flask:
 
 
 def test_turns_count_as_usage_and_notifications_do_not(counting_app: Flask) -> None:
-    run_session(counting_app, Played({"type": "response.processed"}, create(), create(tools=5)))
+    run_session(
+        counting_app, ScriptedWebSocket({"type": "response.processed"}, create(), create(tools=5))
+    )
 
     assert count_usage(counting_app) == (2, 1, 0)
 
 
 def test_turn_of_a_client_that_leaves_counts_as_cancelled(counting_app: Flask) -> None:
-    ws = Played(create())
+    ws = ScriptedWebSocket(create())
     ws.broken = True
     run_session(counting_app, ws)
 
@@ -194,7 +196,7 @@ def test_turn_of_a_client_that_leaves_counts_as_cancelled(counting_app: Flask) -
 
 
 def test_notifications_of_codex_get_no_answer(app: Flask) -> None:
-    assert run_session(app, Played({"type": "response.processed"})).sent == []
+    assert run_session(app, ScriptedWebSocket({"type": "response.processed"})).sent == []
 
 
 def interrupt(**more: Any) -> Json:
@@ -202,7 +204,7 @@ def interrupt(**more: Any) -> Json:
 
 
 def test_late_interrupt_is_accepted_without_effect(app: Flask) -> None:
-    ws = Played(create(), IDLE, interrupt(stream_id="a"), create())
+    ws = ScriptedWebSocket(create(), IDLE, interrupt(stream_id="a"), create())
     run_session(app, ws)
 
     [ack] = [event for event in ws.sent if event["type"].startswith("response.interrupt")]
@@ -212,7 +214,9 @@ def test_late_interrupt_is_accepted_without_effect(app: Flask) -> None:
 
 
 def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
-    ws = run_session(app, Played(interrupt(), create(), interrupt(response_id="resp_no")))
+    ws = run_session(
+        app, ScriptedWebSocket(interrupt(), create(), interrupt(response_id="resp_no"))
+    )
 
     failures = [event for event in ws.sent if event["type"] == "response.interrupt.failed"]
     assert [event["response_id"] for event in failures] == [None, "resp_no"]
@@ -221,13 +225,13 @@ def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
 
 @pytest.mark.parametrize("more", [{"pad": "x" * 5000}, {"type": "response.interrupts"}])
 def test_malformed_interrupt_gets_one_error(more: Json, app: Flask) -> None:
-    [event] = run_session(app, Played(interrupt(**more))).sent
+    [event] = run_session(app, ScriptedWebSocket(interrupt(**more))).sent
 
     assert (event["type"], event["error"]["param"]) == ("error", "type")
 
 
 def test_shutdown_closes_a_connection(app: Flask) -> None:
-    ws = run_session(app, Played(IDLE, get_extension(app).running.announce, STAY))
+    ws = run_session(app, ScriptedWebSocket(IDLE, get_extension(app).running.announce, STAY))
 
     assert ws.code == 1001
 
@@ -235,7 +239,7 @@ def test_shutdown_closes_a_connection(app: Flask) -> None:
 def test_too_many_waiting_messages_close_the_connection(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ws = Played(*[create()] * (MAX_WAITING_MESSAGES + 2))
+    ws = ScriptedWebSocket(*[create()] * (MAX_WAITING_MESSAGES + 2))
     monkeypatch.setattr(request_hooks, "authenticate", lambda *_, **__: ws.closed.wait(10))
 
     run_session(app, ws)
@@ -244,7 +248,7 @@ def test_too_many_waiting_messages_close_the_connection(
 
 
 def test_failed_write_ends_the_session(app: Flask) -> None:
-    ws = Played(create())
+    ws = ScriptedWebSocket(create())
     ws.broken = True
 
     run_session(app, ws)
@@ -255,7 +259,7 @@ def test_failed_write_ends_the_session(app: Flask) -> None:
 def test_internal_error_closes_the_connection_and_is_logged(
     app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ws = Played(create())
+    ws = ScriptedWebSocket(create())
     monkeypatch.setattr(ws, "send", lambda data: int("ours"))
 
     assert run_session(app, ws).code == 1011
@@ -265,7 +269,7 @@ def test_internal_error_closes_the_connection_and_is_logged(
 def test_stream_id_is_copied_to_events(app: Flask) -> None:
     ws = run_session(
         app,
-        Played(
+        ScriptedWebSocket(
             create(stream_id="a"),
             create(stream_id="b.2", input=[{"type": "no"}]),
             create(),
@@ -291,7 +295,7 @@ def test_stream_id_is_copied_to_events(app: Flask) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 257, 7, ["a"]])
 def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
-    (event,) = run_session(app, Played(create(stream_id=name))).sent
+    (event,) = run_session(app, ScriptedWebSocket(create(stream_id=name))).sent
 
     assert (event["type"], event["status"]) == ("error", 400)
     assert (event["error"]["code"], event["error"]["param"]) == ("invalid_stream_id", "stream_id")
@@ -299,7 +303,7 @@ def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
 
 
 def test_first_event_of_a_turn_has_the_loss_header(app: Flask) -> None:
-    ws = run_session(app, Played(create(no_such=1, access_programs={"a": 1}), create()))
+    ws = run_session(app, ScriptedWebSocket(create(no_such=1, access_programs={"a": 1}), create()))
 
     first, *others = ws.sent
     assert first["type"] == "response.created"
@@ -310,7 +314,7 @@ def test_first_event_of_a_turn_has_the_loss_header(app: Flask) -> None:
 # -- turns that continue one another --------------------------------------------------------------
 
 
-class Turns(Played):
+class Turns(ScriptedWebSocket):
     """A fake WebSocket that builds each message from the previous terminal event."""
 
     def __init__(self, *asks: Callable[[Json], Json]) -> None:
@@ -322,10 +326,10 @@ class Turns(Played):
 
     def receive(self, timeout: float) -> Any:
         last = self._ended.get(timeout=10)
-        ask = next(self._asks, None)
-        if ask is None:
+        make_message = next(self._asks, None)
+        if make_message is None:
             raise ConnectionClosed
-        return json.dumps(create(**ask(last)))
+        return json.dumps(create(**make_message(last)))
 
     def send(self, data: str) -> None:
         super().send(data)
@@ -350,8 +354,8 @@ class Images:
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            there = request.url.path not in self.missing_paths
-            return httpx2.Response(200 if there else 404, content=b"\x89PNG\r\n\x1a\n")
+            exists = request.url.path not in self.missing_paths
+            return httpx2.Response(200 if exists else 404, content=b"\x89PNG\r\n\x1a\n")
         self.requests.append(json.loads(request.content))
         chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
         return make_stream_response(chunk)
@@ -359,10 +363,10 @@ class Images:
 
 @pytest.fixture
 def images(serve: Serve) -> tuple[Images, Flask]:
-    made = Images()
-    app = serve(made.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
-    get_extension(app).services.make_fetch = lambda context: made.fetch
-    return made, app
+    new_images = Images()
+    app = serve(new_images.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
+    get_extension(app).services.make_fetch = lambda context: new_images.fetch
+    return new_images, app
 
 
 def make_image_request(url: str, **more: Any) -> Json:
@@ -397,11 +401,15 @@ def test_missing_earlier_image_does_not_end_a_conversation(
 ) -> None:
     fetcher, app = images
 
-    def go_on(last: Json) -> Json:
+    def continue_conversation(last: Json) -> Json:
         fetcher.missing_paths = {"https://x/a.png"}
         return {**make_request_after(last), "store": store}
 
-    ws = Turns(lambda _: make_image_request("https://x/a.png", store=store), go_on, go_on)
+    ws = Turns(
+        lambda _: make_image_request("https://x/a.png", store=store),
+        continue_conversation,
+        continue_conversation,
+    )
     run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
     for request in fetcher.requests[1:]:
@@ -411,9 +419,9 @@ def test_missing_earlier_image_does_not_end_a_conversation(
 def test_missing_earlier_image_is_reported(images: tuple[Images, Flask]) -> None:
     fetcher, app = images
     client = app.test_client()
-    made = client.post("/v1/responses", json=make_image_request("https://x/a.png")).get_json()
+    created = client.post("/v1/responses", json=make_image_request("https://x/a.png")).get_json()
     fetcher.missing_paths = {"https://x/a.png"}
-    body = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    body = {"model": "chat/m", "input": "go on", "previous_response_id": created["id"]}
     got = client.post("/v1/responses", json=body)
     dropped = got.headers["X-Forwarder-Dropped"]
     assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
@@ -427,9 +435,9 @@ def test_missing_earlier_image_id_does_not_end_a_conversation(images: tuple[Imag
     client = app.test_client()
     part = {"type": "input_image", "file_id": "file-1"}
     first = {"model": "chat/m", "input": [{"role": "user", "content": [part]}]}
-    made = client.post("/v1/responses", json=first).get_json()
+    created = client.post("/v1/responses", json=first).get_json()
     fetcher.missing_paths = {"/v1/files/file-1/content"}
-    body = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    body = {"model": "chat/m", "input": "go on", "previous_response_id": created["id"]}
     got = client.post("/v1/responses", json=body)
     dropped = got.headers["X-Forwarder-Dropped"]
     assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
@@ -459,15 +467,15 @@ def test_history_is_complete_between_stored_and_unstored_turns(
 ) -> None:
     upstream, app = images
 
-    def go_on(text: str, **more: Any) -> Callable[[Json], Json]:
+    def make_next(text: str, **more: Any) -> Callable[[Json], Json]:
         return lambda last: {**make_request_after(last), "input": text, **more}
 
     ws = Turns(
         lambda _: {"model": "chat/m", "input": "one"},
-        go_on("two", store=False),
-        go_on("three", **between),
-        go_on("four"),
-        go_on("five"),
+        make_next("two", store=False),
+        make_next("three", **between),
+        make_next("four"),
+        make_next("five"),
     )
     run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 5
@@ -508,7 +516,7 @@ def test_a_conversation_and_an_earlier_response_exclude_each_other(
 
 def test_chat_body_error_names_the_right_path(app: Flask) -> None:
     messages = [{"role": "user", "content": "hi"}]
-    ws = run_session(app, Played(create(input=None, messages=messages)))
+    ws = run_session(app, ScriptedWebSocket(create(input=None, messages=messages)))
 
     [error] = ws.sent
     assert (error["status"], error["error"]["param"]) == (400, "input")
@@ -533,7 +541,7 @@ def test_handshake_headers_are_sent_with_every_turn(
     }
     with app.test_request_context("/v1/responses", headers=headers):
         app.preprocess_request()
-        new_session(app, Played(create(), create())).run()
+        new_session(app, ScriptedWebSocket(create(), create())).run()
 
     assert len(received_headers) == 2
     for sent in received_headers:
@@ -544,7 +552,7 @@ def test_handshake_headers_are_sent_with_every_turn(
 
 def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    ws = Played(create())
+    ws = ScriptedWebSocket(create())
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
@@ -562,13 +570,13 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
 
 def test_connection_releases_the_memory_of_messages(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    run_session(app, Played(create(input="x" * 10_000)))
+    run_session(app, ScriptedWebSocket(create(input="x" * 10_000)))
     assert memory.used == 0
 
 
 def test_memory_limit_closes_a_connection(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    ws = Played()
+    ws = ScriptedWebSocket()
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
@@ -580,7 +588,7 @@ def test_memory_limit_closes_a_connection(app: Flask) -> None:
 
 
 def test_a_message_in_tiny_frames_closes_the_connection(app: Flask) -> None:
-    ws = Played()
+    ws = ScriptedWebSocket()
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
@@ -597,7 +605,7 @@ def test_a_message_in_tiny_frames_closes_the_connection(app: Flask) -> None:
 
 
 def test_arriving_data_counts_as_the_answer_to_a_ping(app: Flask) -> None:
-    ws = run_session(app, Played())
+    ws = run_session(app, ScriptedWebSocket())
     ws.pong_received = False
     ws.sock.before_receiving()
 
@@ -616,7 +624,7 @@ def test_continued_history_counts_while_its_turn_runs(
         return send(self, sent)
 
     monkeypatch.setattr(httpx2.MockTransport, "handle_request", measure_memory)
-    ws = Played(create(input="x" * 10_000, store=False))
+    ws = ScriptedWebSocket(create(input="x" * 10_000, store=False))
     record_event = ws.send
 
     def send_and_continue(data: str) -> None:
@@ -641,7 +649,7 @@ def test_history_that_is_counted_after_the_client_left_is_released(
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         context = request_hooks.current_context()
-        connection = new_session(app, Played())
+        connection = new_session(app, ScriptedWebSocket())
         items = [{"role": "user", "content": "x" * paced_iteration.LARGE_BYTES}]
         entry = HistoryEntry((orjson.dumps(items),), paced_iteration.LARGE_BYTES, False)
         monkeypatch.setattr(connection._history, "find_previous", lambda *_: entry)
@@ -656,7 +664,7 @@ def test_history_that_is_counted_after_the_client_left_is_released(
 def test_message_that_has_arrived_is_answered_without_free_memory(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     others = BodyReservation(memory)
-    ws = Played(create(), create(input="x" * 100_000))
+    ws = ScriptedWebSocket(create(), create(input="x" * 100_000))
     others.hold(memory.max_bytes)
     run_session(app, ws)
     others.close()
@@ -674,7 +682,7 @@ def test_history_counts_in_the_memory_of_the_worker(app: Flask) -> None:
         settings = replace(connection._services.settings, websocket_idle=0.05)
         connection._services = replace(connection._services, settings=settings)
 
-    ws = Played(first, IDLE, shorten_idle_limit, {"type": "response.processed"}, STAY)
+    ws = ScriptedWebSocket(first, IDLE, shorten_idle_limit, {"type": "response.processed"}, STAY)
     ws.close = lambda *_: kept_bytes.append(memory.kept)  # type: ignore[method-assign]
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
@@ -692,7 +700,7 @@ def test_continued_items_count_towards_the_limit(
     monkeypatch.setattr(services, "settings", settings)
     items = [{"role": "user", "content": []} for _ in range(600)]
     first = create(input=items, store=False)
-    ws = Played(first)
+    ws = ScriptedWebSocket(first)
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)

@@ -75,19 +75,19 @@ def test_missing_conversation_is_not_locked(database: SqliteDatabase) -> None:
 
 
 def test_lock_of_a_dead_worker_expires(database: SqliteDatabase) -> None:
-    dead, living = ConversationLocks(database), ConversationLocks(database)
-    lock = dead.new_lock("o", "conv")
+    dead_worker, living_worker = ConversationLocks(database), ConversationLocks(database)
+    lock = dead_worker.new_lock("o", "conv")
     conversations = ConversationRepository(database)
     conversations.acquire_lock(lock.lease)  # no renewal
     with pytest.raises(ConversationLocked):
-        living.acquire("o", "conv")
+        living_worker.acquire("o", "conv")
 
     database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 20")))
-    now = living.acquire("o", "conv")
+    now = living_worker.acquire("o", "conv")
     conversations.renew_leases([lock.lease])  # the worker is alive, but its lease has expired
     conversations.release_lease(lock.lease)
     with pytest.raises(ConversationLocked):
-        dead.acquire("o", "conv")
+        dead_worker.acquire("o", "conv")
     now.release_now()
 
 

@@ -77,11 +77,11 @@ def test_unavailable_earlier_media_become_a_note() -> None:
     loss_report = call_handler(handler, *earlier)
     assert [*loss_report.losses] == ["conversation.input_file", "conversation.input_image"]
     note = {"type": "input_text", "text": "[image no longer available]"}
-    message, got, read, own = handler.inputs[-1]
+    message, got, read, own_message = handler.inputs[-1]
     assert message["content"][1:] == [note, make_image("https://x/a.png")]
     assert got == {**result, "output": [note]}
     assert read["content"] == [{"type": "input_text", "text": "[file no longer available]"}]
-    assert (own, len(handler.inputs)) == (OWN_MESSAGE, 2)
+    assert (own_message, len(handler.inputs)) == (OWN_MESSAGE, 2)
     assert earlier[0] == make_message(MISSING_URL, "https://x/a.png")
 
 

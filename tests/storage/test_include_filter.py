@@ -142,10 +142,10 @@ def test_only_own_encrypted_reasoning_is_hidden() -> None:
         "type": "response.completed",
         "response": {"output": [own_reasoning, *others, without_summary]},
     }
-    hidden = {"type": "response.completed", "response": {"output": [expected, *others]}}
+    filtered = {"type": "response.completed", "response": {"output": [expected, *others]}}
 
-    assert hide_batch_reasoning([event, {"type": "x"}]) == [hidden, {"type": "x"}]
-    assert hide_event_reasoning(hidden) is hidden
+    assert hide_batch_reasoning([event, {"type": "x"}]) == [filtered, {"type": "x"}]
+    assert hide_event_reasoning(filtered) is filtered
     assert IncludeFilter([]).filter_response({"output": [own_reasoning, without_summary]}) == {
         "output": [expected]
     }

@@ -48,10 +48,12 @@ def test_owner_of_a_key_is_shared_by_workers_and_differs_by_database(
     database: SqliteDatabase, tmp_path: Path
 ) -> None:
     other_database = SqliteDatabase(tmp_path / "other.db")
-    one, two, far = (OwnerResolver(d, ["s"]) for d in (database, database, other_database))
+    first, second, elsewhere = (
+        OwnerResolver(d, ["s"]) for d in (database, database, other_database)
+    )
 
-    assert one.find_owner("k") == two.find_owner("k") == one.derive_owner("k")
-    assert len({one.find_owner("k"), one.find_owner("l"), far.find_owner("k"), OLD}) == 4
+    assert first.find_owner("k") == second.find_owner("k") == first.derive_owner("k")
+    assert len({first.find_owner("k"), first.find_owner("l"), elsewhere.find_owner("k"), OLD}) == 4
     other_database.close()
 
 
@@ -188,10 +190,10 @@ def test_owner_keys_are_loaded_when_the_database_is_back(
     owner = OwnerResolver(database, ["s"]).find_owner("k")
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", raise_unavailable)
-        late = OwnerResolver(database, ["s"])
-        assert late.find_owner("k") == late.derive_owner("k") == OLD
+        resolver = OwnerResolver(database, ["s"])
+        assert resolver.find_owner("k") == resolver.derive_owner("k") == OLD
 
-    assert late.find_owner("k") == owner
+    assert resolver.find_owner("k") == owner
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", raise_unavailable)
         second = OwnerResolver(database, ["s"])
@@ -207,10 +209,10 @@ def wait_until_loaded(owners: OwnerResolver) -> None:
 
 
 def test_late_secret_is_used(database: SqliteDatabase) -> None:
-    late = OwnerResolver(database, [])
-    late.add_secrets(["s"])
+    resolver = OwnerResolver(database, [])
+    resolver.add_secrets(["s"])
 
-    assert late.find_owner("k") == OwnerResolver(database, ["s"]).find_owner("k") != OLD
+    assert resolver.find_owner("k") == OwnerResolver(database, ["s"]).find_owner("k") != OLD
 
 
 # -- other secrets --------------------------------------------------------------------------------

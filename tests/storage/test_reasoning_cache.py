@@ -70,21 +70,21 @@ def read_use(database: WatchedDatabase) -> float:
 
 
 def test_value_is_shared_between_workers(database: WatchedDatabase) -> None:
-    one, two = new_worker(database), new_worker(database)
-    one.store(OWNER, {b"a": b'["x"]', b"b": b"[1]"})
+    first, second = new_worker(database), new_worker(database)
+    first.store(OWNER, {b"a": b'["x"]', b"b": b"[1]"})
 
-    assert two.find(OWNER, [b"a", b"b", b"c"]) == {b"a": b'["x"]', b"b": b"[1]"}
-    assert two.find(OTHER_OWNER, [b"a"]) == {}
+    assert second.find(OWNER, [b"a", b"b", b"c"]) == {b"a": b'["x"]', b"b": b"[1]"}
+    assert second.find(OTHER_OWNER, [b"a"]) == {}
     assert database.writes == 1
 
 
 def test_known_value_needs_no_query(database: WatchedDatabase) -> None:
-    one, two = new_worker(database), new_worker(database)
-    one.store(OWNER, {b"a": b"[1]"})
-    assert one.find(OWNER, [b"a"])
-    assert one.find(OWNER, []) == {}
+    first, second = new_worker(database), new_worker(database)
+    first.store(OWNER, {b"a": b"[1]"})
+    assert first.find(OWNER, [b"a"])
+    assert first.find(OWNER, []) == {}
     assert database.reads == 0
-    assert two.find(OWNER, [b"a"]) == two.find(OWNER, [b"a"])
+    assert second.find(OWNER, [b"a"]) == second.find(OWNER, [b"a"])
     assert database.reads == 1
 
 
@@ -114,8 +114,8 @@ def test_expired_value_is_not_found(database: WatchedDatabase) -> None:
 def test_used_value_does_not_expire(database: WatchedDatabase) -> None:
     new_worker(database).store(OWNER, {b"a": b"[1]"})
     set_age(database, TTL / 5)
-    two = new_worker(database)
-    assert two.find(OWNER, [b"a"])
+    second = new_worker(database)
+    assert second.find(OWNER, [b"a"])
     assert read_use(database) > TTL / 6  # recorded only from time to time
 
     set_age(database, TTL / 2)
@@ -126,13 +126,13 @@ def test_used_value_does_not_expire(database: WatchedDatabase) -> None:
 def test_use_of_a_known_value_is_recorded(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = new_worker(database)
-    one.store(OWNER, {b"a": b"[1]"})
+    first = new_worker(database)
+    first.store(OWNER, {b"a": b"[1]"})
     later = time.time() + TTL / 2
     with monkeypatch.context() as patch:
         patch.setattr(reasoning_cache.time, "time", lambda: later)
-        assert one.find(OWNER, [b"a"])
-        assert one.find(OWNER, [b"a"])
+        assert first.find(OWNER, [b"a"])
+        assert first.find(OWNER, [b"a"])
     assert read_use(database) < -TTL / 3
     assert database.reads == 2  # one of them is this test's own
 
@@ -140,18 +140,18 @@ def test_use_of_a_known_value_is_recorded(
 def test_database_failure_pauses_access(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = new_worker(database), new_worker(database)
-    one.store(OWNER, {b"a": b"[1]"})
+    first, second = new_worker(database), new_worker(database)
+    first.store(OWNER, {b"a": b"[1]"})
     database.fails = True
-    two.store(OWNER, {b"b": b"[2]"})
-    assert two.find(OWNER, [b"a", b"b"]) == {b"b": b"[2]"}
+    second.store(OWNER, {b"b": b"[2]"})
+    assert second.find(OWNER, [b"a", b"b"]) == {b"b": b"[2]"}
     assert (database.reads, database.writes) == (0, 2)  # access is paused
 
     database.fails = False
-    assert two.find(OWNER, [b"a"]) == {}
+    assert second.find(OWNER, [b"a"]) == {}
     now = time.monotonic()
     monkeypatch.setattr(reasoning_cache.time, "monotonic", lambda: now + 60)
-    assert two.find(OWNER, [b"a"]) == {b"a": b"[1]"}
+    assert second.find(OWNER, [b"a"]) == {b"a": b"[1]"}
 
 
 def test_hanging_database_pauses_access(
@@ -159,50 +159,50 @@ def test_hanging_database_pauses_access(
 ) -> None:
     monkeypatch.setattr(reasoning_cache, "MAX_WAIT_SECONDS", 0.03)
     new_worker(database).store(OWNER, {b"a": b'["x"]'})
-    one = new_worker(database)
+    first = new_worker(database)
     database.free.clear()
 
     for _ in range(20):
-        assert one.find(OWNER, [b"a"]) == {}
+        assert first.find(OWNER, [b"a"]) == {}
     assert database.reads == 1
     database.free.set()
 
     deadline = time.monotonic() + 5  # shorter than the pause after a failure
-    while one.find(OWNER, [b"a"]) != {b"a": b'["x"]'}:
+    while first.find(OWNER, [b"a"]) != {b"a": b'["x"]'}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_missing_mark_is_looked_up_once(database: WatchedDatabase) -> None:
-    one = new_worker(database)
+    first = new_worker(database)
 
-    assert not one.has_mark(OWNER, b"mark")
-    assert not one.has_mark(OWNER, b"mark")
+    assert not first.has_mark(OWNER, b"mark")
+    assert not first.has_mark(OWNER, b"mark")
     assert database.reads == 1
-    assert not one.has_mark(OTHER_OWNER, b"mark")
+    assert not first.has_mark(OTHER_OWNER, b"mark")
     assert database.reads == 2
 
 
 def test_mark_of_another_worker_is_seen_at_once(database: WatchedDatabase) -> None:
-    one, two = new_worker(database), new_worker(database)
-    assert not one.has_mark(OWNER, b"mark")
+    first, second = new_worker(database), new_worker(database)
+    assert not first.has_mark(OWNER, b"mark")
 
-    two.store(OWNER, {b"a": b"[1]"}, b"mark")
+    second.store(OWNER, {b"a": b"[1]"}, b"mark")
 
-    assert one.has_mark(OWNER, b"mark")
-    assert two.has_mark(OWNER, b"mark")
-    assert one.find(OWNER, [b"a"]) == {b"a": b"[1]"}
+    assert first.has_mark(OWNER, b"mark")
+    assert second.has_mark(OWNER, b"mark")
+    assert first.find(OWNER, [b"a"]) == {b"a": b"[1]"}
 
 
 def test_second_value_announces_no_mark(database: WatchedDatabase) -> None:
-    one, two = new_worker(database), new_worker(database)
-    one.store(OWNER, {b"a": b"[1]"}, b"mark")
-    assert not two.has_mark(OTHER_OWNER, b"mark")
+    first, second = new_worker(database), new_worker(database)
+    first.store(OWNER, {b"a": b"[1]"}, b"mark")
+    assert not second.has_mark(OTHER_OWNER, b"mark")
     reads = database.reads
 
-    one.store(OWNER, {b"b": b"[2]"}, b"mark")
+    first.store(OWNER, {b"b": b"[2]"}, b"mark")
 
-    assert not two.has_mark(OTHER_OWNER, b"mark")
+    assert not second.has_mark(OTHER_OWNER, b"mark")
     assert database.reads == reads
 
 
@@ -210,11 +210,11 @@ def test_mark_is_not_missing_because_the_database_failed(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_worker(database).store(OWNER, {b"a": b"[1]"}, b"mark")
-    two = new_worker(database)
+    second = new_worker(database)
     database.fails = True
-    assert not two.has_mark(OWNER, b"mark")
+    assert not second.has_mark(OWNER, b"mark")
 
     database.fails = False
     later = time.monotonic() + reasoning_cache.PAUSE_SECONDS + 1
     monkeypatch.setattr(reasoning_cache.time, "monotonic", lambda: later)
-    assert two.has_mark(OWNER, b"mark")
+    assert second.has_mark(OWNER, b"mark")

@@ -158,14 +158,14 @@ def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
     assert "lacks '/v1'" in error.message
 
 
-@check_each("ask", [send_compaction, send_embedding])
+@check_each("send", [send_compaction, send_embedding])
 def test_base_url_without_version_is_named_for_a_non_streamed_request(
-    ask: Callable[[Upstream], list[Any]],
+    send: Callable[[Upstream], list[Any]],
 ) -> None:
     upstream = make_upstream(Provider(below_v1), UP_BASE_URL="http://up.test")
 
     with pytest.raises(UpstreamMisconfigured, match="lacks '/v1'"):
-        ask(upstream)
+        send(upstream)
 
 
 def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:

@@ -73,11 +73,11 @@ def test_seals_are_not_sent_to_a_responses_upstream() -> None:
     provider = Provider(lambda _: make_stream({"type": "response.completed",
                                             "response": {"output": [{}]}}))  # fmt: skip
     message = {"role": "user", "content": "hi"}
-    sealed = {"type": "reasoning", "summary": [], "encrypted_content": "fwd1.x"}
+    reasoning = {"type": "reasoning", "summary": [], "encrypted_content": "fwd1.x"}
 
     send_request(
         make_upstream(provider),
-        {"input": [message, sealed], "stream": True},
+        {"input": [message, reasoning], "stream": True},
         "responses",
         "responses",
     )
@@ -181,16 +181,16 @@ def test_key_refused_in_midstream_is_an_error_of_the_forwarder(
     assert (client_key_error.status, client_key_error.code) == (401, "invalid_api_key")
 
 
-@check_each("ask", [send_compaction, send_embedding])
+@check_each("send", [send_compaction, send_embedding])
 @check_each("status", [401, 200])
 def test_refused_key_of_a_non_streamed_request_is_remembered(
-    ask: Callable[[Upstream], list[Any]], status: int
+    send: Callable[[Upstream], list[Any]], status: int
 ) -> None:
     error = {"error": {"message": "bad key", "code": "invalid_api_key"}}
     upstream = make_upstream(make_refusing_provider(status, json=error))
 
     with pytest.raises(UpstreamKeyRefused, match="UP_API_KEY") as raised:
-        ask(upstream)
+        send(upstream)
 
     assert upstream.key_refusal == raised.value.message
 

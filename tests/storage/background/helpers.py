@@ -97,8 +97,8 @@ class Outage:
         monkeypatch.setattr(background_leases, "finish_work", refuse)
 
 
-def wait_and_answer(go: threading.Event, answer: list[Batch] | None = None) -> Iterator[Batch]:
-    go.wait(10)
+def answer_after(proceed: threading.Event, answer: list[Batch] | None = None) -> Iterator[Batch]:
+    proceed.wait(10)
     yield from answer or ANSWER
 
 
@@ -133,16 +133,16 @@ def start_takeover(
 
 def leave_job_behind(database: SqliteDatabase, open_stream: StreamOpener, **parameters: Any) -> str:
     """Start a job on a worker that then stops. Returns the response id."""
-    dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
+    stopped_runner = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     request = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **parameters}
     job_task = new_task(open_stream, encrypted_request="sealed", is_repeatable=True)
     name = str(
-        dead.start_job("o", request, RequestContext("x", "background", LossReport()), job_task)[
-            "id"
-        ]
+        stopped_runner.start_job(
+            "o", request, RequestContext("x", "background", LossReport()), job_task
+        )["id"]
     )
-    wait_until(lambda: dead.read_response("o", name).status == "in_progress")
-    dead._jobs.clear()  # no further lease renewal
+    wait_until(lambda: stopped_runner.read_response("o", name).status == "in_progress")
+    stopped_runner._jobs.clear()  # no further lease renewal
     return name
 
 

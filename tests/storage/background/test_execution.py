@@ -54,11 +54,11 @@ def test_job_locks_its_conversation_until_it_ends(
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     go = threading.Event()
 
-    def wait_and_answer() -> Iterator[Batch]:
+    def answer_after_start() -> Iterator[Batch]:
         go.wait(10)
         yield from ANSWER
 
-    response_id = start_job(background, wait_and_answer(), conversation="conv")
+    response_id = start_job(background, answer_after_start(), conversation="conv")
     with pytest.raises(ConversationLocked):
         start_job(background, iter(ANSWER), conversation="conv")
     go.set()

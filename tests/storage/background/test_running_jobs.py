@@ -19,11 +19,11 @@ from tests.storage.background.helpers import (
     ANSWER,
     Outage,
     WriteFailures,
+    answer_after,
     make_event,
     new_runner,
     read_events,
     start_job,
-    wait_and_answer,
     wait_until,
 )
 
@@ -47,7 +47,7 @@ def test_response_over_the_limits_is_dropped_and_its_lease_expires(
     monkeypatch.setattr(work, "renew_leases", lambda c, worker, names: renewed.append(names))
     monkeypatch.setattr("forwarder.storage.background.progress.LEASE_RENEW_SECONDS", 0.0)
     go = threading.Event()
-    running_id = start_job(background, wait_and_answer(go))
+    running_id = start_job(background, answer_after(go))
     wait_until(lambda: [running_id] in renewed)
     go.set()
     assert {response_id for names in renewed for response_id in names} == {running_id}
@@ -68,7 +68,7 @@ def test_running_jobs_count_towards_the_unsaved_limit(
             yield [make_event("output_text.delta", delta="x")]
 
     name = start_job(background, yield_endlessly())
-    waiting_id = start_job(background, wait_and_answer(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
+    waiting_id = start_job(background, answer_after(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
     wait_until(lambda: background.read_response("o", name).status == "in_progress")
     job = background._jobs["o", name]
     failures.before = True

@@ -25,13 +25,13 @@ from tests.storage.background.helpers import (
     NATIVE,
     UPSTREAM_CANCELLATION,
     RecordedCancellations,
+    answer_after,
     answer_again,
     new_runner,
     new_task,
     read_events,
     start_takeover,
     start_upstream_job,
-    wait_and_answer,
     wait_until,
 )
 
@@ -106,7 +106,7 @@ def test_end_before_the_origin_is_stored_cancels_upstream(
 
     def open_stream() -> EventStream:
         yield NATIVE[0]
-        yield from wait_and_answer(threading.Event(), NATIVE[2:])
+        yield from answer_after(threading.Event(), NATIVE[2:])
 
     monkeypatch.setattr(work, "set_origin", note_later)
     name = start_upstream_job(background, open_stream, lambda origin: iter(()))
@@ -155,7 +155,7 @@ def test_silent_upstream_is_abandoned_after_a_timeout(
     monkeypatch.setattr("forwarder.storage.background.stopping.ORIGIN_WAIT_SECONDS", 0.2)
     context = RequestContext("x", "background", LossReport(), upstream="up")
     job_task = new_task(
-        lambda: wait_and_answer(threading.Event()), continues_without_connection=lambda: True
+        lambda: answer_after(threading.Event()), continues_without_connection=lambda: True
     )
     name = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
     background.cancel_response("o", name)
@@ -174,7 +174,7 @@ def test_job_taken_over_by_another_worker_is_not_cancelled(
 
     def open_stream() -> EventStream:
         yield NATIVE[0]
-        yield from wait_and_answer(threading.Event(), NATIVE[2:])
+        yield from answer_after(threading.Event(), NATIVE[2:])
 
     name = start_upstream_job(background, open_stream, lambda origin: iter(()))
     job = background._jobs["o", name]

@@ -32,6 +32,7 @@ from tests.storage.background.helpers import (
     UPSTREAM_CANCELLATION,
     RecordedCancellations,
     WriteFailures,
+    answer_after,
     answer_again,
     expire_leases,
     leave_job_behind,
@@ -42,7 +43,6 @@ from tests.storage.background.helpers import (
     start_takeover,
     start_upstream_job,
     store_lost_response,
-    wait_and_answer,
     wait_until,
 )
 
@@ -59,7 +59,7 @@ def stalled_stream() -> Iterator[StreamOpener]:
     def open_stream() -> EventStream:
         yield ANSWER[0]
         yield ANSWER[1]
-        yield from wait_and_answer(go)
+        yield from answer_after(go)
 
     yield open_stream
     go.set()
@@ -137,7 +137,7 @@ def test_takeover_waits_for_capacity_and_conversation(
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     response_id = leave_job_behind(database, stalled_stream, conversation="conv")
     expire_leases(database)
-    crowded = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
+    full_runner = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     refused: list[int] = []
 
     def refuse() -> RequestContext:
@@ -145,7 +145,7 @@ def test_takeover_waits_for_capacity_and_conversation(
         raise Overloaded("no")
 
     start_takeover(
-        crowded, lambda context, claimed: new_task(lambda: iter(ANSWER)), new_context=refuse
+        full_runner, lambda context, claimed: new_task(lambda: iter(ANSWER)), new_context=refuse
     )
     admitted = start_takeover(background, lambda context, claimed: new_task(lambda: iter(ANSWER)))
     time.sleep(0.3)
@@ -165,7 +165,7 @@ def test_worker_does_not_take_over_its_own_job(
         background._executor._writer, "_write_progress", lambda: time.sleep(0.05)
     )  # so that the lease is renewed too late
     go = threading.Event()
-    job_task = new_task(lambda: wait_and_answer(go), encrypted_request="sealed", is_repeatable=True)
+    job_task = new_task(lambda: answer_after(go), encrypted_request="sealed", is_repeatable=True)
     context = RequestContext("x", "background", LossReport())
     response_id = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
     expire_leases(database)
@@ -202,13 +202,13 @@ def test_takeover_follows_the_upstream_response(
 
     def open_stream() -> EventStream:
         yield from NATIVE[:2]
-        yield from wait_and_answer(go, NATIVE[2:])
+        yield from answer_after(go, NATIVE[2:])
 
-    dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
-    response_id = start_upstream_job(dead, open_stream, lambda origin: iter(()))
-    wait_until(lambda: len(read_stored_events(dead, response_id)) == 5)
-    wait_until(lambda: dead.read_response("o", response_id).upstream_id)
-    dead._jobs.clear()
+    stopped_runner = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
+    response_id = start_upstream_job(stopped_runner, open_stream, lambda origin: iter(()))
+    wait_until(lambda: len(read_stored_events(stopped_runner, response_id)) == 5)
+    wait_until(lambda: stopped_runner.read_response("o", response_id).upstream_id)
+    stopped_runner._jobs.clear()
     expire_leases(database)
 
     def follow(origin: work.ResponseOrigin) -> EventStream:
@@ -229,12 +229,12 @@ def test_failed_takeover_cancels_the_upstream_response(database: SqliteDatabase)
 
     def open_stream() -> EventStream:
         yield NATIVE[0]
-        yield from wait_and_answer(go, NATIVE[2:])
+        yield from answer_after(go, NATIVE[2:])
 
-    dead = new_runner(database)
-    name = start_upstream_job(dead, open_stream, lambda origin: iter(()))
-    wait_until(lambda: dead.read_response("o", name).upstream_id)
-    dead._jobs.clear()
+    stopped_runner = new_runner(database)
+    name = start_upstream_job(stopped_runner, open_stream, lambda origin: iter(()))
+    wait_until(lambda: stopped_runner.read_response("o", name).upstream_id)
+    stopped_runner._jobs.clear()
     time.sleep(0.5)  # wait for its last write
     expire_leases(database)
     background = new_runner(database, BackgroundLimits(max_attempts=1))
@@ -289,7 +289,7 @@ def test_new_worker_waits_before_it_evaluates_leases(
     monkeypatch.setattr("forwarder.storage.db.lease_expiry.MIN_STABLE_SECONDS", 1.0)
     go = threading.Event()
     handed_back, abandoned = (
-        leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2)
+        leave_job_behind(database, lambda: answer_after(go)) for _ in range(2)
     )
     expire_leases(database)
     store_lost_response(database)
@@ -331,7 +331,7 @@ def test_takeover_continues_after_an_error(
         return list_lost(connection, skip)
 
     monkeypatch.setattr(work, "list_lost", fail_once)
-    name = leave_job_behind(database, lambda: wait_and_answer(go))
+    name = leave_job_behind(database, lambda: answer_after(go))
     expire_leases(database)
     start_takeover(background, answer_again)
 
@@ -347,9 +347,9 @@ def test_locked_conversations_do_not_block_other_jobs(
     for i in range(work.MAX_WAITING + 1):
         conversation = Conversation(f"conv{i}", 1.0, {})
         database.write(lambda c, talk=conversation: conversations.create(c, "o", talk))  # type: ignore[misc]
-        leave_job_behind(database, lambda: wait_and_answer(go), conversation=conversation.id)
+        leave_job_behind(database, lambda: answer_after(go), conversation=conversation.id)
     expire_leases(database)
-    unlocked_job = leave_job_behind(database, lambda: wait_and_answer(go))
+    unlocked_job = leave_job_behind(database, lambda: answer_after(go))
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
     start_takeover(background, answer_again)
 
@@ -358,16 +358,18 @@ def test_locked_conversations_do_not_block_other_jobs(
 
 
 @fast
-@pytest.mark.parametrize("spoiled", ["body = 'z'", "request = 'foreign'"])
+@pytest.mark.parametrize("corruption", ["body = 'z'", "request = 'foreign'"])
 def test_unreadable_jobs_do_not_block_other_jobs(
-    spoiled: str, background: BackgroundRunner, database: SqliteDatabase
+    corruption: str, background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
     for _ in range(work.MAX_WAITING + 1):
-        leave_job_behind(database, lambda: wait_and_answer(go))
+        leave_job_behind(database, lambda: answer_after(go))
     expire_leases(database)
-    database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {spoiled}")))
-    readable_job = leave_job_behind(database, lambda: wait_and_answer(go))
+    database.write(
+        lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {corruption}"))
+    )
+    readable_job = leave_job_behind(database, lambda: answer_after(go))
     expire_leases(database)
     admitted = start_takeover(
         background, answer_again, can_decrypt=lambda request: request == "sealed"
@@ -384,7 +386,7 @@ def test_context_is_closed_if_the_task_cannot_be_rebuilt(
 ) -> None:
     monkeypatch.setattr("forwarder.storage.background.takeover.SKIP_SECONDS", 0.02)
     go, closed = threading.Event(), threading.Event()
-    name = leave_job_behind(database, lambda: wait_and_answer(go))
+    name = leave_job_behind(database, lambda: answer_after(go))
     expire_leases(database)
     admitted: list[RequestContext] = []
 

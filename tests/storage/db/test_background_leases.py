@@ -111,12 +111,12 @@ def test_cancelled_response_keeps_its_output(database: SqliteDatabase) -> None:
 
 
 def test_job_with_expired_lease_is_listed_and_failed(database: SqliteDatabase) -> None:
-    alive, dead = queue_response(database, "b"), queue_response(database, lease=-1)
+    leased, expired = queue_response(database, "b"), queue_response(database, lease=-1)
 
-    assert (alive.is_lost, dead.is_lost) == (False, True)
+    assert (leased.is_lost, expired.is_lost) == (False, True)
     assert database.read(background_leases.list_lost) == [("o", "a")]
-    assert database.write(lambda c: background_leases.fail_lost(c, "o", alive.id)) is None
-    assert database.write(lambda c: background_leases.fail_lost(c, "o", dead.id))
+    assert database.write(lambda c: background_leases.fail_lost(c, "o", leased.id)) is None
+    assert database.write(lambda c: background_leases.fail_lost(c, "o", expired.id))
     assert (find_response(database).status, find_response(database).body["error"]) == (
         "failed",
         background_leases.WORKER_DIED_ERROR,
@@ -164,8 +164,13 @@ def test_failed_response_keeps_its_output(database: SqliteDatabase) -> None:
 def begin_work(database: Database, request: str | None = "sealed") -> None:
     body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
     one = StoredResponse("a", "queued", [], body, 1.0)
-    opening = [make_event(0, "response.created", response=body), make_event(1, "response.queued")]
-    database.write(lambda c: responses.add(c, "o", one, [event_log_encoding.pack_events(opening)]))
+    first_events = [
+        make_event(0, "response.created", response=body),
+        make_event(1, "response.queued"),
+    ]
+    database.write(
+        lambda c: responses.add(c, "o", one, [event_log_encoding.pack_events(first_events)])
+    )
     database.write(lambda c: background_leases.grant_lease(c, "o", "a", "w", request))
     database.write(
         lambda c: background_leases.append_progress(
@@ -183,7 +188,7 @@ def read_size(database: Database) -> Any:
     return database.read(lambda c: c.scalar(sa.text("SELECT size FROM responses")))
 
 
-def take_up(
+def claim_job(
     database: SqliteDatabase, worker: str, attempts: int = 3
 ) -> background_leases.ClaimedWork | StoredResponse | None:
     return database.write(lambda c: background_leases.claim_work(c, "o", "a", worker, attempts))
@@ -206,9 +211,9 @@ def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
     )
 
     before = read_size(database)
-    claimed = take_up(database, "x")
+    claimed = claim_job(database, "x")
     assert isinstance(claimed, background_leases.ClaimedWork)
-    assert take_up(database, "y") is None
+    assert claim_job(database, "y") is None
     assert read_size(database) < before
     assert (claimed.request, claimed.attempt, claimed.next_number) == ("sealed", 2, 6)
     assert claimed.response.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
@@ -224,13 +229,13 @@ def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
 def test_search_for_waiting_jobs_uses_an_index(database: SqliteDatabase) -> None:
     statements: list[str] = []
 
-    def look(connection: sa.Connection) -> None:
+    def read_plan(connection: sa.Connection) -> None:
         sa.event.listen(
             connection, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
         )
         background_leases.list_waiting(connection)
 
-    database.read(look)
+    database.read(read_plan)
     plan = database.read(
         lambda c: str(
             c.exec_driver_sql(
@@ -244,7 +249,7 @@ def test_search_for_waiting_jobs_uses_an_index(database: SqliteDatabase) -> None
 def test_number_of_attempts_is_limited(database: SqliteDatabase) -> None:
     begin_work(database)
     expire_leases(database)
-    assert isinstance(take_up(database, "x", attempts=2), background_leases.ClaimedWork)
+    assert isinstance(claim_job(database, "x", attempts=2), background_leases.ClaimedWork)
     assert not find_response(database).is_lost
     expire_leases(database)
 
@@ -257,7 +262,7 @@ def test_lowered_attempt_limit_fails_the_job(database: SqliteDatabase) -> None:
     begin_work(database)
     expire_leases(database)
 
-    assert take_up(database, "x", attempts=1) == find_response(database)
+    assert claim_job(database, "x", attempts=1) == find_response(database)
     assert (find_response(database).status, find_response(database).body["error"]) == (
         "failed",
         background_leases.WORKER_DIED_ERROR,

@@ -87,12 +87,12 @@ class Server:
     def __init__(self) -> None:
         self.number = self.read_count = 0
         self.time = 100.0
-        self.down = False
+        self.is_down = False
         self.changes = PollingChangeNotifier(self.read_number, 0.1, lambda: self.time)
 
     def read_number(self) -> int:
         self.read_count += 1
-        if self.down:
+        if self.is_down:
             raise StoreUnavailable
         return self.number
 
@@ -122,14 +122,14 @@ def test_unavailable_server_keeps_the_last_version() -> None:
     server = Server()
     server.number = 1
     assert server.changes.read_version() == 1
-    server.down, server.number = True, 2
+    server.is_down, server.number = True, 2
     for _ in range(3):
         server.time += 1
         assert server.changes.read_version() == 1
 
-    server.down = False
+    server.is_down = False
     server.time += 1
-    assert comes_true(lambda: server.changes.read_version() == 2)
+    assert becomes_true(lambda: server.changes.read_version() == 2)
 
 
 def test_unexpected_error_is_logged_and_ends_the_read(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,7 +163,7 @@ def test_hanging_server_delays_no_request() -> None:
 
     free.set()
     assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one call waited"
-    assert comes_true(lambda: changes.read_version() == 1)
+    assert becomes_true(lambda: changes.read_version() == 1)
 
 
 def test_read_that_began_before_a_change_is_repeated_after_it() -> None:
@@ -192,7 +192,7 @@ def test_version_is_current_if_the_server_answers_in_time() -> None:
     server, free = Server(), threading.Event()
     assert server.changes.read_version() == 0
     assert server.changes.is_current()
-    server.down = True
+    server.is_down = True
     server.time += 1
     server.changes.read_version()
     assert not server.changes.is_current()
@@ -201,10 +201,10 @@ def test_version_is_current_if_the_server_answers_in_time() -> None:
     changes.read_version()
     assert not changes.is_current()
     free.set()
-    assert comes_true(lambda: changes.read_version() == 1 and changes.is_current())
+    assert becomes_true(lambda: changes.read_version() == 1 and changes.is_current())
 
 
-def comes_true(condition: Callable[[], bool]) -> bool:
+def becomes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -47,12 +47,12 @@ def find_place(database: SqliteDatabase, name: str, owner: str = "o") -> int | N
 
 def test_completion_is_replaced_and_limited_to_its_owner(database: SqliteDatabase) -> None:
     add_completion(database, "a", model="old")
-    made = add_completion(database, "a", messages=[{"role": "user", "content": "hi"}])
+    completion = add_completion(database, "a", messages=[{"role": "user", "content": "hi"}])
 
-    assert database.read(lambda c: completions.find(c, "o", "a")) == made
+    assert database.read(lambda c: completions.find(c, "o", "a")) == completion
     assert database.read(lambda c: completions.find(c, "p", "a")) is None
     changed = database.write(lambda c: completions.set_metadata(c, "o", "a", {"x": "y"}))
-    assert changed == made._replace(metadata={"x": "y"})
+    assert changed == completion._replace(metadata={"x": "y"})
     assert not database.write(lambda c: completions.remove(c, "p", "a"))
     assert database.write(lambda c: completions.remove(c, "o", "a"))
     assert list_names(database) == []

@@ -167,12 +167,12 @@ def test_unusable_path_is_retried(tmp_path: Path) -> None:
         database.read(list_names)
 
     (tmp_path / "there").unlink()
-    assert comes_true(lambda: database.find_error(0.0) is None)
+    assert becomes_true(lambda: database.find_error(0.0) is None)
     assert database.read(list_names) == []
     database.close()
 
 
-def comes_true(condition: Callable[[], bool]) -> bool:
+def becomes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 20
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -208,7 +208,7 @@ def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
             database.start()
         assert "database is locked" in str(database.find_error(60.0))
 
-    assert comes_true(lambda: database.find_error(60.0) is None)
+    assert becomes_true(lambda: database.find_error(60.0) is None)
     database.write(lambda c: insert_name(c, "a"))
     assert "database is locked" in caplog.text
     assert "can be read again" in caplog.text
@@ -228,7 +228,7 @@ def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             database.write(lambda c: insert_name(c, "a"))
 
-    assert comes_true(lambda: database.find_error(60.0) is None)
+    assert becomes_true(lambda: database.find_error(60.0) is None)
     assert database.read(list_names) == []
     database.close()
 
@@ -301,8 +301,8 @@ def test_outage_detection(
     is_outage: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tripped: list[str] = []  # the breaker itself closes again as soon as its trial succeeds
-    monkeypatch.setattr(database.write_breaker, "trip", tripped.append)
+    trips: list[str] = []  # the breaker itself closes again as soon as its trial succeeds
+    monkeypatch.setattr(database.write_breaker, "trip", trips.append)
 
     def fail(connection: sa.Connection) -> None:
         raise sa.exc.DBAPIError("INSERT", None, error)
@@ -310,16 +310,18 @@ def test_outage_detection(
     with pytest.raises(StoreUnavailable):
         database.write(fail)
 
-    assert bool(tripped) is is_outage
+    assert bool(trips) is is_outage
 
 
 def test_failed_trial_opens_the_breaker(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    denied = sa.exc.ProgrammingError("INSERT", None, psycopg.errors.InsufficientPrivilege())
+    permission_error = sa.exc.ProgrammingError(
+        "INSERT", None, psycopg.errors.InsufficientPrivilege()
+    )
 
     def refuse(work: object) -> None:
-        raise denied
+        raise permission_error
 
     monkeypatch.setattr(database, "_run_write_trial", refuse)
 

@@ -39,9 +39,9 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = Store()
-    monkeypatch.setattr(lease_expiry.time, "monotonic", lambda: made.now)
-    return made
+    new_store = Store()
+    monkeypatch.setattr(lease_expiry.time, "monotonic", lambda: new_store.now)
+    return new_store
 
 
 @pytest.fixture

@@ -102,9 +102,9 @@ def test_database_of_an_unreleased_version_is_reported(
 
 
 def start_worker(path: str) -> None:
-    made = SqliteDatabase(Path(path))
-    made.prepare()
-    made.close()
+    database = SqliteDatabase(Path(path))
+    database.prepare()
+    database.close()
 
 
 @pytest.mark.live

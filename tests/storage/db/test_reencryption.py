@@ -182,18 +182,18 @@ def test_files_contain_no_value_under_the_old_secret(database: SqliteDatabase) -
     database.write(partial(registered_models.remove, name="gone"))
     database.write(partial(registered_models.put, row=row._replace(name="a")))
     DatabaseBackend(database, OLD, 60).store(b"o", {b"k": b'"Hm"'})
-    assert SEALED.encode() in bytes_of(database)
+    assert SEALED.encode() in read_database_files(database)
 
     reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
     sealed_values = re.findall(
-        re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1")
+        re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", read_database_files(database).decode("latin-1")
     )
     assert sealed_values
     assert [sealed for sealed in sealed_values if OLD.decrypt(sealed) is not None] == []
 
 
-def bytes_of(database: SqliteDatabase) -> bytes:
+def read_database_files(database: SqliteDatabase) -> bytes:
     """Return the database file and its write-ahead log."""
     files = database.path.parent.glob(database.path.name + "*")
     return b"".join(file.read_bytes() for file in files)

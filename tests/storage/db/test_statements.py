@@ -17,7 +17,7 @@ from forwarder.storage.db.tables import reasoning
 ROW = {"owner": "o", "id": "a", "used": 1.0, "size": 2, "data": b"old"}
 
 
-def all_of(database: SqliteDatabase) -> list[tuple[Any, ...]]:
+def read_all_rows(database: SqliteDatabase) -> list[tuple[Any, ...]]:
     return database.read(lambda c: [tuple(row) for row in c.execute(sa.select(reasoning))])
 
 
@@ -25,7 +25,7 @@ def test_rows_are_inserted_in_the_connection_s_transaction(database: SqliteDatab
     insert = make_insert(reasoning)
     other = {**ROW, "id": "b"}
     database.write(lambda c: insert.run(c, ROW, other))
-    assert all_of(database) == [tuple(ROW.values()), tuple(other.values())]
+    assert read_all_rows(database) == [tuple(ROW.values()), tuple(other.values())]
 
     def insert_and_fail(connection: sa.Connection) -> None:
         insert.run(connection, {**ROW, "id": "c"})
@@ -33,19 +33,19 @@ def test_rows_are_inserted_in_the_connection_s_transaction(database: SqliteDatab
 
     with pytest.raises(ZeroDivisionError):
         database.write(insert_and_fail)
-    assert len(all_of(database)) == 2
+    assert len(read_all_rows(database)) == 2
 
 
 def test_upsert_and_insert_on_conflict(database: SqliteDatabase) -> None:
     new = {**ROW, "data": b"new", "used": 5.0}
     database.write(lambda c: make_upsert(reasoning).run(c, ROW))
     database.write(lambda c: make_upsert(reasoning).run(c, new))
-    assert all_of(database) == [tuple(new.values())]
+    assert read_all_rows(database) == [tuple(new.values())]
 
-    careful = make_insert(reasoning, "ON CONFLICT (owner, id) DO NOTHING")
-    assert database.write(lambda c: careful.run(c, ROW)) == 0
-    assert database.write(lambda c: careful.run(c, {**ROW, "id": "b"})) == 1
-    assert all_of(database)[0] == tuple(new.values())
+    insert_if_missing = make_insert(reasoning, "ON CONFLICT (owner, id) DO NOTHING")
+    assert database.write(lambda c: insert_if_missing.run(c, ROW)) == 0
+    assert database.write(lambda c: insert_if_missing.run(c, {**ROW, "id": "b"})) == 1
+    assert read_all_rows(database)[0] == tuple(new.values())
 
 
 def test_driver_error_is_a_database_error(database: SqliteDatabase) -> None:

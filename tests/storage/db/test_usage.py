@@ -105,11 +105,13 @@ def test_costs_are_like_those_of_the_store_in_memory(query: UsageQuery) -> None:
 def test_costs_are_those_of_models_with_a_price(any_database: Database) -> None:
     add(any_database, ROWS)
     query = UsageQuery(START, START + 2 * DAY, ("upstream",), largest_first=True)
-    up, spare = any_database.read(partial(usage.sum_costs, query=query, prices=PRICES, limit=9))
+    priced, unpriced = any_database.read(
+        partial(usage.sum_costs, query=query, prices=PRICES, limit=9)
+    )
 
     # ONE has 5 input tokens, 6 cached ones and 7 output tokens.
-    assert up == (("up",), multiply(ONE, 4), pytest.approx(4 * (5 * 1 + 7 * 10) / 1e6), 0)
-    assert spare == (("spare",), ONE, None, 1)
+    assert priced == (("up",), multiply(ONE, 4), pytest.approx(4 * (5 * 1 + 7 * 10) / 1e6), 0)
+    assert unpriced == (("spare",), ONE, None, 1)
 
 
 def test_later_counts_are_added(any_database: Database) -> None:

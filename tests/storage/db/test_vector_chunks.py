@@ -20,7 +20,7 @@ TEXTS = {
 }
 
 
-def fill(database: Database, store: str, owner: str = "o") -> None:
+def add_files(database: Database, store: str, owner: str = "o") -> None:
     row = VectorStore(store, 1.0, 1.0, 0, "s", None, {}, None, None)
     database.write(partial(vector_stores.create, owner=owner, store=row))
     for name, texts in TEXTS.items():
@@ -63,8 +63,8 @@ def find(
 
 @pytest.fixture
 def filled_database(any_database: Database) -> Database:
-    fill(any_database, STORE)
-    fill(any_database, OTHER_STORE)
+    add_files(any_database, STORE)
+    add_files(any_database, OTHER_STORE)
     return any_database
 
 

@@ -31,7 +31,7 @@ def insert_name(connection: sa.Connection, name: str) -> str:
     return name
 
 
-def note_and_fail(connection: sa.Connection, name: str) -> str:
+def insert_name_and_fail(connection: sa.Connection, name: str) -> str:
     insert_name(connection, name)
     raise NotFound(name)
 
@@ -102,7 +102,7 @@ def test_batch_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failing_write_does_not_affect_others(database: SqliteDatabase) -> None:
     with block_batcher(database._write_batcher, 5) as do:
         futures = [do(insert_name, name) for name in "abc"]
-        failing = do(note_and_fail, "d")
+        failing = do(insert_name_and_fail, "d")
         twice = do(insert_name, "a")
 
     assert sorted([*list_names(database)]) == ["a", "b", "c"]

@@ -37,9 +37,9 @@ def jobs(database: SqliteDatabase) -> BackgroundJobRepository:
 
 @pytest.fixture
 def conversations(database: SqliteDatabase) -> ConversationRepository:
-    made = ConversationRepository(database)
-    made.create("o", Conversation("conv", 1.0, {}))
-    return made
+    repository = ConversationRepository(database)
+    repository.create("o", Conversation("conv", 1.0, {}))
+    return repository
 
 
 def expire_leases(database: SqliteDatabase) -> None:

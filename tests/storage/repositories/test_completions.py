@@ -13,10 +13,12 @@ from forwarder.storage.repositories.completions import CompletionRepository
 
 @pytest.fixture
 def repository(database: SqliteDatabase) -> CompletionRepository:
-    made = CompletionRepository(database)
+    new_repository = CompletionRepository(database)
     for name, model in (("a", "m"), ("b", "n"), ("c", "m")):
-        made.add("o", StoredCompletion(name, 1.0, model, {"name": name}, [], {"id": name}))
-    return made
+        new_repository.add(
+            "o", StoredCompletion(name, 1.0, model, {"name": name}, [], {"id": name})
+        )
+    return new_repository
 
 
 def list_ids(

@@ -19,9 +19,9 @@ ITEMS = [(name, {"text": name}) for name in "abc"]
 
 @pytest.fixture
 def repository(database: SqliteDatabase) -> ConversationRepository:
-    made = ConversationRepository(database)
-    made.create("o", CONVERSATION, ITEMS)
-    return made
+    new_repository = ConversationRepository(database)
+    new_repository.create("o", CONVERSATION, ITEMS)
+    return new_repository
 
 
 def list_ids(repository: ConversationRepository, page: PageRequest, owner: str = "o") -> list[str]:

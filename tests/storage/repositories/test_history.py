@@ -111,8 +111,8 @@ def test_conversation_item_is_found(database: SqliteDatabase) -> None:
 
 
 def test_reference_is_not_found_as_an_item(database: SqliteDatabase) -> None:
-    beyond = derive_id(QUESTION, NAME, 99)
-    assert find_by_id(database, "ref", beyond, "msg_x-0", "nothing") == {}
+    missing_index = derive_id(QUESTION, NAME, 99)
+    assert find_by_id(database, "ref", missing_index, "msg_x-0", "nothing") == {}
 
 
 def count_statements(database: SqliteDatabase, *names: str) -> int:
@@ -145,8 +145,8 @@ def test_response_is_loaded_once_for_all_references_to_it(database: SqliteDataba
 def test_queries_for_many_responses_are_a_fraction_of_the_references(
     database: SqliteDatabase,
 ) -> None:
-    beyond = [derive_id(QUESTION, f"resp_{i}", 0) for i in range(1000)]
-    assert count_statements(database, *beyond) <= 1000 / 5
+    references = [derive_id(QUESTION, f"resp_{i}", 0) for i in range(1000)]
+    assert count_statements(database, *references) <= 1000 / 5
 
 
 def add_large_responses(database: SqliteDatabase, count: int) -> None:

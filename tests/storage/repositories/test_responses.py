@@ -29,9 +29,11 @@ ANSWER = StoredResponse(
 
 @pytest.fixture
 def items(database: SqliteDatabase) -> ConversationRepository:
-    made = ConversationRepository(database)
-    made.create("o", Conversation("conv", 1.0, {}), [("first", {"role": "user", "content": "x"})])
-    return made
+    repository = ConversationRepository(database)
+    repository.create(
+        "o", Conversation("conv", 1.0, {}), [("first", {"role": "user", "content": "x"})]
+    )
+    return repository
 
 
 def list_roles(items: ConversationRepository) -> list[str]:

@@ -23,9 +23,9 @@ def repository(database: SqliteDatabase) -> VectorStoreRepository:
     for name in ("file-1", "file-2"):
         files.reserve("o", StoredFile(name, 1.0, 2, name, "assistants", None), 100)
         files.mark_complete("o", name)
-    made = VectorStoreRepository(database)
-    made.create("o", STORE, [NewStoreFile("file-1", {"a": 1}, 800, 400)])
-    return made
+    new_repository = VectorStoreRepository(database)
+    new_repository.create("o", STORE, [NewStoreFile("file-1", {"a": 1}, 800, 400)])
+    return new_repository
 
 
 def test_file_is_processed_and_searched(repository: VectorStoreRepository) -> None:

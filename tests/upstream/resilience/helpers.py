@@ -19,7 +19,7 @@ class Clock:
     def __call__(self) -> float:
         return self.seconds
 
-    def pass_(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.seconds += seconds
 
 
@@ -55,7 +55,7 @@ class PatientContext(RequestContext):
 
     def wait(self, seconds: float) -> bool:
         self.pauses.append(seconds)
-        self.clock.pass_(seconds)
+        self.clock.advance(seconds)
         if self.clock() >= self.leaves_at:
             self.cancel()
         return not self.is_cancelled

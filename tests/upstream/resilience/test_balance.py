@@ -504,14 +504,14 @@ class GroupSetup(EndpointSetup):
         return self.send(affinity, "fast")
 
 
-def fill(send: Callable[[], str], count: int) -> Counter[str]:
+def count_endpoints(send: Callable[[], str], count: int) -> Counter[str]:
     return Counter(send() for _ in range(count))
 
 
 def test_members_of_a_group_share_by_weight() -> None:
     setup = GroupSetup()
 
-    assert fill(setup.send_to_group, 40) == {"a": 30, "b": 10}
+    assert count_endpoints(setup.send_to_group, 40) == {"a": 30, "b": 10}
 
 
 class ModelSetup(GroupSetup):
@@ -531,7 +531,7 @@ def test_members_of_one_upstream_share_by_weight_while_it_is_busy() -> None:
     setup = ModelSetup()
     setup.send_to_group()
 
-    shares = fill(setup.send_to_group, 400)
+    shares = count_endpoints(setup.send_to_group, 400)
 
     assert 0.68 < shares["one"] / 400 < 0.82
 
@@ -578,7 +578,7 @@ def test_next_member_serves_after_a_failure_and_the_refused_one_cools_down() -> 
     assert setup.calls[-1] == "c"
     assert {upstream for upstream, _ in setup.observer.failures} == {"a", "b"}
     setup.failures = {}
-    assert fill(setup.send_to_group, 5) == {"b": 5}
+    assert count_endpoints(setup.send_to_group, 5) == {"b": 5}
 
 
 def test_refused_member_is_called_if_the_others_cool_down() -> None:
@@ -598,7 +598,7 @@ def test_next_order_serves_if_all_earlier_members_are_unavailable() -> None:
     setup.send_to_group()
     earlier_calls = list(setup.calls)
 
-    assert fill(setup.send_to_group, 3) == {"c": 3}
+    assert count_endpoints(setup.send_to_group, 3) == {"c": 3}
     assert Counter(setup.calls[len(earlier_calls) :]) == {"c": 3}
 
 

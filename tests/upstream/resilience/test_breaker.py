@@ -102,7 +102,7 @@ def test_breaker_opens_at_the_share_of_failures() -> None:
 def test_breaker_share_restarts_after_closing() -> None:
     setup = BreakerSetup(failures=0, share=0.5)
     setup.record(*[FAILURE] * MIN_ANSWERS_FOR_SHARE)
-    setup.clock.pass_(5)
+    setup.clock.advance(5)
     setup.breaker.admit_request()
 
     setup.record(SUCCESS, FAILURE)
@@ -113,7 +113,7 @@ def test_breaker_share_restarts_after_closing() -> None:
 def test_breaker_share_counts_only_the_window() -> None:
     setup = BreakerSetup(failures=0, share=0.5)
     setup.record(*[FAILURE] * (MIN_ANSWERS_FOR_SHARE - 1))
-    setup.clock.pass_(11)
+    setup.clock.advance(11)
 
     setup.record(*[SUCCESS] * MIN_ANSWERS_FOR_SHARE, FAILURE)
 
@@ -121,14 +121,14 @@ def test_breaker_share_counts_only_the_window() -> None:
 
 
 def test_open_breaker_refuses_during_the_cooldown(open_breaker: BreakerSetup) -> None:
-    open_breaker.clock.pass_(4.9)
+    open_breaker.clock.advance(4.9)
 
     assert open_breaker.breaker.remaining_cooldown == pytest.approx(0.1)
     assert not open_breaker.breaker.admit_request()
 
 
 def test_half_open_breaker_allows_one_trial(open_breaker: BreakerSetup) -> None:
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
 
     assert open_breaker.breaker.state == HALF_OPEN
     assert [open_breaker.breaker.admit_request() for _ in range(3)] == [True, False, False]
@@ -136,7 +136,7 @@ def test_half_open_breaker_allows_one_trial(open_breaker: BreakerSetup) -> None:
 
 
 def test_successful_trial_closes_the_breaker(open_breaker: BreakerSetup) -> None:
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
     open_breaker.breaker.admit_request()
 
     open_breaker.record(SUCCESS)
@@ -148,19 +148,19 @@ def test_successful_trial_closes_the_breaker(open_breaker: BreakerSetup) -> None
 
 
 def test_failed_trial_reopens_the_breaker(open_breaker: BreakerSetup) -> None:
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
     open_breaker.breaker.admit_request()
 
     open_breaker.record(FAILURE)
 
     assert open_breaker.changes == [OPEN, HALF_OPEN, OPEN]
     assert open_breaker.breaker.remaining_cooldown == 5
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
     assert open_breaker.breaker.admit_request()
 
 
 def test_unknown_outcome_of_a_trial_allows_another_trial(open_breaker: BreakerSetup) -> None:
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
     open_breaker.breaker.admit_request()
 
     open_breaker.record(UNKNOWN)
@@ -169,11 +169,11 @@ def test_unknown_outcome_of_a_trial_allows_another_trial(open_breaker: BreakerSe
 
 
 def test_slow_trial_allows_another_trial_after_the_cooldown(open_breaker: BreakerSetup) -> None:
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
     open_breaker.breaker.admit_request()
     term = open_breaker.breaker.term
 
-    open_breaker.clock.pass_(5)
+    open_breaker.clock.advance(5)
 
     assert [open_breaker.breaker.admit_request() for _ in range(2)] == [True, False]
     open_breaker.breaker.record_outcome(term, SUCCESS)
@@ -183,7 +183,7 @@ def test_slow_trial_allows_another_trial_after_the_cooldown(open_breaker: Breake
 def test_breaker_ignores_outcomes_of_an_earlier_term(closed_breaker: BreakerSetup) -> None:
     term = closed_breaker.breaker.term
     closed_breaker.record(FAILURE, FAILURE, FAILURE)
-    closed_breaker.clock.pass_(5)
+    closed_breaker.clock.advance(5)
     closed_breaker.breaker.admit_request()
 
     closed_breaker.breaker.record_outcome(term, FAILURE)
@@ -198,10 +198,10 @@ def test_failure_window_forgets_old_outcomes() -> None:
     for _ in range(MIN_ANSWERS_FOR_SHARE):
         recent.record(FAILURE)
         recent.record(SUCCESS)
-        clock.pass_(0.25)
+        clock.advance(0.25)
     assert recent.compute_failure_share() == 0.5
 
-    clock.pass_(8)
+    clock.advance(8)
     for _ in range(MIN_ANSWERS_FOR_SHARE):
         recent.record(SUCCESS)
     assert 0 < recent.compute_failure_share() < 0.5
@@ -254,7 +254,7 @@ def test_share_of_ambiguous_failures_needs_two_clients() -> None:
     setup.record(*[SUCCESS] * 10, *[AMBIGUOUS] * 30, client="a")
     assert setup.breaker.state == CLOSED
 
-    setup.clock.pass_(2)  # a later slice of the window
+    setup.clock.advance(2)  # a later slice of the window
     setup.record(AMBIGUOUS, client="b")
 
     assert setup.breaker.state == OPEN

@@ -44,7 +44,7 @@ def test_refusal_starts_a_cooldown(error: ForwarderError, model: str, seconds: f
     assert (cooldown.model, cooldown.until - clock()) == (model, seconds)
     assert cooldowns.find("m") is cooldown
     assert (cooldowns.find("other") is cooldown) is (model == "")
-    clock.pass_(seconds)
+    clock.advance(seconds)
     assert cooldowns.find("m") is None
     assert cooldowns.list_current() == []
 
@@ -78,7 +78,7 @@ def test_longer_cooldown_remains() -> None:
     cooldowns.start(refuse(429, {"retry-after": "60"}), "m")
     cooldowns.start(refuse(429, {"retry-after": "5"}), "m")
 
-    clock.pass_(6)
+    clock.advance(6)
 
     assert cooldowns.find("m") is not None
 

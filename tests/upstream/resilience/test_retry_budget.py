@@ -38,7 +38,7 @@ def test_retry_budget_grows_with_time() -> None:
     budget = RetryBudget(clock)
     count_retries(budget)
 
-    clock.pass_(4 / RETRIES_PER_SECOND)
+    clock.advance(4 / RETRIES_PER_SECOND)
 
     assert count_retries(budget) == 4
 
@@ -47,7 +47,7 @@ def test_retry_budget_has_a_maximum() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
 
-    clock.pass_(86_400)
+    clock.advance(86_400)
     for _ in range(1000):
         budget.earn()
 
@@ -59,7 +59,7 @@ def test_retry_budget_limits_retries_to_a_share_of_requests() -> None:
     budget = RetryBudget(clock)
     retries = 0
     for _ in range(10_000):
-        clock.pass_(0.001)
+        clock.advance(0.001)
         budget.earn()
         retries += budget.spend()
 

@@ -83,9 +83,9 @@ class ProcessPair:
         for process in (self.first, self.second, self.first):
             process.shared.exchange()
 
-    def pass_(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         for clock in (self.storage.clock, self.first.clock, self.second.clock):
-            clock.pass_(seconds)
+            clock.advance(seconds)
 
 
 def test_cooldown_is_shared_with_its_refusal() -> None:
@@ -111,11 +111,11 @@ def test_refused_key_is_shared() -> None:
 def test_shared_cooldown_ends_at_the_same_time() -> None:
     pair = ProcessPair()
     pair.first.fail(refuse(429, {"retry-after": "30"}))
-    pair.pass_(10)
+    pair.advance(10)
     pair.exchange()
 
     assert pair.second.describe_obstacle() == (20, 429)
-    pair.pass_(21)
+    pair.advance(21)
     pair.exchange()
 
     assert (pair.first.describe_obstacle(), pair.second.describe_obstacle()) == (None, None)
@@ -123,13 +123,13 @@ def test_shared_cooldown_ends_at_the_same_time() -> None:
     assert pair.storage.entries == {}
 
 
-@check_each("sees_end", [["first"], ["second"], ["first", "second"]])
-def test_cooldown_that_starts_again_is_shared_again(sees_end: list[str]) -> None:
+@check_each("polling_processes", [["first"], ["second"], ["first", "second"]])
+def test_cooldown_that_starts_again_is_shared_again(polling_processes: list[str]) -> None:
     pair = ProcessPair()
     pair.first.fail(refuse(429, {"retry-after": "10"}))
     pair.exchange()
-    pair.pass_(11)
-    for name in sees_end:
+    pair.advance(11)
+    for name in polling_processes:
         getattr(pair, name).shared.exchange()
 
     pair.first.fail(refuse(429, {"retry-after": "30"}))
@@ -142,12 +142,12 @@ def test_shared_cooldown_is_no_longer_than_others_if_the_storage_changes_its_clo
     pair = ProcessPair()
     pair.first.fail(refuse(429, {"retry-after": "30"}))
     pair.first.shared.exchange()
-    pair.storage.clock.pass_(-7200)
+    pair.storage.clock.advance(-7200)
 
     pair.second.shared.exchange()
 
     assert pair.second.describe_obstacle() == (MAX_COOLDOWN_SECONDS, 429)
-    pair.pass_(1800)
+    pair.advance(1800)
     pair.second.shared.exchange()
     assert pair.second.describe_obstacle() == (MAX_COOLDOWN_SECONDS - 1800, 429)
 
@@ -168,7 +168,7 @@ def test_cooldowns_that_end_while_the_storage_is_down_are_forgotten() -> None:
     for number in range(100):
         pair.first.fail(refuse(429, {"retry-after": "1"}), model=f"m{number}")
         pair.exchange()
-        pair.pass_(1)
+        pair.advance(1)
     pair.storage.is_down = False
 
     pair.exchange()
@@ -184,7 +184,7 @@ def test_open_breaker_is_shared_and_each_process_tries_again() -> None:
 
     breaker = pair.second.states[0].breaker
     assert (breaker.state, breaker.remaining_cooldown) == (OPEN, 15)
-    pair.pass_(15)
+    pair.advance(15)
     assert breaker.admit_request()
     pair.exchange()
     assert breaker.state == "half_open"
@@ -194,7 +194,7 @@ def test_breaker_closes_only_where_a_trial_succeeded() -> None:
     pair = ProcessPair()
     pair.first.fail(UpstreamUnreachable("gone"))
     pair.exchange()
-    pair.pass_(15.01)
+    pair.advance(15.01)
     state = pair.second.states[0]
     state.admit_request()
 

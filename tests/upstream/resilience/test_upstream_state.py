@@ -59,8 +59,8 @@ class StateSetup:
         )
 
     def send(self, call: ScriptedHandler, context: PatientContext | None = None) -> list[Any]:
-        steady = self.state.with_retries(call, context or make_patient_context(self.clock))
-        return list(steady({"a": 1}))
+        with_retries = self.state.with_retries(call, context or make_patient_context(self.clock))
+        return list(with_retries({"a": 1}))
 
 
 ANSWER = [[{"answer": {"a": 1}}]]
@@ -234,7 +234,7 @@ def test_open_breaker_refuses_with_retry_after() -> None:
 
 def test_trial_request_decides_the_breaker() -> None:
     setup = make_open_state()
-    setup.clock.pass_(5)
+    setup.clock.advance(5)
     slot = setup.state.admit_request()
     with pytest.raises(UpstreamUnavailable):
         setup.state.admit_request()
@@ -247,7 +247,7 @@ def test_trial_request_decides_the_breaker() -> None:
 
 def test_trial_that_ends_without_a_call_permits_another() -> None:
     setup = make_open_state()
-    setup.clock.pass_(5)
+    setup.clock.advance(5)
 
     setup.state.admit_request().close()
 
@@ -256,7 +256,7 @@ def test_trial_that_ends_without_a_call_permits_another() -> None:
 
 def test_refused_trial_request_closes_the_breaker() -> None:
     setup = make_open_state()
-    setup.clock.pass_(5)
+    setup.clock.advance(5)
     setup.state.admit_request()
 
     with pytest.raises(UpstreamRefused):
@@ -344,7 +344,7 @@ def test_with_a_fallback_bad_answers_to_one_client_open_no_breaker(error: Forwar
 def test_bad_answer_to_a_trial_closes_the_breaker_without_fallback(error: ForwarderError) -> None:
     """A bad answer shows that the upstream can be reached again."""
     setup = make_open_state()
-    setup.clock.pass_(5)
+    setup.clock.advance(5)
     setup.state.admit_request()
 
     fail_repeatedly(setup, error, 1)

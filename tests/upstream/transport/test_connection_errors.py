@@ -163,7 +163,7 @@ def resolve_nothing(host: str, port: int) -> list[tuple[int, object]]:
     return []
 
 
-def unresolvable(host: str, port: int) -> list[tuple[int, object]]:
+def find_no_address(host: str, port: int) -> list[tuple[int, object]]:
     raise socket.gaierror(-2, "Name or service not known")
 
 
@@ -172,7 +172,7 @@ def unresolvable(host: str, port: int) -> list[tuple[int, object]]:
     ("lookup", "expected"),
     [
         (resolve_nothing, "inside.test:80 has no address that the forwarder may connect to"),
-        (unresolvable, "the host name 'inside.test' cannot be resolved"),
+        (find_no_address, "the host name 'inside.test' cannot be resolved"),
     ],
 )
 def test_forbidden_address_and_unknown_name_have_different_descriptions(

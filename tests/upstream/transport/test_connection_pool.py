@@ -27,7 +27,7 @@ from tests.helpers.loopback import Peer, Server, find_unused_port, run_server
 NO_LIMITS: dict[str, float | None] = {}
 
 
-def holding(peer: Peer) -> None:
+def hold_connection(peer: Peer) -> None:
     """Keep the connection until the client closes it or the test ends."""
     peer.server.wait()
 
@@ -53,7 +53,7 @@ def make_tls_context(authority: Authority) -> ssl.SSLContext:
 
 
 def test_a_returned_connection_is_used_again() -> None:
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         first, used = pool.acquire(NO_LIMITS, fresh=False)
         assert not used
         pool.return_socket(first)
@@ -66,7 +66,7 @@ def test_a_returned_connection_is_used_again() -> None:
 
 
 def test_a_released_connection_is_closed() -> None:
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(sock)
         assert sock.fileno() == -1
@@ -76,7 +76,7 @@ def test_a_released_connection_is_closed() -> None:
 
 
 def test_fresh_connection_can_be_requested() -> None:
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
         second, used = pool.acquire(NO_LIMITS, fresh=True)
@@ -103,7 +103,7 @@ def test_idle_connections_are_closed_without_further_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.2)
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         first, second = (pool.acquire(NO_LIMITS, fresh=False)[0] for _ in range(2))
         pool.return_socket(first)
         gevent.sleep(0.12)
@@ -122,7 +122,7 @@ def test_idle_connections_are_closed_without_further_requests(
 def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the busy event loop has not closed it yet."""
     monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.1)
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(sock)
         time.sleep(0.15)  # blocks the event loop
@@ -134,7 +134,7 @@ def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.Mon
 
 
 def test_a_closed_pool_leaves_no_timer() -> None:
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         pool.return_socket(pool.acquire(NO_LIMITS, fresh=False)[0])
         timer = pool._prune_timer
         assert timer.active
@@ -149,7 +149,7 @@ def test_a_closed_pool_leaves_no_timer() -> None:
 )
 def test_connections_with_file_numbers_above_1024_are_reused() -> None:
     """``select`` refuses such numbers, so the check of the library's pool would fail."""
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         low_files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         assert sock.fileno() > 1023
@@ -163,7 +163,7 @@ def test_connections_with_file_numbers_above_1024_are_reused() -> None:
 
 
 def test_closing_the_pool_closes_idle_and_returning_connections() -> None:
-    with run_server(holding) as server, make_pool(server) as pool:
+    with run_server(hold_connection) as server, make_pool(server) as pool:
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         second, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
@@ -176,7 +176,7 @@ def test_closing_the_pool_closes_idle_and_returning_connections() -> None:
 
 
 def test_waiting_for_a_connection_slot_times_out() -> None:
-    with run_server(holding) as server, make_pool(server, size=1) as pool:
+    with run_server(hold_connection) as server, make_pool(server, size=1) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         with pytest.raises(httpx2.PoolTimeout):
             pool.acquire({"pool": 0.05}, fresh=False)
@@ -231,7 +231,7 @@ def authority(tmp_path: Path) -> Authority:
 
 def test_a_server_with_a_trusted_certificate_is_accepted(authority: Authority) -> None:
     with (
-        run_server(holding, authority.server("localhost")) as server,
+        run_server(hold_connection, authority.server("localhost")) as server,
         make_pool(server, tls=make_tls_context(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
@@ -242,7 +242,7 @@ def test_a_server_with_a_trusted_certificate_is_accepted(authority: Authority) -
 def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Authority) -> None:
     tls = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with (
-        run_server(holding, authority.server("localhost")) as server,
+        run_server(hold_connection, authority.server("localhost")) as server,
         make_pool(server, tls=tls) as pool,
         pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"),
     ):
@@ -251,7 +251,7 @@ def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Auth
 
 def test_a_server_with_another_name_is_a_connect_error(authority: Authority) -> None:
     with (
-        run_server(holding, authority.server("example.org")) as server,
+        run_server(hold_connection, authority.server("example.org")) as server,
         make_pool(server, tls=make_tls_context(authority)) as pool,
         pytest.raises(httpx2.ConnectError, match=r"[Hh]ostname"),
     ):
@@ -268,7 +268,7 @@ def test_a_server_that_speaks_no_tls_is_a_connect_error(authority: Authority) ->
 
 
 def test_a_handshake_without_an_answer_is_a_connect_time_out(authority: Authority) -> None:
-    with run_server(holding) as server:
+    with run_server(hold_connection) as server:
         url = httpx2.URL(f"https://localhost:{server.port}")
         with pytest.raises(httpx2.ConnectTimeout):
             ServerConnectionPool(url, None, make_tls_context(authority), 1).acquire(
@@ -299,7 +299,7 @@ def test_records_that_have_arrived_together_are_one_piece(authority: Authority) 
 
 def test_silence_behind_tls_is_a_time_out(authority: Authority) -> None:
     with (
-        run_server(holding, authority.server("localhost")) as server,
+        run_server(hold_connection, authority.server("localhost")) as server,
         make_pool(server, tls=make_tls_context(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)

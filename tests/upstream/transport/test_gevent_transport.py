@@ -23,14 +23,14 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, Script, Server, encode_chunk, find_unused_port, run_server
 
 
-def echoing(peer: Peer) -> None:
+def echo_body(peer: Peer) -> None:
     """Answer every request with its body."""
     while request := peer.request():
         peer.answer(request.partition(b"\r\n\r\n")[2])
 
 
 @contextmanager
-def client_of(timeout: float | None = 5.0, **settings: object) -> Iterator[httpx2.Client]:
+def open_client(timeout: float | None = 5.0, **settings: object) -> Iterator[httpx2.Client]:
     transport = GeventTransport(**{"proxies": {}, **settings})  # type: ignore[arg-type]
     with httpx2.Client(transport=transport, timeout=timeout) as client:
         yield client
@@ -50,7 +50,7 @@ def test_request_and_response_are_transferred_unchanged() -> None:
         peer.request()
         peer.answer("grüße".encode(), b"X-One: 1", b"X-Two: a", b"X-Two: b", b"X-Empty:")
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         url = server.url + "/a%20b?c=d%26"
         response = client.post(url, content=b"\x00body", headers={"X-Mine": "ja"})
 
@@ -69,7 +69,7 @@ def test_request_and_response_are_transferred_unchanged() -> None:
 
 
 def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
-    with run_server(echoing) as server, client_of() as client:
+    with run_server(echo_body) as server, open_client() as client:
         response = client.post(server.url, content=iter([b"ab", b"", b"cd"]))
         assert response.content == b"4\r\nabcd\r\n0\r\n\r\n"
         assert client.post(server.url, content=iter([])).content == b"0\r\n\r\n"
@@ -78,7 +78,7 @@ def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
 
 def test_large_bodies_are_transferred_in_both_directions() -> None:
     body = bytes(range(256)) * 20_000
-    with run_server(echoing) as server, client_of() as client:
+    with run_server(echo_body) as server, open_client() as client:
         assert client.post(server.url, content=body).content == body
 
 
@@ -90,7 +90,7 @@ def test_interim_responses_are_skipped() -> None:
             peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
             peer.answer(b"final")
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         for _ in range(2):
             response = client.get(server.url)
             assert (response.text, "link" in response.headers) == ("final", False)
@@ -104,7 +104,7 @@ def test_head_has_no_body_and_keeps_its_connection() -> None:
             if request.startswith(b"GET"):
                 peer.send(b"hello")
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         response = client.head(server.url)
         assert (response.content, response.headers["content-length"]) == (b"", "5")
         assert client.get(server.url).content == b"hello"
@@ -118,14 +118,14 @@ def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
         peer.sock.shutdown(socket.SHUT_WR)
         peer.server.wait()
 
-    with run_server(script) as server, client_of(timeout=2) as client:
+    with run_server(script) as server, open_client(timeout=2) as client:
         gevent.spawn_later(0.1, server.go.set)
         assert client.post(server.url, content=b"x" * 20_000_000).status_code == 413
 
 
 @check_each("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b"])
 def test_a_header_cannot_smuggle_another(value: str) -> None:
-    with run_server(echoing) as server, client_of() as client:
+    with run_server(echo_body) as server, open_client() as client:
         with pytest.raises(httpx2.LocalProtocolError):
             client.get(server.url, headers={"X-Mine": value})
         assert server.requests == []
@@ -136,7 +136,7 @@ def test_answer_with_non_ascii_header_is_read() -> None:
         while peer.request():
             peer.answer(b"ok", b"X-Region: caf\xc3\xa9", b"X-Odd: \xff")
 
-    with run_server(script) as server, client_of(max_connections=1) as client:
+    with run_server(script) as server, open_client(max_connections=1) as client:
         for _ in range(2):
             answer = client.get(server.url)
             assert answer.text == "ok"
@@ -145,7 +145,7 @@ def test_answer_with_non_ascii_header_is_read() -> None:
 
 
 def test_other_schemes_are_refused() -> None:
-    with client_of() as client, pytest.raises(httpx2.UnsupportedProtocol):
+    with open_client() as client, pytest.raises(httpx2.UnsupportedProtocol):
         client.get("ftp://localhost/")
 
 
@@ -153,7 +153,7 @@ def test_other_schemes_are_refused() -> None:
 
 
 def test_requests_in_sequence_share_one_connection() -> None:
-    with run_server(echoing) as server, client_of() as client:
+    with run_server(echo_body) as server, open_client() as client:
         for n in range(5):
             assert client.post(server.url, content=b"%d" % n).content == b"%d" % n
 
@@ -166,7 +166,7 @@ def test_concurrent_requests_have_separate_connections() -> None:
             time.sleep(0.05)
             peer.answer(b"a")
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         for _ in range(2):
             running = [gevent.spawn(client.get, server.url) for _ in range(5)]
             assert [greenlet.get(timeout=5).text for greenlet in running] == ["a"] * 5
@@ -175,7 +175,7 @@ def test_concurrent_requests_have_separate_connections() -> None:
 
 
 def test_each_server_has_its_own_connections() -> None:
-    with run_server(echoing) as first, run_server(echoing) as second, client_of() as client:
+    with run_server(echo_body) as first, run_server(echo_body) as second, open_client() as client:
         for _ in range(2):
             client.post(first.url)
             client.post(second.url)
@@ -196,7 +196,7 @@ def closing_once(close: Script) -> Script:
             peer.request()
             close(peer)
         else:
-            echoing(peer)
+            echo_body(peer)
 
     return script
 
@@ -208,7 +208,7 @@ def test_idle_connection_closed_by_the_server_is_replaced(
 ) -> None:
     with (
         run_server(closing_once(ending)) as server,
-        client_of(resend_posts=resend_posts) as client,
+        open_client(resend_posts=resend_posts) as client,
     ):
         client.get(server.url)
         assert client.request(method, server.url).text == "hello"
@@ -219,7 +219,7 @@ def test_idle_connection_closed_by_the_server_is_replaced(
 @every_ending
 def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
     """The server may have read it before it closed."""
-    with run_server(closing_once(ending)) as server, client_of() as client:
+    with run_server(closing_once(ending)) as server, open_client() as client:
         client.get(server.url)
         with pytest.raises(httpx2.TransportError):
             client.post(server.url, content=b"once")
@@ -240,7 +240,7 @@ def test_request_is_not_repeated_after_the_server_began_to_work(
         time.sleep(0.15)
         ending(peer)
 
-    with run_server(script) as server, client_of(resend_posts=True) as client:
+    with run_server(script) as server, open_client(resend_posts=True) as client:
         client.get(server.url)
         with pytest.raises(httpx2.TransportError):
             client.post(server.url, content=b"once")
@@ -256,7 +256,7 @@ def test_request_is_repeated_at_most_once() -> None:
             peer.answer(b"hello")
             peer.request()
 
-    with run_server(script) as server, client_of(resend_posts=True) as client:
+    with run_server(script) as server, open_client(resend_posts=True) as client:
         client.get(server.url)
         with pytest.raises(httpx2.RemoteProtocolError):
             client.post(server.url, content=b"again")
@@ -270,7 +270,7 @@ def test_closed_connection_is_not_replaced_by_another_closed_one() -> None:
         peer.answer(b"hello")
         peer.request()
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         running = [gevent.spawn(client.get, server.url) for _ in range(2)]
         gevent.joinall(running, timeout=5)
         assert client.get(server.url).text == "hello"
@@ -278,7 +278,7 @@ def test_closed_connection_is_not_replaced_by_another_closed_one() -> None:
 
 
 def test_request_is_not_repeated_after_a_fresh_connection_closed() -> None:
-    with run_server(lambda peer: peer.request() and None) as server, client_of() as client:
+    with run_server(lambda peer: peer.request() and None) as server, open_client() as client:
         with pytest.raises(httpx2.RemoteProtocolError):
             client.post(server.url, content=b"once")
         assert server.connections == 1
@@ -291,7 +291,7 @@ def test_request_with_a_partial_answer_is_not_repeated() -> None:
         peer.request()
         peer.send(b"HTTP/1.1 2")
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         client.get(server.url)
         with pytest.raises(httpx2.RemoteProtocolError):
             client.get(server.url)
@@ -303,7 +303,7 @@ def test_connection_close_of_the_server_is_honoured() -> None:
         while peer.request():
             peer.answer(b"a", b"Connection: close")
 
-    with run_server(script) as server, client_of() as client:
+    with run_server(script) as server, open_client() as client:
         client.get(server.url)
         client.get(server.url)
         assert count_opened(client) == 2
@@ -317,14 +317,14 @@ def never_answer(peer: Peer) -> None:
 
 
 def test_a_refused_connection_is_a_connect_error() -> None:
-    with client_of() as client, pytest.raises(httpx2.ConnectError):
+    with open_client() as client, pytest.raises(httpx2.ConnectError):
         client.get(f"http://localhost:{find_unused_port()}")
 
 
 def test_no_answer_is_a_read_time_out() -> None:
     with (
         run_server(never_answer) as server,
-        client_of(timeout=0.1) as client,
+        open_client(timeout=0.1) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
         client.get(server.url)
@@ -333,7 +333,7 @@ def test_no_answer_is_a_read_time_out() -> None:
 def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
     with (
         run_server(never_answer) as server,
-        client_of(timeout=0.1, heartbeat=0.02) as client,
+        open_client(timeout=0.1, heartbeat=0.02) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
         client.get(server.url)
@@ -342,7 +342,7 @@ def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
 def test_a_server_that_does_not_read_is_a_write_time_out() -> None:
     with (
         run_server(never_answer) as server,
-        client_of(timeout=0.2) as client,
+        open_client(timeout=0.2) as client,
         pytest.raises(httpx2.WriteTimeout),
     ):
         client.post(server.url, content=b"x" * 20_000_000)
@@ -355,7 +355,7 @@ def test_a_reset_is_a_read_error() -> None:
 
     with (
         run_server(script) as server,
-        client_of() as client,
+        open_client() as client,
         pytest.raises(httpx2.ReadError),
     ):
         client.get(server.url)
@@ -368,7 +368,7 @@ def test_non_http_answer_is_a_protocol_error() -> None:
 
     with (
         run_server(script) as server,
-        client_of() as client,
+        open_client() as client,
         pytest.raises(httpx2.RemoteProtocolError),
     ):
         client.get(server.url)
@@ -379,7 +379,7 @@ def test_failed_request_releases_its_connection_slot() -> None:
         if b"/good" in peer.request():
             peer.answer(b"good")
 
-    with run_server(script) as server, client_of(timeout=0.5, max_connections=1) as client:
+    with run_server(script) as server, open_client(timeout=0.5, max_connections=1) as client:
         for _ in range(3):
             with pytest.raises(httpx2.RemoteProtocolError):
                 client.get(server.url)
@@ -393,7 +393,7 @@ def test_killed_request_releases_its_connection_slot() -> None:
         else:
             peer.server.wait()
 
-    with run_server(script) as server, client_of(timeout=2, max_connections=1) as client:
+    with run_server(script) as server, open_client(timeout=2, max_connections=1) as client:
         running = gevent.spawn(client.get, server.url)
         gevent.sleep(0.05)
         running.kill()
@@ -402,7 +402,10 @@ def test_killed_request_releases_its_connection_slot() -> None:
 
 def test_too_many_requests_at_once_wait_and_then_time_out() -> None:
     limits = httpx2.Timeout(2, pool=0.05)
-    with run_server(never_answer) as server, client_of(timeout=limits, max_connections=1) as client:  # type: ignore[arg-type]
+    with (
+        run_server(never_answer) as server,
+        open_client(timeout=limits, max_connections=1) as client,
+    ):  # type: ignore[arg-type]
         running = gevent.spawn(client.get, server.url)
         gevent.sleep(0.02)
         with pytest.raises(httpx2.PoolTimeout):
@@ -426,8 +429,8 @@ def authority(tmp_path: Path) -> Authority:
 
 def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> None:
     with (
-        run_server(echoing, authority.server("localhost")) as server,
-        client_of(tls=lambda: make_tls_context(authority)) as client,
+        run_server(echo_body, authority.server("localhost")) as server,
+        open_client(tls=lambda: make_tls_context(authority)) as client,
     ):
         for size in (1, 100_000, 2):
             assert client.post(server.url, content=b"x" * size).content == b"x" * size
@@ -436,8 +439,8 @@ def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> Non
 
 def test_certificate_of_an_unknown_authority_is_a_connect_error(authority: Authority) -> None:
     with (
-        run_server(echoing, authority.server("localhost")) as server,
-        client_of(tls=lambda: gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client,
+        run_server(echo_body, authority.server("localhost")) as server,
+        open_client(tls=lambda: gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client,
     ):
         with pytest.raises(httpx2.ConnectError):
             client.post(server.url)
@@ -459,7 +462,7 @@ def test_stream_over_tls_arrives_completely(headers: bytes, authority: Authority
 
     with (
         run_server(script, authority.server("localhost")) as server,
-        client_of(tls=lambda: make_tls_context(authority), heartbeat=0.005) as client,
+        open_client(tls=lambda: make_tls_context(authority), heartbeat=0.005) as client,
         client.stream("GET", server.url) as response,
     ):
         pieces = list(response.extensions["chunk_reader"])
@@ -477,7 +480,7 @@ def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None
 
     with (
         run_server(script, authority.server("localhost")) as server,
-        client_of(tls=lambda: make_tls_context(authority)) as client,
+        open_client(tls=lambda: make_tls_context(authority)) as client,
         client.stream("GET", server.url) as response,
     ):
         pieces: list[bytes] = []
@@ -522,9 +525,9 @@ def proxy_url(server: Server, user: str = "") -> str:
 
 
 def test_plain_request_is_sent_to_the_proxy_with_its_absolute_url() -> None:
-    with run_server(echoing) as proxy:
+    with run_server(echo_body) as proxy:
         settings = {"http": proxy_url(proxy, "us%40er:pa%20ss@")}
-        with client_of(proxies=settings) as client:
+        with open_client(proxies=settings) as client:
             for _ in range(2):
                 assert client.post("http://far.example:81/a?b=c", content=b"hi").text == "hi"
             assert count_opened(client) == 1
@@ -536,9 +539,9 @@ def test_plain_request_is_sent_to_the_proxy_with_its_absolute_url() -> None:
 
 def test_a_tls_request_goes_through_a_tunnel(authority: Authority) -> None:
     with (
-        run_server(echoing, authority.server("far.example")) as target,
+        run_server(echo_body, authority.server("far.example")) as target,
         run_server(make_tunnel(target)) as proxy,
-        client_of(
+        open_client(
             proxies={"https": proxy_url(proxy, "user:pass@")},
             tls=lambda: make_tls_context(authority),
         ) as client,
@@ -561,7 +564,7 @@ def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
 
     with (
         run_server(script) as proxy,
-        client_of(
+        open_client(
             proxies={"all": proxy_url(proxy)}, tls=lambda: make_tls_context(authority)
         ) as client,
         pytest.raises(httpx2.ProxyError, match="407"),
@@ -570,10 +573,10 @@ def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
 
 
 def test_proxy_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    with run_server(echoing) as proxy, run_server(echoing) as direct:
+    with run_server(echo_body) as proxy, run_server(echo_body) as direct:
         monkeypatch.setenv("HTTP_PROXY", proxy_url(proxy))
         monkeypatch.setenv("NO_PROXY", "localhost")
-        with client_of(proxies=None) as client:
+        with open_client(proxies=None) as client:
             client.post("http://far.example/")
             client.post(direct.url)
 
@@ -585,7 +588,7 @@ def test_proxy_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @contextmanager
 def sdk(url: str, **settings: object) -> Iterator[openai.OpenAI]:
-    with client_of(**settings) as client:  # type: ignore[arg-type]
+    with open_client(**settings) as client:  # type: ignore[arg-type]
         yield openai.OpenAI(
             api_key="k", base_url=url, http_client=client, max_retries=0, timeout=0.2
         )
@@ -684,7 +687,7 @@ def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
         lookups.append((host, port))
         return [(socket.AF_INET, ("127.0.0.1", port))] if len(lookups) == 1 else []
 
-    with run_server(echoing) as server, client_of(lookup=lookup) as client:
+    with run_server(echo_body) as server, open_client(lookup=lookup) as client:
         port = httpx2.URL(server.url).port
         url = f"http://nowhere.invalid:{port}/"
         assert client.post(url, content=b"hi").text == "hi"
@@ -700,7 +703,7 @@ def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
 
 
 def get_from_hostile_server(script: Script, timeout: float = 5.0) -> None:
-    with run_server(script) as server, client_of(timeout) as client:
+    with run_server(script) as server, open_client(timeout) as client:
         client.get(server.url)
 
 

@@ -274,7 +274,7 @@ def test_silence_is_a_heartbeat() -> None:
 
 
 def test_a_heartbeat_may_be_slower_than_the_read_time_out() -> None:
-    with open_response(answer_first_with(stalling), heartbeat=0.2, read=0.1) as opened:
+    with open_response(answer_first_with(stall), heartbeat=0.2, read=0.1) as opened:
         arrivals = iter(opened.arrivals)
         assert next(arrivals) == b"a"
         started = time.monotonic()
@@ -288,14 +288,14 @@ def test_no_heartbeat_is_sent_while_data_arrives() -> None:
         assert b"" not in list(opened.arrivals)
 
 
-def stalling(peer: Peer) -> None:
+def stall(peer: Peer) -> None:
     peer.start_chunked()
     peer.send(encode_chunk(b"a"))
     peer.server.wait()
 
 
 def test_silence_without_heartbeats_is_a_time_out() -> None:
-    with open_response(answer_first_with(stalling), read=0.1) as opened:
+    with open_response(answer_first_with(stall), read=0.1) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
@@ -306,14 +306,14 @@ def test_silence_without_heartbeats_is_a_time_out() -> None:
 
 def test_reading_by_httpx_has_the_time_out_and_no_heartbeats() -> None:
     with (
-        open_response(answer_first_with(stalling), heartbeat=0.02, read=0.1) as opened,
+        open_response(answer_first_with(stall), heartbeat=0.02, read=0.1) as opened,
         pytest.raises(httpx2.ReadTimeout),
     ):
         opened.response.read()
 
 
 def test_silence_limit_ends_the_iteration() -> None:
-    with open_response(answer_first_with(stalling), heartbeat=5.0) as opened:
+    with open_response(answer_first_with(stall), heartbeat=5.0) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
@@ -331,7 +331,7 @@ def test_silence_limit_applies_to_each_wait() -> None:
 
 
 def test_zero_silence_limit_takes_available_data() -> None:
-    with open_response(answer_first_with(stalling)) as opened:
+    with open_response(answer_first_with(stall)) as opened:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
@@ -384,7 +384,7 @@ def test_closing_before_the_end_closes_the_connection() -> None:
     server_reads: list[bytes] = []
 
     def script(peer: Peer) -> None:
-        stalling(peer)
+        stall(peer)
         try:
             server_reads.append(peer.file.read(1))
         except ConnectionResetError:
@@ -410,7 +410,7 @@ def test_closing_after_the_end_changes_nothing() -> None:
 
 
 def test_abandoned_iteration_closes_the_connection() -> None:
-    with open_response(answer_first_with(stalling)) as opened:
+    with open_response(answer_first_with(stall)) as opened:
         for _ in opened.arrivals:
             break
 
@@ -418,7 +418,7 @@ def test_abandoned_iteration_closes_the_connection() -> None:
 
 
 def test_closing_from_another_greenlet_ends_a_blocked_read() -> None:
-    with open_response(answer_first_with(stalling)) as opened:
+    with open_response(answer_first_with(stall)) as opened:
         reader = gevent.spawn(list, opened.arrivals)
         gevent.sleep(0.1)
         opened.arrivals.close()
@@ -429,7 +429,7 @@ def test_closing_from_another_greenlet_ends_a_blocked_read() -> None:
 
 
 def test_reading_after_closing_is_a_read_error() -> None:
-    with open_response(answer_first_with(stalling)) as opened:
+    with open_response(answer_first_with(stall)) as opened:
         opened.arrivals.close()
 
         with pytest.raises(httpx2.ReadError):
@@ -437,7 +437,7 @@ def test_reading_after_closing_is_a_read_error() -> None:
 
 
 def test_killed_reader_closes_the_connection() -> None:
-    with open_response(answer_first_with(stalling)) as opened:
+    with open_response(answer_first_with(stall)) as opened:
         reader = gevent.spawn(list, opened.arrivals)
         gevent.sleep(0.05)
         reader.kill()

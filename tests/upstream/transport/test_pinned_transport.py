@@ -14,7 +14,7 @@ from tests.helpers.loopback import Peer, find_unused_port, run_server
 LOOPBACK = 2, ("127.0.0.1", 0)
 
 
-def answering(peer: Peer) -> None:
+def answer_request(peer: Peer) -> None:
     while peer.request():
         peer.answer(b"here")
 
@@ -27,7 +27,7 @@ def test_pinned_transport_connects_to_looked_up_addresses() -> None:
         return [LOOPBACK]
 
     with (
-        run_server(answering) as server,
+        run_server(answer_request) as server,
         httpx2.Client(transport=PinnedTransport(lookup)) as client,
     ):
         port = httpx2.URL(server.url).port
@@ -40,7 +40,7 @@ def test_pinned_transport_connects_to_looked_up_addresses() -> None:
 
 def test_pinned_transport_without_an_address_fails() -> None:
     with (
-        run_server(answering) as server,
+        run_server(answer_request) as server,
         httpx2.Client(transport=PinnedTransport(lambda host, port: [])) as client,
         pytest.raises(httpx2.ConnectError),
     ):
@@ -54,7 +54,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
         return [(2, ("127.0.0.2", 0)), LOOPBACK]
 
     with (
-        run_server(answering) as server,
+        run_server(answer_request) as server,
         httpx2.Client(transport=PinnedTransport(lookup)) as client,
     ):
         assert client.get(server.url).text == "here"
@@ -69,7 +69,7 @@ def test_pinned_transport_fails_if_no_address_answers() -> None:
 
 
 def test_closing_the_transport_does_not_end_an_answer_in_progress() -> None:
-    def slowly(peer: Peer) -> None:
+    def answer_slowly(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()
         peer.send(b"5\r\nfirst\r\n")
@@ -79,7 +79,7 @@ def test_closing_the_transport_does_not_end_an_answer_in_progress() -> None:
     go = threading.Event()
     transport = PinnedTransport(lambda host, port: [LOOPBACK])
     with (
-        run_server(slowly) as server,
+        run_server(answer_slowly) as server,
         httpx2.Client(transport=transport) as client,
         client.stream("GET", server.url) as response,
     ):
