@@ -33,7 +33,7 @@ class ReplaySetup:
         self.requests: list[httpx2.Request] = []
         self.answers: Any = None
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(services, "select_transport", lambda *given: transport)
+        monkeypatch.setattr(services, "select_transport", lambda *args: transport)
         self.environment = {
             "FORWARDER_UPSTREAMS": "far",
             "FAR_BASE_URL": "http://up.test/v1",

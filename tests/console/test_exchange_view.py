@@ -116,11 +116,11 @@ def test_only_images_in_the_record_are_shown() -> None:
 def test_images_are_bounded_in_number_and_size() -> None:
     large = [f"data:image/png;base64,{number:04}" + "A" * 1_200_000 for number in range(4)]
     huge = "data:image/png;base64," + "B" * 2_000_000
-    many = [f"data:image/png;base64,{number:04}" for number in range(50)]
+    images = [f"data:image/png;base64,{number:04}" for number in range(50)]
 
     assert [bool(image.url) for image in find_images([large])] == [True, True, False, False]
     assert find_images([huge])[0].url is None
-    assert len(find_images([many])) == MAX_IMAGES + 1
+    assert len(find_images([images])) == MAX_IMAGES + 1
 
 
 def test_view_of_a_record_of_two_megabytes_is_fast_and_small() -> None:

@@ -59,7 +59,7 @@ def make_registered_client(
 
     def make(answer: Answer) -> FlaskClient:
         transport = httpx2.MockTransport(answer)
-        monkeypatch.setattr(services, "select_transport", lambda *given: transport)
+        monkeypatch.setattr(services, "select_transport", lambda *args: transport)
         settings = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",

@@ -199,10 +199,10 @@ LONG = "sk-1234567890" * 200
 def test_long_strings_are_omitted_entirely() -> None:
     body = {"model": "m", "input": [{"text": LONG, "n": 1}, "short"], "tools": []}
 
-    short = truncate_body(json.dumps(body).encode())
+    truncated = truncate_body(json.dumps(body).encode())
 
-    assert short is not None
-    assert json.loads(short) == {
+    assert truncated is not None
+    assert json.loads(truncated) == {
         "model": "m",
         "input": [{"text": "[2600 characters left out]", "n": 1}, "short"],
         "tools": [],
@@ -210,9 +210,9 @@ def test_long_strings_are_omitted_entirely() -> None:
 
 
 def test_omitted_data_url_keeps_its_media_type() -> None:
-    short = truncate_body(json.dumps(["data:image/png;base64," + "A" * 5000]).encode())
+    truncated = truncate_body(json.dumps(["data:image/png;base64," + "A" * 5000]).encode())
 
-    assert short == b'["data:image/png;base64,[5000 characters left out]"]'
+    assert truncated == b'["data:image/png;base64,[5000 characters left out]"]'
 
 
 @check_each("data", [b"", b"{", b"\xff" * 5000])

@@ -28,9 +28,9 @@ def make_id(key: str | None, address: str | None, **environment: str) -> str:
 
 
 def test_verified_key_is_the_account_at_any_address() -> None:
-    for checked in ({"FORWARDER_API_KEYS": "a,b"}, {"CHAT_API_KEY": "passthrough"}):
-        assert make_id("a", "192.0.2.1", **checked) == make_id("a", "192.0.2.2", **checked)
-        assert make_id("a", "192.0.2.1", **checked) != make_id("b", "192.0.2.1", **checked)
+    for environment in ({"FORWARDER_API_KEYS": "a,b"}, {"CHAT_API_KEY": "passthrough"}):
+        assert make_id("a", "192.0.2.1", **environment) == make_id("a", "192.0.2.2", **environment)
+        assert make_id("a", "192.0.2.1", **environment) != make_id("b", "192.0.2.1", **environment)
 
 
 def test_unverified_key_is_not_an_account() -> None:
@@ -39,9 +39,9 @@ def test_unverified_key_is_not_an_account() -> None:
         "RESPONSES_API_KEY": "sk-ours",
         "CHAT_API_KEY": "passthrough",
     }
-    for unchecked in ({}, one_passthrough_upstream):
-        assert make_id("made-up", "192.0.2.1", **unchecked) == make_id(
-            None, "192.0.2.1", **unchecked
+    for environment in ({}, one_passthrough_upstream):
+        assert make_id("made-up", "192.0.2.1", **environment) == make_id(
+            None, "192.0.2.1", **environment
         )
     assert make_id(None, "192.0.2.1") != make_id(None, "192.0.2.2")
 

@@ -149,9 +149,9 @@ def test_redacted_record_stays_valid_json(value: str) -> None:
 
 def test_number_of_searched_values_is_limited() -> None:
     redaction = Redactor([])
-    many = " ".join(f"{number:020}abc" for number in range(1000))
+    long_header = " ".join(f"{number:020}abc" for number in range(1000))
 
-    redaction.redact_value({"headers": {"X-Auth": many, "Cookie": many}})
+    redaction.redact_value({"headers": {"X-Auth": long_header, "Cookie": long_header}})
 
     assert len(redaction.found_secrets) == 500
 

@@ -245,9 +245,9 @@ def test_new_attempt_resets_losses_and_headers(log_messages: list[Any]) -> None:
 
 
 def test_log_line_has_retries_and_fallbacks(log_messages: list[Any]) -> None:
-    tried = make_context(upstream="second", retries=2, failed_upstreams=["first"])
+    context = make_context(upstream="second", retries=2, failed_upstreams=["first"])
 
-    tried.close()
+    context.close()
 
     assert (log_messages[0]["retries"], log_messages[0]["failed"]) == (2, ["first"])
 

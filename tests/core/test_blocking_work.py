@@ -13,10 +13,10 @@ from forwarder.core.blocking_work import BlockingPool, ClientSlots, spawn
 
 
 def test_under_threads_work_runs_in_the_callers_thread() -> None:
-    aside = BlockingPool(2)
-    assert aside.run(threading.get_ident) == threading.get_ident()
+    pool = BlockingPool(2)
+    assert pool.run(threading.get_ident) == threading.get_ident()
     with pytest.raises(ZeroDivisionError):
-        aside.run(lambda: 1 // 0)
+        pool.run(lambda: 1 // 0)
 
 
 def test_client_gets_a_quarter_of_the_slots() -> None:
@@ -31,34 +31,34 @@ def test_client_gets_a_quarter_of_the_slots() -> None:
 def test_slot_is_waited_for_and_given_back() -> None:
     slots, failure = ClientSlots(1), KeyError()
     with slots.hold("a", 0, failure):
-        release = threading.Timer(0.05, slots.release, ("a",))
+        timer = threading.Timer(0.05, slots.release, ("a",))
         with pytest.raises(KeyError), slots.hold("b", 0, failure):
             pytest.fail("There is no slot.")
-        release.start()
+        timer.start()
         assert slots.acquire("a", 5)
     assert slots.acquire("b", 0)
-    release.join()
+    timer.join()
 
 
 def test_blocking_pool_limits_concurrent_work() -> None:
-    aside, now, most = BlockingPool(2), 0, 0
+    pool, now, most_at_once = BlockingPool(2), 0, 0
     lock = threading.Lock()
 
     def work() -> None:
-        nonlocal now, most
+        nonlocal now, most_at_once
         with lock:
             now += 1
-            most = max(most, now)
+            most_at_once = max(most_at_once, now)
         time.sleep(0.02)
         with lock:
             now -= 1
 
-    threads = [threading.Thread(target=lambda: aside.run(work)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: pool.run(work)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == 2
+    assert most_at_once == 2
 
 
 def test_spawned_work_runs_in_the_background() -> None:

@@ -35,12 +35,12 @@ def test_bodies_share_the_memory_limit() -> None:
 
 def test_only_the_largest_body_counts_for_the_parser() -> None:
     memory = BodyMemory(2_100_000)
-    many = [BodyReservation(memory) for _ in range(10)]
-    for each in many:
+    reservations = [BodyReservation(memory) for _ in range(10)]
+    for each in reservations:
         each.resize(100_000)
     with pytest.raises(Overloaded):
         BodyReservation(memory).resize(100_000)
-    for each in many:
+    for each in reservations:
         each.release()
     BodyReservation(memory).resize(700_000)
     with pytest.raises(Overloaded):
@@ -49,8 +49,8 @@ def test_only_the_largest_body_counts_for_the_parser() -> None:
 
 def test_body_reserves_memory_as_it_arrives() -> None:
     memory = BodyMemory(2_000_000)
-    room = BodyReservation(memory)
-    assert room.read_all(io.BytesIO(b"x" * 300_000).read) == b"x" * 300_000
+    reservation = BodyReservation(memory)
+    assert reservation.read_all(io.BytesIO(b"x" * 300_000).read) == b"x" * 300_000
     assert memory.used == 600_000
     source = io.BytesIO(b"x" * 5_000_000)
     with pytest.raises(Overloaded):
@@ -88,12 +88,12 @@ def test_memory_of_non_ascii_texts_is_reserved() -> None:
 
 def test_closed_reservation_reserves_nothing() -> None:
     memory = BodyMemory(2_000_000)
-    room = BodyReservation(memory)
-    room.resize(300_000)
-    room.close()
-    room.grow(300_000)
-    room.hold(300_000)
-    assert (memory.used, room.size) == (0, 0)
+    reservation = BodyReservation(memory)
+    reservation.resize(300_000)
+    reservation.close()
+    reservation.grow(300_000)
+    reservation.hold(300_000)
+    assert (memory.used, reservation.size) == (0, 0)
     BodyReservation(memory).resize(600_000)
 
 
@@ -134,10 +134,10 @@ def test_the_estimate_is_near_the_allocated_size(value: Any) -> None:
     orjson.loads(data)  # the parser caches the keys
     tracemalloc.start()
     parsed = orjson.loads(data)
-    allocated, _ = tracemalloc.get_traced_memory()
+    allocated_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert 0.7 < measure_heap(parsed) / allocated < 1.3
+    assert 0.7 < measure_heap(parsed) / allocated_bytes < 1.3
 
 
 def test_deep_values_can_be_measured() -> None:

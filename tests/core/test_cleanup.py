@@ -16,27 +16,27 @@ def fail() -> None:
 
 def test_cleanup_runs_each_callback_once_last_in_first_out() -> None:
     closed: list[str] = []
-    closers = CleanupStack()
+    cleanup = CleanupStack()
     for name in "abc":
-        closers.add(closed.append, name)
+        cleanup.add(closed.append, name)
 
-    closers.close()
-    closers.close()
+    cleanup.close()
+    cleanup.close()
 
     assert closed == ["c", "b", "a"]
 
 
 def test_cleanup_keeps_the_first_callbacks() -> None:
     closed: list[str] = []
-    closers = CleanupStack()
-    closers.add(closed.append, "a")
-    before = len(closers)
-    closers.add(closed.append, "b")
-    closers.add(closed.append, "c")
+    cleanup = CleanupStack()
+    cleanup.add(closed.append, "a")
+    before = len(cleanup)
+    cleanup.add(closed.append, "b")
+    cleanup.add(closed.append, "c")
 
-    closers.close(keep_first=before)
+    cleanup.close(keep_first=before)
     assert closed == ["c", "b"]
-    closers.close()
+    cleanup.close()
     assert closed == ["c", "b", "a"]
 
 
@@ -44,11 +44,11 @@ def test_failing_cleanup_is_logged_and_others_still_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed: list[str] = []
-    closers = CleanupStack()
-    closers.add(closed.append, "a")
-    closers.add(fail)
+    cleanup = CleanupStack()
+    cleanup.add(closed.append, "a")
+    cleanup.add(fail)
 
-    closers.close()
+    cleanup.close()
 
     assert closed == ["a"]
     assert "could not close fail: stuck" in caplog.text
@@ -57,37 +57,37 @@ def test_failing_cleanup_is_logged_and_others_still_run(
 
 def test_system_exit_during_cleanup_runs_the_other_callbacks() -> None:
     closed: list[str] = []
-    closers = CleanupStack()
-    closers.add(closed.append, "a")
-    closers.add(sys.exit)
-    closers.add(closed.append, "b")
+    cleanup = CleanupStack()
+    cleanup.add(closed.append, "a")
+    cleanup.add(sys.exit)
+    cleanup.add(closed.append, "b")
 
     with pytest.raises(SystemExit):
-        closers.close()
+        cleanup.close()
 
     assert closed == ["b", "a"]
 
 
 def test_cleanup_can_be_used_again_after_close() -> None:
     closed: list[str] = []
-    closers = CleanupStack()
-    closers.close()
-    closers.add(closed.append, "late")
+    cleanup = CleanupStack()
+    cleanup.close()
+    cleanup.add(closed.append, "late")
     assert not closed
 
-    closers.close()
+    cleanup.close()
 
     assert closed == ["late"]
 
 
 def test_concurrent_closes_run_each_callback_once() -> None:
     closed: list[int] = []
-    closers = CleanupStack()
+    cleanup = CleanupStack()
     for number in range(5000):
-        closers.add(closed.append, number)
+        cleanup.add(closed.append, number)
 
     with ThreadPoolExecutor(8) as pool:
         for _ in range(8):
-            pool.submit(closers.close)
+            pool.submit(cleanup.close)
 
     assert sorted(closed) == list(range(5000))

@@ -43,8 +43,8 @@ def select(headers: dict[str, str], *patterns: str) -> dict[str, str]:
 
 
 def test_headers_for_providers_are_always_forwarded() -> None:
-    others = {"User-Agent": "a", "X-Codex-Turn": "1", "X-Title-2": "b"}
-    assert select({**KNOWN, **PRIVATE, **others}) == KNOWN
+    other_headers = {"User-Agent": "a", "X-Codex-Turn": "1", "X-Title-2": "b"}
+    assert select({**KNOWN, **PRIVATE, **other_headers}) == KNOWN
 
 
 def test_headers_are_forwarded_by_name_and_pattern() -> None:

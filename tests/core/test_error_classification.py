@@ -351,13 +351,13 @@ def test_classification_is_idempotent() -> None:
 
 def test_only_the_head_of_a_long_text_is_searched() -> None:
     """A text with many partial matches must not take quadratic time."""
-    filler = "m model input prompt tokens exceeds maximum context " * 40_000
+    partial_matches = "m model input prompt tokens exceeds maximum context " * 40_000
 
     assert (
         classify(400, {"message": " " * MAX_SEARCHED_CHARACTERS + "prompt is too long"}).kind
         is None
     )
-    for text in (filler, "model " * 400_000, "exceed" * 400_000, "上下文" * 400_000):
+    for text in (partial_matches, "model " * 400_000, "exceed" * 400_000, "上下文" * 400_000):
         classify(400, {"message": text, "metadata": {"raw": text}})
 
 

@@ -129,9 +129,9 @@ def test_breaker_stops_trials_after_stop(store: Store) -> None:
     store.stop.set()
 
     time.sleep(0.1)
-    tried = store.trials
+    trial_count = store.trials
     time.sleep(0.1)
-    assert store.trials == tried
+    assert store.trials == trial_count
 
 
 def test_shared_task_runs_once_for_all_callers() -> None:

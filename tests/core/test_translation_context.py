@@ -7,25 +7,25 @@ from forwarder.core.translation_context import LossReport
 
 
 def test_loss_report_keeps_the_first_reason() -> None:
-    ledger = LossReport()
-    ledger.drop("seed", "first")
-    ledger.drop("seed", "second")
-    assert ledger.losses == {"seed": "first"}
+    report = LossReport()
+    report.drop("seed", "first")
+    report.drop("seed", "second")
+    assert report.losses == {"seed": "first"}
 
 
 def test_strict_mode_refuses_a_loss_and_names_the_parameter() -> None:
-    ledger = LossReport(strict=True)
+    report = LossReport(strict=True)
     with pytest.raises(Unsupported, match="'seed' cannot be carried: no way") as caught:
-        ledger.drop("seed", "no way")
+        report.drop("seed", "no way")
     assert caught.value.param == "seed"
-    assert ledger.losses == {}
+    assert report.losses == {}
 
 
 def test_local_parameter_is_not_a_loss() -> None:
-    for ledger in (
+    for report in (
         LossReport(local_parameters={"store"}),
         LossReport(strict=True, local_parameters={"store"}),
     ):
-        ledger.drop("store", "why")
-        ledger.note("store", "why")
-        assert ledger.losses == {}
+        report.drop("store", "why")
+        report.note("store", "why")
+        assert report.losses == {}

@@ -49,13 +49,13 @@ def test_type_error_names_both_types(value: Any, types: JsonTypes, message: str)
     assert (caught.value.param, caught.value.code) == ("a.b[0]", "invalid_type")
 
 
-@check_each("holder", [{}, {"name": None}])
-def test_required_field_must_be_present_and_not_null(holder: dict[str, Any]) -> None:
+@check_each("value", [{}, {"name": None}])
+def test_required_field_must_be_present_and_not_null(value: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        require_field(holder, "name", STR, "tools[0].name")
+        require_field(value, "name", STR, "tools[0].name")
     assert caught.value.message == make_missing_parameter_error("tools[0].name").message
     assert caught.value.code == "missing_required_parameter"
-    assert read_field(holder, "name", STR, "tools[0].name") is None
+    assert read_field(value, "name", STR, "tools[0].name") is None
 
 
 @check_each("read", [require_field, read_field])

@@ -31,9 +31,9 @@ def test_unlearned_name_is_labelled_other() -> None:
     assert names.get_label("typo") == "typo"
 
 
-@check_each("nothing", [None, ""])
-def test_missing_label_value_has_a_name(nothing: str | None) -> None:
-    assert LabelSet().get_label(nothing) == "none"
+@check_each("missing", [None, ""])
+def test_missing_label_value_has_a_name(missing: str | None) -> None:
+    assert LabelSet().get_label(missing) == "none"
 
 
 def test_the_configuration_spells_out_models() -> None:

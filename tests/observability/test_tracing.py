@@ -52,9 +52,9 @@ class TracedApp:
 
     def spans(self) -> tuple[ReadableSpan, list[ReadableSpan]]:
         """Return the request span and the spans of its upstream requests."""
-        found = self._exporter.get_finished_spans()
-        [server] = [span for span in found if span.kind is SpanKind.SERVER]
-        return server, [span for span in found if span.kind is SpanKind.CLIENT]
+        finished = self._exporter.get_finished_spans()
+        [server] = [span for span in finished if span.kind is SpanKind.SERVER]
+        return server, [span for span in finished if span.kind is SpanKind.CLIENT]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.helpers.check_cases import check_each
 Json = dict[str, Any]
 
 
-def build(**environment: str) -> Services:
+def build_services(**environment: str) -> Services:
     return Services.build(
         Settings.from_env(
             {
@@ -48,7 +48,7 @@ def find_place(
 def test_request_with_one_endpoint_belongs_anywhere() -> None:
     request = {"prompt_cache_key": "x", "previous_response_id": "resp_1", "input": "hi"}
 
-    assert find_place(build(), request, "chat/m") is ANYWHERE
+    assert find_place(build_services(), request, "chat/m") is ANYWHERE
 
 
 @check_each(
@@ -66,7 +66,7 @@ def test_request_with_one_endpoint_belongs_anywhere() -> None:
     ],
 )
 def test_requests_of_a_conversation_share_a_sticky_key(request_: Json, key: str | None) -> None:
-    affinity = find_place(build(), {"input": "hi", **request_}).sticky_key
+    affinity = find_place(build_services(), {"input": "hi", **request_}).sticky_key
 
     assert ((affinity and affinity.partition(" ")[2]) or None) == key
     if key is not None and not key.startswith("user"):
@@ -74,7 +74,7 @@ def test_requests_of_a_conversation_share_a_sticky_key(request_: Json, key: str 
 
 
 def test_sticky_keys_of_different_clients_differ() -> None:
-    services, request = build(), {"prompt_cache_key": "a"}
+    services, request = build_services(), {"prompt_cache_key": "a"}
 
     assert find_place(services, request, key="one") != find_place(services, request, key="two")
     assert find_place(services, request, key="one") == find_place(services, request, key="one")
@@ -83,7 +83,7 @@ def test_sticky_keys_of_different_clients_differ() -> None:
 def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    services = build()
+    services = build_services()
     monkeypatch.setattr(
         services.store, "find_chain", lambda name, context: ChainEnds("resp_first", "responses~1")
     )
@@ -98,7 +98,7 @@ def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
 
 def test_invalid_previous_response_is_refused() -> None:
     with pytest.raises(InvalidRequest):
-        find_place(build(), {"previous_response_id": "resp_1", "conversation": "conv_1"})
+        find_place(build_services(), {"previous_response_id": "resp_1", "conversation": "conv_1"})
 
 
 FILE = {"type": "input_file", "file_id": "file-1"}
@@ -127,7 +127,7 @@ FILE = {"type": "input_file", "file_id": "file-1"}
 def test_request_with_uploaded_files_belongs_to_the_first_endpoint(
     request_: Json, is_pinned: bool
 ) -> None:
-    services = build()
+    services = build_services()
     affinity = find_place(services, request_)
 
     assert affinity.is_pinned is is_pinned
@@ -144,7 +144,7 @@ def test_request_with_uploaded_files_belongs_to_the_first_endpoint(
     ],
 )
 def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict[str, str]) -> None:
-    services = build(
+    services = build_services(
         OPENAI_BASE_URL="http://a.test/v1",
         OPENAI_API_KEY="k1,k2",
         OPENAI_API="both",
@@ -158,7 +158,7 @@ def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict
 
 
 def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
-    services = build(CHAT_FALLBACK="responses")
+    services = build_services(CHAT_FALLBACK="responses")
 
     affinity = find_place(services, {"prompt_cache_key": "a"}, "chat/m")
 
@@ -167,6 +167,8 @@ def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
 
 
 def test_files_in_the_database_do_not_pin_a_request(tmp_path: Any) -> None:
-    services = build(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/s.db", FORWARDER_FILES="store")
+    services = build_services(
+        FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/s.db", FORWARDER_FILES="store"
+    )
 
     assert not find_place(services, {"input": [{"role": "user", "content": [FILE]}]}).is_pinned

@@ -134,12 +134,12 @@ def test_work_is_resumed_only_if_there_is_memory_for_it(
         tmp_path, upstream, "x" * 200_000, FORWARDER_SECRET_KEY="one"
     )
     memory = other.body_memory
-    others = BodyReservation(memory)
-    others.hold(memory.max_bytes // 2 - 100_000)
+    other_bodies = BodyReservation(memory)
+    other_bodies.hold(memory.max_bytes // 2 - 100_000)
     Gateway(other).resume_background_work()
     time.sleep(0.2)
     assert len(upstream.requests) == 1
-    others.close()
+    other_bodies.close()
     body = wait_for_end(other, name)
     upstream.proceed.set()
 

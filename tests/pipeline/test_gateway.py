@@ -60,9 +60,9 @@ class Upstreams:
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.bodies.append(json.loads(request.read()))
         self.keys.append(request.headers.get("idempotency-key"))
-        what = request.url.path.rpartition("/")[2]
-        if self.failing.get(what, 0) > 0:
-            self.failing[what] -= 1
+        resource = request.url.path.rpartition("/")[2]
+        if self.failing.get(resource, 0) > 0:
+            self.failing[resource] -= 1
             return httpx2.Response(503, headers={"retry-after-ms": "1"})
         for name in self.refused.keys() & self.bodies[-1].keys():
             return httpx2.Response(400, json={"error": self.refused[name]})
@@ -493,14 +493,17 @@ def test_tool_images_are_sent_as_the_profile_requires(
         read_answer(gateway, "responses", input=[{"role": "user", "content": "x"}, call, result])
     else:
         function = {"name": "f", "arguments": "{}"}
-        called = {
+        call_message = {
             "role": "assistant",
             "tool_calls": [{"id": "c", "type": "function", "function": function}],
         }
         part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         tool = {"role": "tool", "tool_call_id": "c", "content": [part]}
         read_answer(
-            gateway, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool]
+            gateway,
+            "chat",
+            "chat/m",
+            messages=[{"role": "user", "content": "x"}, call_message, tool],
         )
     sent = upstreams.bodies[0]["messages"]
     assert "".join(m["role"][0] for m in sent if m["role"] != "assistant") == roles

@@ -134,11 +134,11 @@ def test_urls_are_fetched_only_for_clients_with_keys(keys: str) -> None:
     files = Files(FORWARDER_API_KEYS=keys)
     route = files.services.router.resolve("one/m", "chat")
     media_io = build_media_io(files.services, route, files.context)
-    run = DryRun(lambda request: pytest.fail("nothing is sent"))
-    dry = build_dry_media_io(files.services, route, run, files.context)
+    run = DryRun(lambda request: pytest.fail("a request was sent"))
+    dry_media_io = build_dry_media_io(files.services, route, run, files.context)
 
-    assert (media_io.fetch is not None, dry.fetch is not None) == (bool(keys), bool(keys))
-    assert dry.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages")
+    assert (media_io.fetch is not None, dry_media_io.fetch is not None) == (bool(keys), bool(keys))
+    assert dry_media_io.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages")
     assert files.calls == []
     files.services.close()
 

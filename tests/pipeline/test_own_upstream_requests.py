@@ -38,7 +38,7 @@ ANSWER: Json = {
 SEARCH = {"type": "web_search"}
 
 
-class Payers(RequestObserver):
+class PaymentObserver(RequestObserver):
     """Records the paying client and the tokens."""
 
     def __init__(self) -> None:
@@ -54,7 +54,9 @@ class Call:
         self.is_cancelled = False
 
 
-def build(handle: Any, **more: str) -> tuple[Services, InternalUpstreamClient, Payers]:
+def build_services(
+    handle: Any, **more: str
+) -> tuple[Services, InternalUpstreamClient, PaymentObserver]:
     environment = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "CHAT_API_KEY": "sk-chat",
@@ -69,9 +71,9 @@ def build(handle: Any, **more: str) -> tuple[Services, InternalUpstreamClient, P
     services = Services.build(
         Settings.from_env(environment), ReplayOverrides(httpx2.MockTransport(handle))
     )
-    payers = Payers()
-    services.observers.append(payers)
-    return services, InternalUpstreamClient(services, UpstreamCalls(services)), payers
+    payments = PaymentObserver()
+    services.observers.append(payments)
+    return services, InternalUpstreamClient(services, UpstreamCalls(services)), payments
 
 
 def make_request(model: str) -> Json:
@@ -85,14 +87,14 @@ def test_client_pays_for_the_answer() -> None:
         sent.append((str(request.url), json.loads(request.read())))
         return httpx2.Response(200, json=ANSWER)
 
-    services, client, payers = build(handle)
+    services, client, payments = build_services(handle)
     with services:
         response = client.ask(make_request("responses/m"), "account", Call())
     assert (response["id"], response["status"]) == ("resp_1", "completed")
     [(url, body)] = sent
     assert url == "http://up.test/v1/responses"
     assert (body["model"], body["tools"]) == ("m", [SEARCH])
-    assert payers.paid == [("account", (3, 4), 200)]
+    assert payments.paid == [("account", (3, 4), 200)]
 
 
 def test_request_can_be_cancelled_with_its_call() -> None:
@@ -102,7 +104,7 @@ def test_request_can_be_cancelled_with_its_call() -> None:
         waiting.append([*call.cancel_callbacks])
         return httpx2.Response(200, json=ANSWER)
 
-    services, client, _ = build(handle)
+    services, client, _ = build_services(handle)
     with services:
         client.ask(make_request("responses/m"), "account", call)
         assert [len(each) for each in waiting] == [1]
@@ -123,7 +125,7 @@ def test_tools_of_the_request_are_not_run_by_the_forwarder() -> None:
         completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
         return httpx2.Response(200, json=completion)
 
-    services, client, _ = build(handle)
+    services, client, _ = build_services(handle)
     with services:
         client.ask(make_request("chat/m"), "account", Call())
     assert "tools" not in sent[0]
@@ -140,7 +142,7 @@ def test_model_is_asked_for_an_image() -> None:
         completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
         return httpx2.Response(200, json=completion)
 
-    services, client, payers = build(handle)
+    services, client, payments = build_services(handle)
     request = {
         "model": "chat/pics",
         "messages": [{"role": "user", "content": "a cat"}],
@@ -152,7 +154,7 @@ def test_model_is_asked_for_an_image() -> None:
     url = completion["choices"][0]["message"]["images"][0]["image_url"]["url"]
     assert url == "data:image/png;base64,iVBOR"
     assert (sent[0]["model"], sent[0]["modalities"]) == ("pics", ["image", "text"])
-    assert payers.paid[0][0] == "account"
+    assert payments.paid[0][0] == "account"
 
 
 def read_image(response: PassthroughResponse) -> GeneratedImage:
@@ -168,7 +170,7 @@ def test_images_are_requested_with_the_upstreams_key_and_paid_by_the_client() ->
         answer = {"data": [{"b64_json": "iVBOR"}], "usage": ANSWER["usage"]}
         return httpx2.Response(200, json=answer)
 
-    services, client, payers = build(handle)
+    services, client, payments = build_services(handle)
     form = MultipartForm(
         {"prompt": "darker"}, [("image", ("a.png", io.BytesIO(b"x"), "image/png"))]
     )
@@ -183,15 +185,15 @@ def test_images_are_requested_with_the_upstreams_key_and_paid_by_the_client() ->
     assert {request.headers["authorization"] for request in sent} == {"Bearer sk-up"}
     assert json.loads(sent[0].content) == {"prompt": "a cat"}
     assert sent[1].headers["content-type"].startswith("multipart/form-data; boundary=")
-    assert payers.paid == [("account", (3, 4), 200)] * 2
+    assert payments.paid == [("account", (3, 4), 200)] * 2
 
 
 def test_refusal_of_the_images_api_is_passed_on() -> None:
     answer = httpx2.Response(400, json={"error": {"message": "no such size"}})
-    services, client, payers = build(lambda request: answer)
+    services, client, payments = build_services(lambda request: answer)
     with services, pytest.raises(UpstreamRefused, match="no such size"):
         client.send_images("responses", "/images/generations", {}, "account", Call(), read_image)
-    assert payers.paid[0][2] == 400
+    assert payments.paid[0][2] == 400
 
 
 @check_each(
@@ -203,10 +205,10 @@ def test_refusal_of_the_images_api_is_passed_on() -> None:
     ],
 )
 def test_failure_is_an_upstream_error(answer: httpx2.Response, kind: type[Exception]) -> None:
-    services, client, payers = build(lambda request: answer)
+    services, client, payments = build_services(lambda request: answer)
     with services, pytest.raises(kind):
         client.ask(make_request("responses/m"), "account", Call())
-    assert payers.paid[0][2] >= 400
+    assert payments.paid[0][2] >= 400
 
 
 def test_malformed_answer_is_counted_as_a_failure() -> None:
@@ -220,7 +222,9 @@ def test_malformed_answer_is_counted_as_a_failure() -> None:
 
 
 def test_internal_request_has_the_name_of_its_client() -> None:
-    services, *_ = build(lambda request: httpx2.Response(500), FORWARDER_API_KEYS="alice:k")
+    services, *_ = build_services(
+        lambda request: httpx2.Response(500), FORWARDER_API_KEYS="alice:k"
+    )
     with services:
         account = make_account_id("k", None, services.settings)
 

@@ -77,13 +77,13 @@ def test_probe_finds_nothing_missing_without_an_api(
 
 
 def test_refusal_without_json_is_not_a_list_of_models() -> None:
-    walled = httpx2.Response(403, html="<html>who are you?</html>")
+    blocked_page = httpx2.Response(403, html="<html>who are you?</html>")
 
-    assert find_missing(Server(walled)) is None
+    assert find_missing(Server(blocked_page)) is None
 
 
 @check_each(
-    ("base_url", "versioned"),
+    ("base_url", "is_versioned"),
     [
         ("http://up.test", False),
         ("http://up.test/inference", False),
@@ -94,12 +94,12 @@ def test_refusal_without_json_is_not_a_list_of_models() -> None:
         ("http://up.test/openai/v1", True),
     ],
 )
-def test_a_base_url_with_a_version_is_not_probed(base_url: str, versioned: bool) -> None:
+def test_a_base_url_with_a_version_is_not_probed(base_url: str, is_versioned: bool) -> None:
     server = Server(NOT_FOUND)
 
-    assert has_version(base_url) is versioned
+    assert has_version(base_url) is is_versioned
     assert find_missing(server, base_url) is None
-    assert (server.requests == []) is versioned
+    assert (server.requests == []) is is_versioned
 
 
 # -- after answers that an incomplete base URL may have caused -----------------------------------

@@ -83,13 +83,13 @@ def test_silence_is_an_empty_batch() -> None:
     assert list(make_response(reader).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
 
 
-@check_each(("heartbeat", "beats"), [(0, [[]]), (60, [])])
-def test_stream_without_silence_has_heartbeats_too(heartbeat: float, beats: list[Any]) -> None:
+@check_each(("heartbeat", "expected"), [(0, [[]]), (60, [])])
+def test_stream_without_silence_has_heartbeats_too(heartbeat: float, expected: list[Any]) -> None:
     reader = ScriptedChunkReader(A, b": comment\n\n", B)
 
     batches = list(make_response(reader, heartbeat=heartbeat).iter_batches())
 
-    assert batches == [[{"a": 1}], *beats, *beats, [{"b": 2}]]
+    assert batches == [[{"a": 1}], *expected, *expected, [{"b": 2}]]
 
 
 def test_heartbeat_is_not_directly_before_the_first_event() -> None:

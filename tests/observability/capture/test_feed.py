@@ -129,14 +129,16 @@ def test_reconnected_follower_gets_exchanges_that_ended_since(
 ) -> None:
     now = time.time()
     old = put_record(store, generate_name(now - 100), duration_ms=1000.0)
-    long = put_record(store, generate_name(now - 100), duration_ms=99_000.0)
+    long_exchange = put_record(store, generate_name(now - 100), duration_ms=99_000.0)
     new = put_record(store, generate_name(now - 10))
     other = running.begin(age=50)
 
     changes = read_changes(ExchangeFollower(feed, now - 20))
 
     assert old not in dict(changes)
-    assert sorted(changes) == sorted([(long, "finished"), (new, "finished"), (other, "running")])
+    assert sorted(changes) == sorted(
+        [(long_exchange, "finished"), (new, "finished"), (other, "running")]
+    )
 
 
 def test_exchange_older_than_all_that_are_followed_is_reported_at_its_end(

@@ -341,10 +341,12 @@ def test_chunks_cause_no_function_calls(workers: list[CaptureObserver]) -> None:
         answer(context, *([EVENT % 1] * chunks))
         context.close()
 
-    few, many = (count_calls(lambda chunks=chunks: serve(chunks)) for chunks in (1, 500))
+    calls_for_one, calls_for_many = (
+        count_calls(lambda chunks=chunks: serve(chunks)) for chunks in (1, 500)
+    )
 
-    assert few == many
-    assert few < 10, "more than registration, name and file of the record"
+    assert calls_for_one == calls_for_many
+    assert calls_for_one < 10, "more than registration, name and file of the record"
 
 
 def test_failure_of_one_exchange_does_not_stop_the_others(
@@ -374,7 +376,9 @@ def test_summaries_copy_no_recorded_data(
     workers: list[CaptureObserver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = begin(workers[0])
-    monkeypatch.setattr(running, "copy_recorder", lambda each: pytest.fail("was copied"))
+    monkeypatch.setattr(
+        running, "copy_recorder", lambda each: pytest.fail("the recorder was copied")
+    )
     monkeypatch.setattr(running, "TOUCH_SECONDS", 0.0)
     for model in ("a", "b", "b"):
         context.model = model

@@ -33,8 +33,8 @@ CLOCK = Clock()
 
 @pytest.fixture(params=["memory", "files"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    def make_store(most: int = 3, age: float = 100.0) -> CaptureStore:
-        limits = CaptureLimits(most, age)
+    def make_store(max_records: int = 3, age: float = 100.0) -> CaptureStore:
+        limits = CaptureLimits(max_records, age)
         if request.param == "memory":
             return MemoryCaptureStore(limits, CLOCK)
         return FileCaptureStore(tmp_path / "a" / "b", limits, CLOCK)
@@ -81,7 +81,7 @@ def test_newest_records_come_first(make: Make) -> None:
 
 
 def test_store_limits_the_number_of_records(make: Make) -> None:
-    store = make(most=2)
+    store = make(max_records=2)
     names = [put_record(store, each) for each in "abcd"]
 
     assert list_ids(store) == ["d", "c"]

@@ -62,10 +62,12 @@ def test_least_busy_candidate_by_weight_is_chosen() -> None:
 
 
 def test_equally_busy_candidates_share_by_weight() -> None:
-    points = iter(number / 100 for number in range(100))
+    random_numbers = iter(number / 100 for number in range(100))
     both = make_candidates(a=(3, 3), b=(1, 1))
 
-    shares = Counter(choose_candidate(both, None, lambda: next(points)).value for _ in range(100))
+    shares = Counter(
+        choose_candidate(both, None, lambda: next(random_numbers)).value for _ in range(100)
+    )
 
     assert shares == {"a": 75, "b": 25}
 
@@ -393,10 +395,10 @@ def test_breakers_of_all_hosts_make_the_upstream_unavailable() -> None:
 
 def test_invalid_request_is_not_tried_elsewhere() -> None:
     setup = EndpointSetup()
-    wrong = UpstreamRefused(400, {"message": "wrong"})
-    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), wrong)
+    refusal = UpstreamRefused(400, {"message": "wrong"})
+    setup.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), refusal)
 
-    assert setup.fail() is wrong
+    assert setup.fail() is refusal
     assert len(setup.calls) == 1
 
 
@@ -630,8 +632,8 @@ def test_server_errors_open_the_breaker_of_a_member() -> None:
 
 def test_invalid_request_is_not_tried_at_other_members() -> None:
     setup = GroupSetup()
-    wrong = UpstreamRefused(400, {"message": "wrong"})
-    setup.failures = {"a": wrong, "b": wrong}
+    refusal = UpstreamRefused(400, {"message": "wrong"})
+    setup.failures = {"a": refusal, "b": refusal}
 
-    assert setup.fail(model="fast") is wrong
+    assert setup.fail(model="fast") is refusal
     assert len(setup.calls) == 1

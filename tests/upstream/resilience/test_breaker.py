@@ -194,20 +194,20 @@ def test_breaker_ignores_outcomes_of_an_earlier_term(closed_breaker: BreakerSetu
 
 def test_failure_window_forgets_old_outcomes() -> None:
     clock = Clock()
-    recent = FailureWindow(10, clock)
+    window = FailureWindow(10, clock)
     for _ in range(MIN_ANSWERS_FOR_SHARE):
-        recent.record(FAILURE)
-        recent.record(SUCCESS)
+        window.record(FAILURE)
+        window.record(SUCCESS)
         clock.advance(0.25)
-    assert recent.compute_failure_share() == 0.5
+    assert window.compute_failure_share() == 0.5
 
     clock.advance(8)
     for _ in range(MIN_ANSWERS_FOR_SHARE):
-        recent.record(SUCCESS)
-    assert 0 < recent.compute_failure_share() < 0.5
+        window.record(SUCCESS)
+    assert 0 < window.compute_failure_share() < 0.5
 
-    recent.clear()
-    assert recent.compute_failure_share() == 0
+    window.clear()
+    assert window.compute_failure_share() == 0
 
 
 # -- failures that a request may have caused ------------------------------------------------------

@@ -36,9 +36,9 @@ def test_backoff_jitter_shortens_the_delay(chance: float, share: float) -> None:
     assert Backoff(1, 100, chance=lambda: chance).next_delay(None) == FIRST_DELAY_SECONDS * share
 
 
-@check_each("most", [0, 1, 3])
-def test_backoff_limits_the_number_of_delays(most: int) -> None:
-    assert len(list_delays(Backoff(most, 1000))) == most
+@check_each("max_delays", [0, 1, 3])
+def test_backoff_limits_the_number_of_delays(max_delays: int) -> None:
+    assert len(list_delays(Backoff(max_delays, 1000))) == max_delays
 
 
 def test_backoff_limits_the_sum_of_delays() -> None:

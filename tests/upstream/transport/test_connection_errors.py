@@ -36,7 +36,7 @@ def over_threads(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.Base
     return httpx2.HTTPTransport(verify=tls, proxy=proxy)
 
 
-both = check_each("make", [over_gevent, over_threads])
+over_both_transports = check_each("make", [over_gevent, over_threads])
 
 NO_AUTHORITIES: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts no authority."""
@@ -72,7 +72,7 @@ def make_tls_context(authority: Authority) -> ssl.SSLContext:
 # -- names and connections ------------------------------------------------------------------------
 
 
-@both
+@over_both_transports
 @check_each("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
 def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> None:
     assert (
@@ -80,7 +80,7 @@ def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> 
     )
 
 
-@both
+@over_both_transports
 def test_a_refused_connection_names_host_and_port(make: Make) -> None:
     port = find_unused_port()
 
@@ -89,7 +89,7 @@ def test_a_refused_connection_names_host_and_port(make: Make) -> None:
     assert description == f"127.0.0.1:{port} refused the connection"
 
 
-@both
+@over_both_transports
 def test_a_reset_connection_is_described(make: Make) -> None:
     def script(peer: Peer) -> None:
         peer.request()
@@ -101,7 +101,7 @@ def test_a_reset_connection_is_described(make: Make) -> None:
     assert description == f"localhost:{server.port} reset the connection (does it expect https://?)"
 
 
-@both
+@over_both_transports
 def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> None:
     with run_server(lambda peer: peer.request() and None) as server:
         description = describe_failure(make, server.url)
@@ -111,7 +111,7 @@ def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> 
     )
 
 
-@both
+@over_both_transports
 @check_each("answer", [b"220 mail ready\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x46"])
 def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> None:
     """The second is a TLS alert, with which some servers answer plain HTTP."""
@@ -189,7 +189,7 @@ def test_forbidden_address_and_unknown_name_have_different_descriptions(
 DAY = datetime.timedelta(days=1)
 
 
-@both
+@over_both_transports
 @check_each(
     ("certificate", "reason"),
     [
@@ -207,7 +207,7 @@ def test_a_bad_certificate_names_the_check_that_failed(
     assert description.startswith(f"TLS with localhost:{server.port} failed: {reason}")
 
 
-@both
+@over_both_transports
 def test_an_unknown_authority_is_named_with_the_setting_that_helps(
     make: Make, authority: Authority
 ) -> None:
@@ -218,7 +218,7 @@ def test_an_unknown_authority_is_named_with_the_setting_that_helps(
     assert "SSL_CERT_FILE" in description
 
 
-@both
+@over_both_transports
 def test_a_certificate_for_another_host_is_described(make: Make, authority: Authority) -> None:
     with run_server(lambda peer: None, authority.server("example.org")) as server:
         description = describe_failure(make, server.url, make_tls_context(authority))
@@ -226,7 +226,7 @@ def test_a_certificate_for_another_host_is_described(make: Make, authority: Auth
     assert description.endswith("its certificate is for another host name than 'localhost'")
 
 
-@both
+@over_both_transports
 def test_a_certificate_without_key_identifiers_is_described(
     make: Make, authority: Authority
 ) -> None:
@@ -242,7 +242,7 @@ def test_a_certificate_without_key_identifiers_is_described(
     )
 
 
-@both
+@over_both_transports
 def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Authority) -> None:
     strict = make_tls_context(authority)
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -258,7 +258,7 @@ def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Aut
         assert client.get(server.url).text == "hello"
 
 
-@both
+@over_both_transports
 def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
     with run_server(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         description = describe_failure(make, f"https://localhost:{server.port}/v1")
@@ -267,7 +267,7 @@ def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
     assert "http://?" in description
 
 
-@both
+@over_both_transports
 def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Authority) -> None:
     tls = authority.server("localhost")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -305,7 +305,7 @@ def serve_proxy(script: Callable[[Peer], None]) -> Iterator[dict[str, str]]:
         yield {"http": address, "https": address}
 
 
-@both
+@over_both_transports
 def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make) -> None:
     port = find_unused_port()
     address = f"http://user:pass@127.0.0.1:{port}"
@@ -318,7 +318,7 @@ def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make
     )
 
 
-@both
+@over_both_transports
 def test_a_proxy_whose_name_cannot_be_resolved_is_named(make: Make) -> None:
     description = describe_failure(
         make, "http://up.test/v1", proxies={"http": "http://u:p@proxy.invalid:3128"}
@@ -330,7 +330,7 @@ def test_a_proxy_whose_name_cannot_be_resolved_is_named(make: Make) -> None:
     )
 
 
-@both
+@over_both_transports
 def test_refusal_of_a_proxy_is_described(make: Make) -> None:
     def script(peer: Peer) -> None:
         peer.request()
@@ -344,7 +344,7 @@ def test_refusal_of_a_proxy_is_described(make: Make) -> None:
     assert "pass" not in description
 
 
-@both
+@over_both_transports
 def test_failure_behind_a_proxy_names_the_proxy(make: Make) -> None:
     with serve_proxy(lambda peer: peer.request() and None) as proxies:
         description = describe_failure(make, "http://up.test/v1", proxies=proxies)
