@@ -75,21 +75,21 @@ def test_all_keys_are_compared(app: Flask, monkeypatch: pytest.MonkeyPatch) -> N
     compared: list[Any] = []
     real = auth.hmac.compare_digest
 
-    def counting(a: bytes, b: bytes) -> bool:
+    def compare_and_record(a: bytes, b: bytes) -> bool:
         compared.append(b)
         return real(a, b)
 
-    monkeypatch.setattr(auth.hmac, "compare_digest", counting)
+    monkeypatch.setattr(auth.hmac, "compare_digest", compare_and_record)
     get_client_key(app, KEYS, Authorization="Bearer key-one")
 
     assert compared == [b"key-one", b"key-two"]
 
 
-def get_refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) -> Any:
+def get_refusal(app: Flask, admin_keys: tuple[str, ...], key: str = "", **request: Any) -> Any:
     """Return the error of `require_administrator`, or None."""
     headers = {"Authorization": f"Bearer {key}", **request.pop("headers", {})}
     environment = {
-        "FORWARDER_ADMIN_KEYS": ",".join(admins),
+        "FORWARDER_ADMIN_KEYS": ",".join(admin_keys),
         "FORWARDER_API_KEYS": "client",
         "FORWARDER_CORS_ORIGINS": "*",  # CORS origins are not administrators
     }

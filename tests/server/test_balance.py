@@ -110,10 +110,12 @@ class Provider:
         return httpx2.Response(200, json=answer)
 
     def count(self, path: str) -> Counter[tuple[str, str]]:
-        return Counter((host, key) for host, key, called in self.calls if called == path)
+        return Counter((host, key) for host, key, called_path in self.calls if called_path == path)
 
 
-def refuse(status: int, seconds: str | None = None, code: str | None = None) -> httpx2.Response:
+def make_refusal(
+    status: int, seconds: str | None = None, code: str | None = None
+) -> httpx2.Response:
     headers = {} if seconds is None else {"retry-after": seconds}
     error = {"message": f"Refused with {status}.", "code": code}
     return httpx2.Response(status, headers=headers, json={"error": error})
@@ -156,7 +158,7 @@ def test_limited_key_cools_down_and_the_request_goes_on_with_the_other(
 ) -> None:
     provider = Provider()
     client = serve(provider, **{**SETTINGS, "CHAT_BASE_URL": "http://a.test/v1"})
-    provider.answers["a.test", "1"] = refuse(status, seconds, code)
+    provider.answers["a.test", "1"] = make_refusal(status, seconds, code)
 
     for _ in range(20):
         assert send(client, CHAT).status_code == 200
@@ -177,7 +179,7 @@ def test_refused_key_is_reported_and_not_used_again(
 ) -> None:
     provider = Provider()
     client = serve(provider, **{**SETTINGS, "CHAT_BASE_URL": "http://a.test/v1"})
-    provider.answers["a.test", "2"] = refuse(401, code="invalid_api_key")
+    provider.answers["a.test", "2"] = make_refusal(401, code="invalid_api_key")
 
     for _ in range(20):
         assert send(client, CHAT).status_code == 200
@@ -197,8 +199,8 @@ def test_upstream_without_available_keys_answers_with_its_refusal(
     provider = Provider()
     client = serve(provider, **{**SETTINGS, "CHAT_BASE_URL": "http://a.test/v1"})
     provider.answers = {
-        ("a.test", "1"): refuse(429, "50", "rate_limit_exceeded"),
-        ("a.test", "2"): refuse(429, "20", "rate_limit_exceeded"),
+        ("a.test", "1"): make_refusal(429, "50", "rate_limit_exceeded"),
+        ("a.test", "2"): make_refusal(429, "20", "rate_limit_exceeded"),
     }
 
     answers = [send(client, CHAT, stream=stream) for _ in range(3)]
@@ -232,7 +234,7 @@ def test_log_and_metrics_name_the_endpoint_by_its_positions(
 ) -> None:
     provider = Provider()
     client = serve(provider, **{**SETTINGS, "CHAT_BASE_URL": "http://a.test/v1"})
-    provider.answers["a.test", "1"] = refuse(429, "30")
+    provider.answers["a.test", "1"] = make_refusal(429, "30")
 
     for _ in range(20):
         send(client, CHAT)
@@ -284,7 +286,7 @@ def test_complete_history_is_sent_to_another_key_during_a_cooldown(serve: Serve)
     client = serve(provider, **{**SETTINGS, "RESPONSES_BASE_URL": "http://a.test/v1"})
     first = send(client, RESPONSES).get_json()["id"]
     storing_key = provider.stored[first]
-    provider.answers["a.test", storing_key] = refuse(429, "30")
+    provider.answers["a.test", storing_key] = make_refusal(429, "30")
 
     answer = send(client, RESPONSES, previous_response_id=first)
 
@@ -370,7 +372,7 @@ def test_next_member_of_a_group_serves_when_one_is_limited(serve: Serve) -> None
         RESPONSES_API_KEY=KEYS[1],
         FORWARDER_GROUPS="fast=chat/one>responses/two",
     )
-    provider.answers["a.test", "1"] = refuse(429, "30")
+    provider.answers["a.test", "1"] = make_refusal(429, "30")
 
     for _ in range(3):
         assert send(client, CHAT, model="fast").status_code == 200

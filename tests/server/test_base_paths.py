@@ -170,8 +170,8 @@ def test_style_of_header_overrides_base_path_and_that_overrides_key(serve: Serve
 
 def test_a_responses_client_has_the_style_of_its_key(serve: Serve) -> None:
     client = serve(answer, FORWARDER_KEY_REASONING="k1=none,k1=both")
-    keyed = {"Authorization": "Bearer k1"}
-    got = client.post("/v1/responses", json=RESPONSES, headers=keyed).get_json()
+    headers = {"Authorization": "Bearer k1"}
+    got = client.post("/v1/responses", json=RESPONSES, headers=headers).get_json()
     assert {"summary", "content"} <= got["output"][0].keys()
 
 
@@ -193,17 +193,17 @@ def test_a_client_that_renders_a_field_gets_it_by_default(
     assert message["metadata"] == {"reasoning": "Hm."}
     if field:
         assert message[field] == "Hm."
-    untouched = client.post(
+    unchanged = client.post(
         "/v1/chat/completions", json={**CHAT, "model": "chat/m"}, headers=headers
     ).get_json()["choices"][0]["message"]
-    assert untouched == {"role": "assistant", "reasoning_content": "Hm.", "content": "Hi"}
+    assert unchanged == {"role": "assistant", "reasoning_content": "Hm.", "content": "Hi"}
 
 
 @check_each("style", ALL_STYLES)
 def test_every_route_is_served_below_a_base_path(style: str, client: FlaskClient) -> None:
     for path in ("/v1/models", "/models", "/health", "/api/version", "/v1/models/nobody"):
-        plain, based = client.get(path), client.get(f"/{style}{path}")
-        assert based.status_code == plain.status_code, path
+        plain, below_base_path = client.get(path), client.get(f"/{style}{path}")
+        assert below_base_path.status_code == plain.status_code, path
     assert (
         client.get("/", environ_overrides={"PATH_INFO": f"//{style}//health/"}).status_code == 200
     )

@@ -26,7 +26,7 @@ print(bool(left))
 
 
 @check_each(
-    ("action", "noticed"),
+    ("action", "is_called"),
     [
         ("client.close()", True),
         ("client.sendall(b'GET / HTTP/1.1')", False),
@@ -36,14 +36,14 @@ print(bool(left))
     ids=["hangs up", "sends its next request", "waits", "hangs up afterwards"],
 )
 @pytest.mark.live
-def test_callback_runs_only_after_a_disconnect(action: str, noticed: bool) -> None:
+def test_callback_runs_only_after_a_disconnect(action: str, is_called: bool) -> None:
     program = PROGRAM.format(act=action)
 
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20
     )
 
-    assert done.stdout.strip() == str(noticed), done.stderr
+    assert done.stdout.strip() == str(is_called), done.stderr
 
 
 def test_disconnects_are_not_watched_without_socket_or_gevent() -> None:

@@ -133,8 +133,10 @@ def test_streams_and_errors_can_be_read_too(origins: str, serve: Serve) -> None:
     assert [got.status_code for got in answers] == [200, 400, 400, 404, 400]
     for got in answers:
         assert got.headers["Access-Control-Allow-Origin"] in (PAGE, "*")
-        exposed = got.headers["Access-Control-Expose-Headers"].split(", ")
-        assert {"X-Request-Id", "X-Forwarder-Upstream", "X-Forwarder-Dropped"} <= set(exposed)
+        exposed_headers = got.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"X-Request-Id", "X-Forwarder-Upstream", "X-Forwarder-Dropped"} <= set(
+            exposed_headers
+        )
 
 
 def test_response_headers_are_exposed(serve: Serve) -> None:
@@ -144,10 +146,10 @@ def test_response_headers_are_exposed(serve: Serve) -> None:
     client = serve(answer_with_429, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_UPSTREAMS="chat")
     got = client.post("/v1/chat/completions", json=CHAT, headers={"Origin": PAGE})
 
-    exposed = got.headers["Access-Control-Expose-Headers"].split(", ")
-    assert "retry-after" in exposed
-    assert "content-type" not in exposed
-    assert len(exposed) == len({name.lower() for name in exposed})
+    exposed_headers = got.headers["Access-Control-Expose-Headers"].split(", ")
+    assert "retry-after" in exposed_headers
+    assert "content-type" not in exposed_headers
+    assert len(exposed_headers) == len({name.lower() for name in exposed_headers})
 
 
 def test_pages_that_are_allowed_get_a_websocket(serve: Serve) -> None:

@@ -84,14 +84,18 @@ def test_capture_has_client_and_upstream_side(storage: str, serve: Serve, tmp_pa
     client = serve(answer, FORWARDER_CAPTURE=storage if storage == "memory" else f"{tmp_path}/x")
     send(client, stream=True, logit_bias={"1": 1}, user="me")
 
-    (found,) = read_captures(client)
-    assert found["exchange"]["upstream"] == "chat"
-    assert found["client"]["request"]["body"]["input"] == "hi"
-    assert found["upstream"][0]["request"]["body"]["messages"] == [
+    (capture,) = read_captures(client)
+    assert capture["exchange"]["upstream"] == "chat"
+    assert capture["client"]["request"]["body"]["input"] == "hi"
+    assert capture["upstream"][0]["request"]["body"]["messages"] == [
         {"role": "user", "content": "hi"}
     ]
-    assert [e.get("data") for e in found["upstream"][0]["answer"]["events"]] == [DELTA, STOP, None]
-    kinds = [e["data"]["type"] for e in found["client"]["answer"]["events"]]
+    assert [e.get("data") for e in capture["upstream"][0]["answer"]["events"]] == [
+        DELTA,
+        STOP,
+        None,
+    ]
+    kinds = [e["data"]["type"] for e in capture["client"]["answer"]["events"]]
     assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
     assert client.get(PATH).json["shared"] is (storage == "files")
     assert client.get(PATH).headers["Cache-Control"] == "no-store"
@@ -140,10 +144,10 @@ def test_rejected_requests_are_captured(
     client = serve(answer, FORWARDER_CAPTURE="memory")
     client.post("/v1/responses", **request_)
 
-    (found,) = read_captures(client)
-    assert (found["exchange"]["status"], found["exchange"]["error"]) == (status, code)
-    assert found["client"]["answer"]["body"]["error"]["code"] == code
-    assert found["upstream"] == []
+    (capture,) = read_captures(client)
+    assert (capture["exchange"]["status"], capture["exchange"]["error"]) == (status, code)
+    assert capture["client"]["answer"]["body"]["error"]["code"] == code
+    assert capture["upstream"] == []
 
 
 def test_unauthorized_requests_are_not_captured(serve: Serve) -> None:
@@ -171,10 +175,10 @@ def test_every_attempt_is_captured(serve: Serve) -> None:
     client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
     send(client)
 
-    (found,) = read_captures(client)
-    assert [each["answer"]["status"] for each in found["upstream"]] == [500, 200]
-    assert found["upstream"][0]["answer"]["body"] == {"error": {"message": "no"}}
-    assert found["retries"] == 1
+    (capture,) = read_captures(client)
+    assert [each["answer"]["status"] for each in capture["upstream"]] == [500, 200]
+    assert capture["upstream"][0]["answer"]["body"] == {"error": {"message": "no"}}
+    assert capture["retries"] == 1
 
 
 def test_aborted_response_is_captured_partially(serve: Serve) -> None:
@@ -188,11 +192,11 @@ def test_aborted_response_is_captured_partially(serve: Serve) -> None:
     client = serve(break_stream, FORWARDER_CAPTURE="memory")
     send(client, stream=True)
 
-    (found,) = read_captures(client)
-    assert found["exchange"]["error"] == "upstream_disconnected"
-    assert found["upstream"][0]["error"] == {"type": "ReadError", "message": "cut"}
-    assert [event["data"] for event in found["upstream"][0]["answer"]["events"]] == [DELTA]
-    assert found["client"]["answer"]["events"][-1]["data"]["type"] == "response.failed"
+    (capture,) = read_captures(client)
+    assert capture["exchange"]["error"] == "upstream_disconnected"
+    assert capture["upstream"][0]["error"] == {"type": "ReadError", "message": "cut"}
+    assert [event["data"] for event in capture["upstream"][0]["answer"]["events"]] == [DELTA]
+    assert capture["client"]["answer"]["events"][-1]["data"]["type"] == "response.failed"
 
 
 def test_disconnect_is_captured_with_the_sent_part(serve: Serve) -> None:
@@ -201,17 +205,17 @@ def test_disconnect_is_captured_with_the_sent_part(serve: Serve) -> None:
     next(iter(got.response))
     got.close()
 
-    (found,) = read_captures(client)
-    assert found["exchange"]["error"] == "client_left"
-    assert found["client"]["answer"]["events"]
+    (capture,) = read_captures(client)
+    assert capture["exchange"]["error"] == "client_left"
+    assert capture["client"]["answer"]["events"]
 
 
 def test_dropped_parameters_are_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     send(client, tools=[{"type": "web_search"}])
 
-    (found,) = read_captures(client)
-    assert list(found["dropped"])
+    (capture,) = read_captures(client)
+    assert list(capture["dropped"])
 
 
 def test_stored_objects_and_files_are_not_captured(serve: Serve) -> None:
@@ -229,8 +233,8 @@ def test_capture_of_a_continued_response_includes_its_history(serve: Serve) -> N
     first = client.post("/v1/responses", json={"model": "chat/m", "input": "one"}).json["id"]
     send(client, previous_response_id=first)
 
-    found = read_captures(client)[0]
-    assert [each["role"] for each in found["client"]["resumed"]["body"]["input"]] == [
+    capture = read_captures(client)[0]
+    assert [each["role"] for each in capture["client"]["resumed"]["body"]["input"]] == [
         "user", "assistant", "user",
     ]  # fmt: skip
 
@@ -241,11 +245,11 @@ def test_background_work_has_its_own_capture(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     send(client, background=True)
     deadline = time.monotonic() + 5
-    while len(found := read_captures(client)) < 2 and time.monotonic() < deadline:
+    while len(capture := read_captures(client)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
 
-    assert {each["exchange"]["route"] for each in found} == {"responses", "background"}
-    (work,) = (each for each in found if each["exchange"]["route"] == "background")
+    assert {each["exchange"]["route"] for each in capture} == {"responses", "background"}
+    (work,) = (each for each in capture if each["exchange"]["route"] == "background")
     assert work["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
     assert work["upstream"][0]["answer"]["status"] == 200
 

@@ -162,25 +162,25 @@ def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
     choice = json.loads(answer_text)["choices"][0]
     table, source = (choice.get("delta") or choice["message"])["metadata"]["files"]
     assert (table["filename"], source["filename"]) == ("table.csv", "a.pdf")
-    home = public.rstrip("/") or "http://near.test:8000"
+    base_url = public.rstrip("/") or "http://near.test:8000"
     for file, path in (
         (table, "/v1/containers/cntr_1/files/cfile_1/content"),
         (source, "/v1/files/file-1/content"),
     ):
-        assert file["url"].startswith(f"{home}{path}?")
-        link = file["url"].removeprefix(home)
+        assert file["url"].startswith(f"{base_url}{path}?")
+        link = file["url"].removeprefix(base_url)
         assert app.get(link).data == b"a,b"
         assert urls[-1] == f"http://{upstream}.test{path}"
 
 
 def test_content_is_streamed_and_the_upstream_closed(serve: Serve) -> None:
-    pulled: list[int] = []
+    sent_parts: list[int] = []
     closed: list[bool] = []
 
     class Body(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             for i in range(100):
-                pulled.append(i)
+                sent_parts.append(i)
                 yield bytes(1000)
 
         def close(self) -> None:
@@ -197,7 +197,7 @@ def test_content_is_streamed_and_the_upstream_closed(serve: Serve) -> None:
     got = make_client(serve, upstream).get("/v1/files/file-1/content", buffered=False)
 
     next(got.iter_encoded())
-    assert len(pulled) < 10
+    assert len(sent_parts) < 10
     assert {k: got.headers[k] for k in list(headers)[:3]} == dict(list(headers.items())[:3])
     assert got.headers["x-upstream-request-id"] == "req_up"
     assert got.headers["X-Content-Type-Options"] == "nosniff"

@@ -227,9 +227,9 @@ def test_a_captured_request_has_its_decoded_body(serve: Serve) -> None:
     data = zstd.compress(b'{"model": "m", "input": "Hello"}')
     got = client.post("/v1/responses", data=data, headers={"Content-Encoding": "zstd"})
 
-    found = client.get(f"/forwarder/exchanges/{got.headers['X-Request-Id']}").get_json()
+    capture = client.get(f"/forwarder/exchanges/{got.headers['X-Request-Id']}").get_json()
 
-    request = found["client"]["request"]
+    request = capture["client"]["request"]
     assert request["body"] == {"model": "m", "input": "Hello"}
     assert "content-encoding" not in {name.lower() for name, _ in request["headers"]}
 

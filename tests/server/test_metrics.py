@@ -18,20 +18,20 @@ def test_requests_are_counted(demo: FlaskClient) -> None:
     got = demo.get("/metrics")
 
     assert got.content_type.startswith("text/plain; version=0.0.4")
-    found = parse_samples(got.text)
-    assert found["requests_total"] == {("demo", "responses", "200", "chat"): 2}
+    samples = parse_samples(got.text)
+    assert samples["requests_total"] == {("demo", "responses", "200", "chat"): 2}
     used = whole_answer.get_json()["usage"]["input_tokens"]
-    assert found["input_tokens_total"] == {("demo", "responses", "chat"): 2 * used}
-    assert found["stream_seconds_count"] == {("demo", "responses", "chat"): 1}
-    assert found["open_streams"] == {("responses",): 0}
+    assert samples["input_tokens_total"] == {("demo", "responses", "chat"): 2 * used}
+    assert samples["stream_seconds_count"] == {("demo", "responses", "chat"): 1}
+    assert samples["open_streams"] == {("responses",): 0}
 
 
 def test_files_are_counted_without_a_model(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": []}))
     client.get("/v1/files", buffered=True)
 
-    found = parse_samples(client.get("/metrics").text)
-    assert found["requests_total"] == {("none", "files", "200", "responses"): 1}
+    samples = parse_samples(client.get("/metrics").text)
+    assert samples["requests_total"] == {("none", "files", "200", "responses"): 1}
 
 
 def test_probes_and_unknown_paths_are_not_counted(demo: FlaskClient) -> None:

@@ -141,12 +141,12 @@ def test_flat_tools_beside_messages_are_nested() -> None:
     }
 
 
-@check_each("wrong", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
-def test_tools_of_a_wrong_type_are_not_converted(wrong: Any) -> None:
+@check_each("invalid", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
+def test_tools_of_a_wrong_type_are_not_converted(invalid: Any) -> None:
     for name in ("tools", "tool_choice"):
-        body = {"messages": [], name: wrong}
+        body = {"messages": [], name: invalid}
         assert adapt(body, "chat")[0] is body
-    body = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": wrong}
+    body = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": invalid}
     assert get_refusal(body, "chat").param in ("tools", "tools[0]", "tools[0].type")
 
 
@@ -198,13 +198,13 @@ def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
     assert get_refusal({"input": "Hi", name: "7"}, "responses").param == name
 
 
-@check_each("most", [0, -1])
-def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
-    error = get_refusal({"input": "Hi", "max_tool_calls": most}, "responses")
+@check_each("invalid", [0, -1])
+def test_fewer_tool_calls_than_one_are_refused(invalid: int) -> None:
+    error = get_refusal({"input": "Hi", "max_tool_calls": invalid}, "responses")
     assert (error.status, error.param) == (400, "max_tool_calls")
     assert error.code == "integer_below_min_value"
-    for fine in (1, None):
-        body = {"input": "Hi", "max_tool_calls": fine}
+    for valid in (1, None):
+        body = {"input": "Hi", "max_tool_calls": valid}
         assert adapt(body, "responses")[0] is body
 
 
@@ -297,7 +297,7 @@ def test_chat_body_error_on_every_responses_route(path: str, serve: Serve) -> No
 @check_each("api", ["chat", "responses"])
 @check_each("more", [{}, {"stream": True}, {"background": True}])
 def test_zero_max_tool_calls_is_refused(api: str, more: Json, serve: Serve) -> None:
-    client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=api)
+    client = serve(lambda _: pytest.fail("the upstream was called"), FORWARDER_UPSTREAMS=api)
 
     got = client.post(
         "/v1/responses", json={"model": "m", "input": "a", "max_tool_calls": 0, **more}

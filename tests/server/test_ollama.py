@@ -33,7 +33,7 @@ class Ollama:
         self.answer: Answer = answer_normally
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(services, "select_transport", lambda *given: transport)
+        monkeypatch.setattr(services, "select_transport", lambda *args: transport)
         settings = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "CHAT_MODELS": "fast=quick",

@@ -54,11 +54,11 @@ def test_codex_model_is_routed_by_the_client_key(
     }[protocol]
 
     sent = client.post(path, json={"model": "codex-auto-review", **body}, headers=headers)
-    found = client.get("/v1/models/codex-auto-review", headers=headers).get_json()
+    model = client.get("/v1/models/codex-auto-review", headers=headers).get_json()
 
     assert sent.status_code == 200
     assert [body["model"] for body in bodies] == [upstream_model]
-    assert (found["id"], found["owned_by"]) == ("codex-auto-review", "chat")
+    assert (model["id"], model["owned_by"]) == ("codex-auto-review", "chat")
 
 
 @check_each("path", ["/v1/models", "/v1/models/demo"])

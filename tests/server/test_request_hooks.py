@@ -72,7 +72,7 @@ def test_killed_request_releases_its_slot_and_is_logged(
 ) -> None:
     """SystemExit, as at process exit: neither the application nor Flask answers."""
     forwarder = get_extension(app)
-    monkeypatch.setattr(forwarder.gateway, "stream", lambda *given: sys.exit(1))
+    monkeypatch.setattr(forwarder.gateway, "stream", lambda *args: sys.exit(1))
 
     with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
         app.test_client().post("/v1/responses", json={"model": "m", "input": "hi"})
@@ -250,10 +250,10 @@ def test_log_line_names_the_client(
 ) -> None:
     caplog.clear()
     send_logged_request(key, caplog)
-    found = find_client(caplog.records, "responses")
+    client_name = find_client(caplog.records, "responses")
 
-    assert (found or "").startswith(name or "")
-    assert (found is None) is (name is None)
+    assert (client_name or "").startswith(name or "")
+    assert (client_name is None) is (name is None)
 
 
 def test_background_work_has_the_name_of_its_client(caplog: pytest.LogCaptureFixture) -> None:
@@ -290,14 +290,14 @@ def test_history_reserves_memory(app: Flask) -> None:
         "/v1/responses", json={"model": "demo", "input": LARGE}, buffered=True
     ).get_json()
     more = {"model": "demo", "input": "more", "previous_response_id": first["id"]}
-    others = BodyReservation(memory)
-    others.hold(memory.max_bytes // 2 - 100_000)
+    other_bodies = BodyReservation(memory)
+    other_bodies.hold(memory.max_bytes // 2 - 100_000)
     refused = client.post("/v1/responses", json=more, buffered=True)
 
     assert refused.status_code == 503
     assert "FORWARDER_MAX_BODY_MEMORY" in refused.get_json()["error"]["message"]
     assert refused.headers["Retry-After"]
-    others.close()
+    other_bodies.close()
     assert client.post("/v1/responses", json=more, buffered=True).status_code == 200
     assert memory.used == 0
 
@@ -308,11 +308,11 @@ def test_reading_stored_data_reserves_memory(path: str, app: Flask) -> None:
     body = {"model": "demo", "input": LARGE, "instructions": LARGE}
     created = client.post("/v1/responses", json=body, buffered=True).get_json()
     url = f"/v1/responses/{created['id']}{path}"
-    others = BodyReservation(memory)
-    others.hold(memory.max_bytes // 2 - 100_000)
+    other_bodies = BodyReservation(memory)
+    other_bodies.hold(memory.max_bytes // 2 - 100_000)
 
     assert client.get(url, buffered=True).status_code == 503
-    others.close()
+    other_bodies.close()
     assert client.get(url, buffered=True).status_code == 200
     assert memory.used == 0
 

@@ -140,7 +140,7 @@ def signed_details(turn: int) -> list[Json]:
     return make_turn(turn, before, [])
 
 
-def opaque(turn: int) -> list[Json]:
+def make_opaque_turn(turn: int) -> list[Json]:
     """GitHub Copilot."""
     return make_turn(turn, [], [{"reasoning_opaque": f"opaque-{turn}"}])
 
@@ -157,7 +157,7 @@ FORMS = {
         two_thinking_blocks,
         encrypted_details,
         signed_details,
-        opaque,
+        make_opaque_turn,
     )
 }
 
@@ -204,15 +204,15 @@ class Provider:
 
 
 def list_signatures(message: Json) -> Json:
-    found: Json = {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
+    signatures: Json = {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
     for function_call in message.get("tool_calls") or ():
         names = [name for name in CALL_FIELDS if function_call.get(name)]
         inner = [name for name in CALL_FIELDS if function_call["function"].get(name)]
-        found[function_call["id"]] = {
+        signatures[function_call["id"]] = {
             **{name: function_call[name] for name in names},
             **{f"function.{name}": function_call["function"][name] for name in inner},
         }
-    return found
+    return signatures
 
 
 # -- the clients ----------------------------------------------------------------------------------
@@ -722,8 +722,8 @@ def test_signatures_return_for_an_ollama_client(form: str, stream: bool, workers
     for text in ("What is it?", None, None, "Are you sure?"):
         client.send_turn(text)
 
-    signed = [[*provider.get_signatures(turn).values()] for turn in (1, 2, 3)]
-    assert [[*sent_signatures.values()] for sent_signatures in provider.sent_signatures] == signed
+    expected = [[*provider.get_signatures(turn).values()] for turn in (1, 2, 3)]
+    assert [[*sent_signatures.values()] for sent_signatures in provider.sent_signatures] == expected
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])

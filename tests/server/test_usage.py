@@ -72,8 +72,8 @@ def read_report(client: FlaskClient, query: str = "", headers: Json = ADMIN) -> 
 
 
 def read_total(client: FlaskClient) -> Json:
-    found: Json = read_report(client, "?group=")["total"]
-    return found
+    total: Json = read_report(client, "?group=")["total"]
+    return total
 
 
 def test_requests_of_all_kinds_count_once(client: FlaskClient) -> None:
@@ -151,9 +151,9 @@ def test_tokens_of_an_answer_cut_by_the_forwarder_are_estimated(serve: Serve) ->
     body = {**CHAT, "model": "responses/m", "stop": "STOP", "stream": True}
     assert send(client, body, {}) == 200
 
-    found = read_report(client, "?group=", {})["total"]
-    assert (found["requests"], found["errors"], found["estimated"]) == (1, 0, 1)
-    assert min(found["input_tokens"], found["output_tokens"]) > 0
+    total = read_report(client, "?group=", {})["total"]
+    assert (total["requests"], total["errors"], total["estimated"]) == (1, 0, 1)
+    assert min(total["input_tokens"], total["output_tokens"]) > 0
 
 
 @check_each(
@@ -191,9 +191,9 @@ def test_finished_rounds_count_if_the_client_leaves_in_a_later_one(
     assert next(piece for piece in answer.iter_encoded() if b'"0 "' in piece)
     answer.close()
 
-    found = read_report(client, "?group=", {})["total"]
-    assert (found["requests"], found["cancelled"]) == (1, 1)
-    assert (found["input_tokens"], found["output_tokens"]) == (21, 9)
+    total = read_report(client, "?group=", {})["total"]
+    assert (total["requests"], total["cancelled"]) == (1, 1)
+    assert (total["input_tokens"], total["output_tokens"]) == (21, 9)
 
 
 def test_model_has_the_name_that_the_client_sent(client: FlaskClient) -> None:
@@ -213,8 +213,8 @@ def test_client_sees_its_own_usage_only(client: FlaskClient) -> None:
     report = read_report(client, "?group=client", BOB)
     assert [(line["client"], line["requests"]) for line in report["data"]] == [("bob", 2)]
     assert client.get("/forwarder/usage").status_code == 401
-    wrong = client.get("/forwarder/usage", headers={"Authorization": "Bearer wrong"})
-    assert wrong.status_code == 401
+    refused = client.get("/forwarder/usage", headers={"Authorization": "Bearer wrong"})
+    assert refused.status_code == 401
 
 
 def test_usage_reports_count_towards_the_rate_limit(serve: Serve) -> None:
@@ -273,7 +273,7 @@ def test_usage_is_stored_when_the_process_ends(client: FlaskClient) -> None:
 # -- in the form of OpenAI's API ------------------------------------------------------------------
 
 
-def show(client: FlaskClient, query: str, headers: Json = ADMIN) -> Json:
+def read_page(client: FlaskClient, query: str, headers: Json = ADMIN) -> Json:
     got = client.get(f"/v1/organization/usage/completions{query}", headers=headers)
     assert got.status_code == 200, got.text
     page: Json = got.get_json()
@@ -286,18 +286,18 @@ def test_pages_have_a_bucket_for_each_day(client: FlaskClient) -> None:
     day = int(time.time()) // 86400 * 86400
     start = day - 2 * 86400
 
-    first = show(client, f"?start_time={start + 5}&limit=2")
+    first = read_page(client, f"?start_time={start + 5}&limit=2")
     assert [bucket["start_time"] for bucket in first["data"]] == [start, start + 86400]
     assert [bucket["results"] for bucket in first["data"]] == [[], []]
     assert (first["object"], first["has_more"]) == ("page", True)
     page = first["next_page"]
     query = f"?start_time={start}&limit=2&page={page}&group_by=model&group_by=api_key_id"
-    second = show(client, query)
+    second = read_page(client, query)
     assert (second["has_more"], second["next_page"]) == (False, None)
     [bucket] = second["data"]
     assert (bucket["start_time"], bucket["end_time"]) == (day, day + 86400)
-    found = [(r["model"], r["api_key_id"], r["input_tokens"]) for r in bucket["results"]]
-    assert sorted(found) == [("chat/m", "alice", 21), ("fast", "bob", 21)]
+    rows = [(r["model"], r["api_key_id"], r["input_tokens"]) for r in bucket["results"]]
+    assert sorted(rows) == [("chat/m", "alice", 21), ("fast", "bob", 21)]
     assert {r["object"] for r in bucket["results"]} == {"organization.usage.completions.result"}
 
 
@@ -321,9 +321,9 @@ def test_truncated_bucket_continues_on_the_next_page(
     get_extension(client.application).services.usage_reports._store.add_counts(rows)
     monkeypatch.setattr(report, "MAX_ROWS", 3)
     query = f"?start_time={start}&group_by=api_key_id"
-    first = show(client, query)
+    first = read_page(client, query)
     assert first["has_more"]
-    second = show(client, f"{query}&page={first['next_page']}")
+    second = read_page(client, f"{query}&page={first['next_page']}")
 
     buckets = [*first["data"], *second["data"]]
     assert [bucket["start_time"] for bucket in buckets] == [start, start + 86400, day]
@@ -332,7 +332,7 @@ def test_truncated_bucket_continues_on_the_next_page(
     ]  # fmt: skip
     assert not second["has_more"]
     monkeypatch.setattr(report, "MAX_ROWS", 1)
-    assert show(client, query)["next_page"] == str(start + 86400)
+    assert read_page(client, query)["next_page"] == str(start + 86400)
 
 
 def test_truncated_csv_has_another_file_name(
@@ -350,7 +350,7 @@ def test_truncated_csv_has_another_file_name(
 def test_buckets_can_be_hours(client: FlaskClient) -> None:
     send(client, CHAT)
     hour = int(time.time()) // 3600 * 3600
-    page = show(client, f"?start_time={hour}&bucket_width=1h&end_time={hour + 3600}")
+    page = read_page(client, f"?start_time={hour}&bucket_width=1h&end_time={hour + 3600}")
 
     [bucket] = page["data"]
     [result] = bucket["results"]
@@ -382,8 +382,8 @@ def test_pages_are_for_administrators(client: FlaskClient) -> None:
 
 def test_context_without_a_model_request_has_no_requested_model(client: FlaskClient) -> None:
     contexts: list[RequestContext] = []
-    found = get_extension(client.application).services
-    found.usage.on_complete = lambda context, seconds: contexts.append(context)  # type: ignore[method-assign]
+    services = get_extension(client.application).services
+    services.usage.on_complete = lambda context, seconds: contexts.append(context)  # type: ignore[method-assign]
     client.get("/v1/models", headers=ALICE)
     send(client, CHAT)
 

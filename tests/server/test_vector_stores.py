@@ -83,9 +83,9 @@ class Api:
     def wait(self, store: str) -> Any:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            found = self.call("GET", f"/vector_stores/{store}")
-            if found["status"] != "in_progress":
-                return found
+            store_object = self.call("GET", f"/vector_stores/{store}")
+            if store_object["status"] != "in_progress":
+                return store_object
             time.sleep(0.02)
         raise AssertionError("the files were not processed in time")
 
@@ -204,12 +204,12 @@ def test_files_of_a_store(api: Api) -> None:
     assert changed["attributes"] == {"number": 9}
     content = api.call("GET", f"{at}/{names[0]}/content")
     assert [FileContentResponse.model_validate(each).text for each in content["data"]] == ["text 0"]
-    found = api.call(
+    results = api.call(
         "POST",
         f"/vector_stores/{store}/search",
         {"query": "text", "filters": {"type": "eq", "key": "number", "value": 9}},
     )
-    assert [entry["file_id"] for entry in found["data"]] == names[:1]
+    assert [entry["file_id"] for entry in results["data"]] == names[:1]
     deletion = api.call("DELETE", f"{at}/{names[0]}")
     assert VectorStoreFileDeleted.model_validate(deletion, strict=True).deleted
     assert list_files("order=asc") == names[1:]

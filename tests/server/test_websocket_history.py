@@ -31,129 +31,129 @@ def make_request_after(name: str, **more: Any) -> Json:
     return {"previous_response_id": name, "input": "and?", **more}
 
 
-def add_response(chain: SessionHistory, name: str, **more: Any) -> None:
-    chain.add_response(make_response(name, ANSWER), None, {"input": "hi", **more})
+def add_response(history: SessionHistory, name: str, **more: Any) -> None:
+    history.add_response(make_response(name, ANSWER), None, {"input": "hi", **more})
 
 
 def test_expanded_request_has_all_earlier_items() -> None:
-    chain = SessionHistory(1000)
-    add_response(chain, "r1", store=False)
-    link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
+    history = SessionHistory(1000)
+    add_response(history, "r1", store=False)
+    link = history.find_previous(make_request_after("r1"), keeps_responses=True)
 
     assert link is not None
     assert expand_history(make_request_after("r1", model="m"), link) == {
         "model": "m",
         "input": [HI, ANSWER, {**HI, "content": "and?"}],
     }
-    chain.add_response(make_response("r2", ANSWER), link, make_request_after("r1"))
-    second = chain.find_previous(make_request_after("r2"), keeps_responses=False)
+    history.add_response(make_response("r2", ANSWER), link, make_request_after("r1"))
+    second = history.find_previous(make_request_after("r2"), keeps_responses=False)
     assert second is not None
     assert len(second.items) == 4
 
 
 def test_continuation_of_a_prepared_turn_uses_its_conversation() -> None:
-    chain = SessionHistory(1000)
-    add_response(chain, "r1", generate=False, conversation="conv_1")
-    link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
+    history = SessionHistory(1000)
+    add_response(history, "r1", generate=False, conversation="conv_1")
+    link = history.find_previous(make_request_after("r1"), keeps_responses=True)
     assert link is not None
     assert expand_history(make_request_after("r1"), link)["conversation"] == "conv_1"
 
-    chain.add_response(make_response("r2"), link, make_request_after("r1", generate=False))
-    second = chain.find_previous(make_request_after("r2"), keeps_responses=True)
+    history.add_response(make_response("r2"), link, make_request_after("r1", generate=False))
+    second = history.find_previous(make_request_after("r2"), keeps_responses=True)
     assert second is not None
     assert expand_history(make_request_after("r2"), second)["conversation"] == "conv_1"
-    chain.add_response(make_response("r3"), second, make_request_after("r2", store=False))
-    third = chain.find_previous(make_request_after("r3"), keeps_responses=True)
+    history.add_response(make_response("r3"), second, make_request_after("r2", store=False))
+    third = history.find_previous(make_request_after("r3"), keeps_responses=True)
     assert third is not None
     assert "conversation" not in expand_history(make_request_after("r3"), third)
 
 
 def test_stored_base_is_kept_when_expanding() -> None:
-    chain = SessionHistory(1000)
-    chain.add_response(make_response("r2", ANSWER), None, make_request_after("r1", store=False))
+    history = SessionHistory(1000)
+    history.add_response(make_response("r2", ANSWER), None, make_request_after("r1", store=False))
     for name, request in (
         ("r3", make_request_after("r2", store=False)),
         ("r4", make_request_after("r3", generate=False)),
     ):
-        link = chain.find_previous(request, keeps_responses=True)
+        link = history.find_previous(request, keeps_responses=True)
         assert link is not None
         assert expand_history(request, link)["previous_response_id"] == "r1"
-        chain.add_response(make_response(name, ANSWER), link, request)
+        history.add_response(make_response(name, ANSWER), link, request)
 
 
 def test_stored_responses_are_left_to_the_store() -> None:
-    chain = SessionHistory(1000)
-    add_response(chain, "stored")
-    add_response(chain, "kept", store=False)
-    add_response(chain, "prepared", generate=False)
+    history = SessionHistory(1000)
+    add_response(history, "stored")
+    add_response(history, "kept", store=False)
+    add_response(history, "prepared", generate=False)
 
-    assert chain.find_previous(make_request_after("prepared"), keeps_responses=True) is not None
-    assert chain.find_previous(make_request_after("stored"), keeps_responses=True) is None
-    assert chain.find_previous(make_request_after("stored"), keeps_responses=False) is not None
-    assert chain.find_previous(make_request_after("kept"), keeps_responses=True) is not None
+    assert history.find_previous(make_request_after("prepared"), keeps_responses=True) is not None
+    assert history.find_previous(make_request_after("stored"), keeps_responses=True) is None
+    assert history.find_previous(make_request_after("stored"), keeps_responses=False) is not None
+    assert history.find_previous(make_request_after("kept"), keeps_responses=True) is not None
 
 
 def test_unknown_previous_response_is_not_found() -> None:
-    chain = SessionHistory(1000)
-    assert chain.find_previous({"input": "hi"}, keeps_responses=False) is None
-    assert chain.find_previous(make_request_after("lost"), keeps_responses=False) is None
+    history = SessionHistory(1000)
+    assert history.find_previous({"input": "hi"}, keeps_responses=False) is None
+    assert history.find_previous(make_request_after("lost"), keeps_responses=False) is None
     with pytest.raises(InvalidRequest):
-        chain.find_previous({"previous_response_id": 7}, keeps_responses=False)
+        history.find_previous({"previous_response_id": 7}, keeps_responses=False)
 
 
 def test_failed_response_is_forgotten() -> None:
-    chain = SessionHistory(1000)
-    add_response(chain, "r1")
-    chain.forget_previous(make_request_after("r1"))
-    chain.forget_previous(make_request_after("r1"))
-    chain.forget_previous({})
+    history = SessionHistory(1000)
+    add_response(history, "r1")
+    history.forget_previous(make_request_after("r1"))
+    history.forget_previous(make_request_after("r1"))
+    history.forget_previous({})
 
-    assert chain.find_previous(make_request_after("r1"), keeps_responses=False) is None
+    assert history.find_previous(make_request_after("r1"), keeps_responses=False) is None
 
 
 def test_history_is_bounded_in_size() -> None:
-    chain = SessionHistory(500)
-    add_response(chain, "small")
-    chain.add_response(
+    history = SessionHistory(500)
+    add_response(history, "small")
+    history.add_response(
         make_response("large", {**ANSWER, "content": "x" * 500}), None, {"input": "hi"}
     )
-    assert chain.find_previous(make_request_after("large"), keeps_responses=False) is None
-    assert chain.find_previous(make_request_after("small"), keeps_responses=False) is not None
+    assert history.find_previous(make_request_after("large"), keeps_responses=False) is None
+    assert history.find_previous(make_request_after("small"), keeps_responses=False) is not None
 
-    chain.add_response(
+    history.add_response(
         make_response("fits", {**ANSWER, "content": "x" * 210}), None, {"input": "hi"}
     )
-    assert chain.find_previous(make_request_after("fits"), keeps_responses=False) is not None
-    assert chain.find_previous(make_request_after("small"), keeps_responses=False) is None
+    assert history.find_previous(make_request_after("fits"), keeps_responses=False) is not None
+    assert history.find_previous(make_request_after("small"), keeps_responses=False) is None
 
 
 def test_history_is_bounded_in_number() -> None:
-    chain = SessionHistory(100_000)
+    history = SessionHistory(100_000)
     for number in range(17):
-        add_response(chain, f"r{number}")
+        add_response(history, f"r{number}")
 
-    assert chain.find_previous(make_request_after("r0"), keeps_responses=False) is None
-    assert chain.find_previous(make_request_after("r1"), keeps_responses=False) is not None
+    assert history.find_previous(make_request_after("r0"), keeps_responses=False) is None
+    assert history.find_previous(make_request_after("r1"), keeps_responses=False) is not None
 
 
 def test_entry_size_includes_earlier_turns() -> None:
-    chain, link = SessionHistory(1000), None
+    history, link = SessionHistory(1000), None
     for number in range(9):
-        chain.add_response(make_response(f"r{number}", ANSWER), link, {"input": "hi"})
-        link = chain.find_previous(make_request_after(f"r{number}"), keeps_responses=False)
+        history.add_response(make_response(f"r{number}", ANSWER), link, {"input": "hi"})
+        link = history.find_previous(make_request_after(f"r{number}"), keeps_responses=False)
         if link is None:
             break
     assert 1 < number < 8
 
 
 def test_unknown_reasoning_is_not_replayed() -> None:
-    chain = SessionHistory(2000)
+    history = SessionHistory(2000)
     reasoning = {"type": "reasoning", "id": "rs_1", "summary": []}
     encrypted = {**reasoning, "encrypted_content": "x"}
-    chain.add_response(
+    history.add_response(
         make_response("r1", reasoning, encrypted, ANSWER), None, {"input": "hi", "store": False}
     )
-    link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
+    link = history.find_previous(make_request_after("r1"), keeps_responses=True)
 
     assert link is not None
     assert link.items == [HI, encrypted, ANSWER]

@@ -317,16 +317,16 @@ def test_first_event_of_a_turn_has_the_loss_header(app: Flask) -> None:
 class Turns(ScriptedWebSocket):
     """A fake WebSocket that builds each message from the previous terminal event."""
 
-    def __init__(self, *asks: Callable[[Json], Json]) -> None:
+    def __init__(self, *builders: Callable[[Json], Json]) -> None:
         super().__init__()
-        self._asks = iter(asks)
+        self._builders = iter(builders)
         self._ended: queue.Queue[Json] = queue.Queue()
         self._ended.put({})
         self.ends: list[Json] = []
 
     def receive(self, timeout: float) -> Any:
         last = self._ended.get(timeout=10)
-        make_message = next(self._asks, None)
+        make_message = next(self._builders, None)
         if make_message is None:
             raise ConnectionClosed
         return json.dumps(create(**make_message(last)))
@@ -663,11 +663,11 @@ def test_history_that_is_counted_after_the_client_left_is_released(
 
 def test_message_that_has_arrived_is_answered_without_free_memory(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    others = BodyReservation(memory)
+    other_bodies = BodyReservation(memory)
     ws = ScriptedWebSocket(create(), create(input="x" * 100_000))
-    others.hold(memory.max_bytes)
+    other_bodies.hold(memory.max_bytes)
     run_session(app, ws)
-    others.close()
+    other_bodies.close()
 
     assert [event["type"] for event in ws.sent].count("response.completed") == 2
     assert memory.used == 0

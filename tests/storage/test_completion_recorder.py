@@ -111,8 +111,8 @@ def test_id_is_generated_unless_the_upstream_stores_it(
     assert len(names) == len(set(names)) == 2
     assert all(re.fullmatch(r"chatcmpl-[0-9a-f]{32}", name) for name in names)
     for name in names:
-        found = database.read(lambda c, name=name: stored.find(c, "o", name))
-        assert found.body["id"] == name
+        completion = database.read(lambda c, name=name: stored.find(c, "o", name))
+        assert completion.body["id"] == name
 
 
 def test_completion_without_id_gets_one(database: SqliteDatabase) -> None:

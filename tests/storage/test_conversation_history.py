@@ -82,17 +82,24 @@ def test_background_is_sent_only_to_upstreams_that_store_responses(
     database: SqliteDatabase,
 ) -> None:
     request_input: Json = {"input": "three", "background": True}
-    keeping = UpstreamMemory("up", stores_responses=True)
-    assert call_with_history(database, keeping, **request_input) == {"model": "m", **request_input}
+    storing_upstream = UpstreamMemory("up", stores_responses=True)
+    assert call_with_history(database, storing_upstream, **request_input) == {
+        "model": "m",
+        **request_input,
+    }
     assert call_with_history(database, UpstreamMemory("up"), **request_input) == {
         "model": "m",
         "input": "three",
     }
-    assert call_with_history(database, keeping, **request_input | {"background": False}).keys() == {
+    assert call_with_history(
+        database, storing_upstream, **request_input | {"background": False}
+    ).keys() == {
         "model",
         "input",
     }
-    later = call_with_history(database, keeping, **request_input, previous_response_id="resp_1")
+    later = call_with_history(
+        database, storing_upstream, **request_input, previous_response_id="resp_1"
+    )
     assert later == {"model": "m", **request_input, "previous_response_id": "theirs"}
 
 

@@ -23,10 +23,10 @@ def _conversation(database: SqliteDatabase) -> None:
 
 
 def read_lease(database: SqliteDatabase) -> float | None:
-    found: float | None = database.read(
+    lease: float | None = database.read(
         lambda c: c.scalar(sa.text("SELECT lease FROM conversations"))
     )
-    return found
+    return lease
 
 
 def wait_until(is_true: Callable[[], Any]) -> None:

@@ -117,11 +117,11 @@ def test_unavailable_media_of_the_request_are_an_error(earlier: Json) -> None:
 
 
 def test_unavailable_earlier_screenshot_is_an_error() -> None:
-    shot = {"type": "computer_screenshot", "image_url": MISSING_URL}
+    screenshot = {"type": "computer_screenshot", "image_url": MISSING_URL}
     with pytest.raises(MediaUnavailable) as refused:
         call_handler(
             RecordingHandler(MISSING_URL),
-            {"type": "computer_call_output", "call_id": "c", "output": shot},
+            {"type": "computer_call_output", "call_id": "c", "output": screenshot},
         )
     assert refused.value.param == "conversation"
 

@@ -133,7 +133,9 @@ def test_earlier_owners_are_checked_periodically(
     add_completion(database, OLD)  # as a worker of an older version does
 
     with monkeypatch.context() as patch:
-        patch.setattr(database, "read", lambda work: pytest.fail("was looked after already"))
+        patch.setattr(
+            database, "read", lambda work: pytest.fail("the earlier owner was checked again")
+        )
         assert owners.find_owner("k") == owner
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
     assert owners.find_owner("k") == owner

@@ -34,7 +34,7 @@ from tests.storage.background.helpers import (
     wait_until,
 )
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_upstream_error_fails_the_response(background: BackgroundRunner) -> None:
@@ -84,7 +84,7 @@ def test_failed_job_releases_its_conversation(
 # -- finished responses during a database outage --------------------------------------------------
 
 
-@fast
+@with_short_intervals
 def test_a_finished_response_is_kept_until_it_can_be_stored(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_finished_response_is_kept_until_it_can_be_stored(
     assert background._jobs.unsaved_bytes == 0
 
 
-@fast
+@with_short_intervals
 def test_worker_finishes_its_jobs_after_an_outage(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +114,7 @@ def test_worker_finishes_its_jobs_after_an_outage(
     assert read_events(background, name)[-1]["type"] == "response.completed"
 
 
-@fast
+@with_short_intervals
 def test_a_finished_answer_replaces_the_failure_of_its_expired_lease(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_finished_answer_replaces_the_failure_of_its_expired_lease(
     ) == {"msg_1": ITEM}
 
 
-@fast
+@with_short_intervals
 @pytest.mark.parametrize("status", ["taken", "cancelled"])
 def test_discarded_answer_is_logged(
     status: str,
@@ -168,7 +168,7 @@ def test_discarded_answer_is_logged(
 # -- upstreams that store responses ---------------------------------------------------------------
 
 
-@fast
+@with_short_intervals
 def test_upstream_response_is_followed_after_a_disconnect(
     background: BackgroundRunner,
 ) -> None:
@@ -192,16 +192,16 @@ def test_upstream_response_is_followed_after_a_disconnect(
     assert (stored.upstream, stored.upstream_id) == ("up", "theirs")
 
 
-@fast
+@with_short_intervals
 def test_following_stops_after_repeated_failures(background: BackgroundRunner) -> None:
-    tries: list[work.ResponseOrigin] = []
+    attempts: list[work.ResponseOrigin] = []
 
     def open_stream() -> EventStream:
         yield NATIVE[0]
         raise UpstreamUnreachable("It broke.")
 
     def follow(origin: work.ResponseOrigin) -> EventStream:
-        tries.append(origin)
+        attempts.append(origin)
         raise UpstreamUnreachable("It is gone.")
 
     last = read_events(background, start_upstream_job(background, open_stream, follow))[-1]
@@ -209,4 +209,4 @@ def test_following_stops_after_repeated_failures(background: BackgroundRunner) -
     assert (last["type"], last["response"]["error"]["message"]) == (
         "response.failed", "It is gone.",
     )  # fmt: skip
-    assert len(tries) == 5
+    assert len(attempts) == 5

@@ -12,7 +12,7 @@ from tests.storage.background.helpers import (
     start_job,
 )
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_events_carry_the_response_own_id_and_numbers(

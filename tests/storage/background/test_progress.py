@@ -23,7 +23,7 @@ from tests.storage.background.helpers import (
     wait_until,
 )
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_unserializable_job_does_not_affect_others(
@@ -51,7 +51,7 @@ def test_unserializable_job_does_not_affect_others(
     assert background.read_response("o", response_id).status == "completed"
 
 
-@fast
+@with_short_intervals
 def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
     background: BackgroundRunner, database: SqliteDatabase, failures: WriteFailures
 ) -> None:

@@ -26,7 +26,7 @@ from tests.storage.background.helpers import (
     store_lost_response,
 )
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_running_response_can_be_streamed(background: BackgroundRunner) -> None:
@@ -91,7 +91,7 @@ def test_deleted_response_is_not_found(background: BackgroundRunner) -> None:
         background.read_response("o", response_id)
 
 
-@fast
+@with_short_intervals
 def test_reading_a_lost_response_fails_it(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:

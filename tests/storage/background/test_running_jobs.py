@@ -27,10 +27,10 @@ from tests.storage.background.helpers import (
     wait_until,
 )
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
-@fast
+@with_short_intervals
 @pytest.mark.parametrize(
     "limits", [BackgroundLimits(max_unsaved_seconds=0), BackgroundLimits(max_unsaved_bytes=10)]
 )
@@ -53,7 +53,7 @@ def test_response_over_the_limits_is_dropped_and_its_lease_expires(
     assert {response_id for names in renewed for response_id in names} == {running_id}
 
 
-@fast
+@with_short_intervals
 def test_running_jobs_count_towards_the_unsaved_limit(
     database: SqliteDatabase, failures: WriteFailures, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,7 +86,7 @@ def test_running_jobs_count_towards_the_unsaved_limit(
     assert read_events(background, waiting_id)[-1]["type"] == "response.completed"
 
 
-@fast
+@with_short_intervals
 def test_unsaved_bytes_are_the_heap_size_of_events(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ from tests.storage.background.helpers import (
     wait_until,
 )
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -> None:
@@ -62,7 +62,7 @@ def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -
 # -- responses at an upstream ---------------------------------------------------------------------
 
 
-@fast
+@with_short_intervals
 def test_cancelled_response_is_not_followed(background: BackgroundRunner) -> None:
     go = threading.Event()
     followed: list[work.ResponseOrigin] = []
@@ -86,7 +86,7 @@ def test_cancelled_response_is_not_followed(background: BackgroundRunner) -> Non
     assert followed == []
 
 
-@fast
+@with_short_intervals
 @pytest.mark.parametrize("ends", ["cancel_response", "remove_response"])
 @pytest.mark.parametrize("by_other_worker", [False, True])
 def test_end_before_the_origin_is_stored_cancels_upstream(
@@ -121,7 +121,7 @@ def test_end_before_the_origin_is_stored_cancels_upstream(
     assert cancels == [UPSTREAM_CANCELLATION]
 
 
-@fast
+@with_short_intervals
 def test_end_before_the_upstream_answers_cancels_upstream(background: BackgroundRunner) -> None:
     go, cancels = threading.Event(), RecordedCancellations()
     start_takeover(background, answer_again, cancel_upstream=cancels)
@@ -148,7 +148,7 @@ def test_end_before_the_upstream_answers_cancels_upstream(background: Background
     assert context.is_cancelled
 
 
-@fast
+@with_short_intervals
 def test_silent_upstream_is_abandoned_after_a_timeout(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +164,7 @@ def test_silent_upstream_is_abandoned_after_a_timeout(
     wait_until(lambda: context.is_cancelled)
 
 
-@fast
+@with_short_intervals
 def test_job_taken_over_by_another_worker_is_not_cancelled(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

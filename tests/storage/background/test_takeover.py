@@ -48,7 +48,7 @@ from tests.storage.background.helpers import (
 
 pytestmark = pytest.mark.slow  # waits for leases to expire
 
-fast = pytest.mark.usefixtures("_short_intervals")
+with_short_intervals = pytest.mark.usefixtures("_short_intervals")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def stalled_stream() -> Iterator[StreamOpener]:
     go.set()
 
 
-@fast
+@with_short_intervals
 def test_job_of_a_dead_worker_is_repeated(
     background: BackgroundRunner, database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
@@ -96,7 +96,7 @@ def test_job_of_a_dead_worker_is_repeated(
     ]
 
 
-@fast
+@with_short_intervals
 def test_job_is_moved_to_the_current_owner_before_takeover(
     database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
@@ -130,7 +130,7 @@ def test_job_is_moved_to_the_current_owner_before_takeover(
     assert database.read(lambda c: responses.find(c, "o", response_id)) is None
 
 
-@fast
+@with_short_intervals
 def test_takeover_waits_for_capacity_and_conversation(
     background: BackgroundRunner, database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
@@ -157,7 +157,7 @@ def test_takeover_waits_for_capacity_and_conversation(
     assert len(admitted) == 1
 
 
-@fast
+@with_short_intervals
 def test_worker_does_not_take_over_its_own_job(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +177,7 @@ def test_worker_does_not_take_over_its_own_job(
     assert admitted == []
 
 
-@fast
+@with_short_intervals
 def test_shutting_down_process_takes_over_no_jobs(
     database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
@@ -194,7 +194,7 @@ def test_shutting_down_process_takes_over_no_jobs(
     assert admitted == []
 
 
-@fast
+@with_short_intervals
 def test_takeover_follows_the_upstream_response(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
@@ -223,7 +223,7 @@ def test_takeover_follows_the_upstream_response(
     assert work.ATTEMPT_KEY not in events[-1]["response"]["metadata"]
 
 
-@fast
+@with_short_intervals
 def test_failed_takeover_cancels_the_upstream_response(database: SqliteDatabase) -> None:
     go, cancels = threading.Event(), RecordedCancellations()
 
@@ -249,7 +249,7 @@ def test_failed_takeover_cancels_the_upstream_response(database: SqliteDatabase)
 # -- expired leases -------------------------------------------------------------------------------
 
 
-@fast
+@with_short_intervals
 def test_lost_response_fails_without_a_reader(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
@@ -259,7 +259,7 @@ def test_lost_response_fails_without_a_reader(
     wait_until(lambda: not database.read(lambda c: work.is_running(c, "o", "a")))
 
 
-@fast
+@with_short_intervals
 def test_leases_are_evaluated_only_after_the_database_settled(
     background: BackgroundRunner,
     database: SqliteDatabase,
@@ -281,7 +281,7 @@ def test_leases_are_evaluated_only_after_the_database_settled(
     assert time.monotonic() - recovered > 0.4
 
 
-@fast
+@with_short_intervals
 def test_new_worker_waits_before_it_evaluates_leases(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,7 +318,7 @@ def check_second_attempt(background: BackgroundRunner, name: str) -> None:
     assert last["response"]["metadata"] == {work.ATTEMPT_KEY: "2"}
 
 
-@fast
+@with_short_intervals
 def test_takeover_continues_after_an_error(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +339,7 @@ def test_takeover_continues_after_an_error(
     go.set()
 
 
-@fast
+@with_short_intervals
 def test_locked_conversations_do_not_block_other_jobs(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
@@ -357,7 +357,7 @@ def test_locked_conversations_do_not_block_other_jobs(
     go.set()
 
 
-@fast
+@with_short_intervals
 @pytest.mark.parametrize("corruption", ["body = 'z'", "request = 'foreign'"])
 def test_unreadable_jobs_do_not_block_other_jobs(
     corruption: str, background: BackgroundRunner, database: SqliteDatabase
@@ -380,7 +380,7 @@ def test_unreadable_jobs_do_not_block_other_jobs(
     wait_until(lambda: all(not context.cleanup for context in admitted))
 
 
-@fast
+@with_short_intervals
 def test_context_is_closed_if_the_task_cannot_be_rebuilt(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

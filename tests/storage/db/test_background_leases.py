@@ -74,10 +74,10 @@ def test_progress_and_end_are_stored(database: SqliteDatabase) -> None:
     one = find_response(database)
     assert (one.status, one.upstream, one.lease, one.is_running) == ("completed", "up", None, False)
     assert [number for _, number in read_log(database)] == [0, 1, 2]
-    found = database.read(
+    found_items = database.read(
         lambda c: responses.find_items_by_id(c, "o", ["msg_1"], StoredDataLimit())
     )
-    assert found == {"msg_1": ITEM}
+    assert found_items == {"msg_1": ITEM}
     assert database.read(lambda c: background_leases.list_own(c, "w")) == set()
 
 

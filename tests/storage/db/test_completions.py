@@ -29,14 +29,14 @@ def add_completion(
 def list_names(
     database: SqliteDatabase,
     after: str | None = None,
-    most: int = 10,
-    falling: bool = False,
+    limit: int = 10,
+    descending: bool = False,
     model: str | None = None,
     **metadata: str,
 ) -> list[str]:
     mark = find_place(database, after) if after else None
     rows = database.read(
-        lambda c: completions.list_page(c, "o", mark, most, falling, model, metadata)
+        lambda c: completions.list_page(c, "o", mark, limit, descending, model, metadata)
     )
     return [each.id for each in rows]
 
@@ -68,9 +68,9 @@ def test_completions_are_listed_in_pages(
     add_completion(database, "f", owner="p")
 
     assert list_names(database) == [*"abcde"]
-    assert list_names(database, falling=True, most=2) == ["e", "d"]
-    assert list_names(database, "b", most=2) == ["c", "d"]
-    assert list_names(database, "b", falling=True) == ["a"]
+    assert list_names(database, descending=True, limit=2) == ["e", "d"]
+    assert list_names(database, "b", limit=2) == ["c", "d"]
+    assert list_names(database, "b", descending=True) == ["a"]
     assert list_names(database, model="m") == ["a", "c", "e"]
     assert list_names(database, k="y", all="1") == ["b", "d"]
     assert list_names(database, k="y", model="m") == []
@@ -83,7 +83,7 @@ def test_deleted_completion_keeps_its_position(database: SqliteDatabase) -> None
         database.write(lambda c, name=name: completions.remove(c, "o", name))  # type: ignore[misc]
 
     assert list_names(database, "b") == list_names(database, "c") == ["d"]
-    assert list_names(database, "c", falling=True) == ["a"]
+    assert list_names(database, "c", descending=True) == ["a"]
     assert find_place(database, "b", owner="p") is None
     assert find_place(database, "e") is None
     add_completion(database, "b")

@@ -79,13 +79,15 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
     add_items(database, *"abcde")
     add_items(database, "x", conversation="d")
 
-    def list_after(name: str, falling: bool = False, most: int = 9) -> list[str]:
+    def list_after(name: str, descending: bool = False, limit: int = 9) -> list[str]:
         after = database.read(lambda c: conversations.find_item_position(c, "o", "c", name))
         assert after is not None
-        rows = database.read(lambda c: conversations.list_items(c, "o", "c", after, most, falling))
+        rows = database.read(
+            lambda c: conversations.list_items(c, "o", "c", after, limit, descending)
+        )
         return [each.id for each in rows]
 
-    assert (list_after("b"), list_after("b", True), list_after("b", most=2)) == (
+    assert (list_after("b"), list_after("b", True), list_after("b", limit=2)) == (
         [*"cde"],
         ["a"],
         [*"cd"],
@@ -108,6 +110,6 @@ def test_items_are_found_in_any_conversation(database: SqliteDatabase) -> None:
     add_items(database, "a", "b")
     add_items(database, "x", conversation="d")
 
-    found = database.read(lambda c: conversations.find_items_by_id(c, "o", ["a", "x", "y"]))
-    assert found == {"a": {"say": "a"}, "x": {"say": "x"}}
+    found_items = database.read(lambda c: conversations.find_items_by_id(c, "o", ["a", "x", "y"]))
+    assert found_items == {"a": {"say": "a"}, "x": {"say": "x"}}
     assert database.read(lambda c: conversations.find_items_by_id(c, "p", ["a"])) == {}

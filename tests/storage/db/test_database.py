@@ -186,10 +186,10 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def lock_database(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
+def lock_database(path: Path, statement: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
     """Another process with a long write transaction."""
     other = sqlite3.connect(path, isolation_level=None)
-    other.execute(how)
+    other.execute(statement)
     try:
         yield
     finally:
@@ -253,10 +253,10 @@ def test_writers_of_a_locked_file_fail_together(tmp_path: Path) -> None:
             writer.start()
         for writer in writers:
             writer.join()
-        took = time.monotonic() - started
+        seconds = time.monotonic() - started
 
     assert len(failures) == 60
-    assert took < 60 * 0.3 / 2
+    assert seconds < 60 * 0.3 / 2
     assert database.read(list_names) == []
     database.close()
 

@@ -70,10 +70,10 @@ def test_page_of_one_purpose(any_database: Database) -> None:
     add(any_database, make_file("file-2")._replace(purpose="batch"))
     read = partial(files.list_page, owner="o", page=FIRST_PAGE)
 
-    everything, has_more = any_database.read(partial(read, purpose=None))
+    all_files, has_more = any_database.read(partial(read, purpose=None))
     batches, _ = any_database.read(partial(read, purpose="batch"))
 
-    assert ([file.id for file in everything], has_more) == (["file-1", "file-2"], False)
+    assert ([file.id for file in all_files], has_more) == (["file-1", "file-2"], False)
     assert [file.id for file in batches] == ["file-2"]
 
 

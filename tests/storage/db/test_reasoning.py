@@ -44,9 +44,9 @@ def test_value_last_used_before_the_limit_is_not_found(database: SqliteDatabase)
     assert not find_data(database, "other", "a", since=now - 60)
 
 
-@pytest.mark.parametrize("many", [0, 1, 1201])
-def test_any_number_of_values_can_be_found(many: int, database: SqliteDatabase) -> None:
-    values = {str(i): b"x" for i in range(many)}
+@pytest.mark.parametrize("count", [0, 1, 1201])
+def test_any_number_of_values_can_be_found(count: int, database: SqliteDatabase) -> None:
+    values = {str(i): b"x" for i in range(count)}
     if values:
         add_values(database, "me", **values)
 

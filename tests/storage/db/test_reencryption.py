@@ -169,8 +169,8 @@ def test_cached_reasoning_is_reencrypted(database: SqliteDatabase) -> None:
     done = reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
     assert done == reencryption.ReencryptionReport(0, 1, [])
-    for sealer, found in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
-        assert DatabaseBackend(database, sealer, 60).find(owner, [key, other]) == found
+    for sealer, expected in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
+        assert DatabaseBackend(database, sealer, 60).find(owner, [key, other]) == expected
     rows = database.read(lambda c: reasoning.find(c, owner.hex(), [key.hex()], 0.0))
     assert OLD.decrypt(rows[key.hex()].data.decode()) is None
 

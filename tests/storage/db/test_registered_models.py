@@ -44,7 +44,7 @@ def test_concurrent_writers_of_models_are_serialized(database: SqliteDatabase) -
 
     def put_model(connection: sa.Connection) -> None:
         sa.event.listen(
-            connection, "before_cursor_execute", lambda *given: statements.append(given[2])
+            connection, "before_cursor_execute", lambda *args: statements.append(args[2])
         )
         registered_models.put(connection, ROW)
 

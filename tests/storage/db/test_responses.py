@@ -26,9 +26,11 @@ def make_response(name: str, previous: str | None = None, **more: Any) -> Stored
     return StoredResponse(id=name, previous=previous, created=1.0, **{**fields, **more})
 
 
-def add_responses(database: SqliteDatabase, *many: StoredResponse, owner: str = "o") -> None:
-    for one in many:
-        database.write(lambda c, one=one: responses.add(c, owner, one, []))  # type: ignore[misc]
+def add_responses(
+    database: SqliteDatabase, *stored_responses: StoredResponse, owner: str = "o"
+) -> None:
+    for stored in stored_responses:
+        database.write(lambda c, one=stored: responses.add(c, owner, one, []))  # type: ignore[misc]
 
 
 def list_chain(database: SqliteDatabase, name: str, owner: str = "o") -> list[str]:

@@ -158,9 +158,9 @@ def test_concurrent_additions_in_another_order_are_exact(any_database: Database)
 
 
 def test_the_largest_counts_fit(any_database: Database) -> None:
-    key, many = UsageKey(START, "alice", "m", "up"), UsageCounts(*[2**53] * 11)
-    add(any_database, [(key, many)])
-    add(any_database, [(key, many)])
+    key, largest = UsageKey(START, "alice", "m", "up"), UsageCounts(*[2**53] * 11)
+    add(any_database, [(key, largest)])
+    add(any_database, [(key, largest)])
 
     query = UsageQuery(START, START + HOUR, ())
     assert read_sums(any_database, query) == [UsageSum((), UsageCounts(*[2**54] * 11))]
@@ -190,6 +190,6 @@ def test_pruning_removes_old_usage(
     add(database, ROWS)
     Pruner(database, None, 2**40, usage_max_age=max_age).prune()
 
-    found = read_sums(database, UsageQuery(START, START + 2 * DAY, ("hour", "client", "model")))
-    assert len(found) == remaining
+    sums = read_sums(database, UsageQuery(START, START + 2 * DAY, ("hour", "client", "model")))
+    assert len(sums) == remaining
     add(database, [(key, multiply(ONE, 0)) for key, _ in ROWS])  # for the next case

@@ -57,8 +57,8 @@ def find(
             limit=10,
         )
     )
-    found = database.read(partial(vector_chunks.read_texts, owner="o", numbers=numbers))
-    return [found[number].text for number in numbers]
+    texts = database.read(partial(vector_chunks.read_texts, owner="o", numbers=numbers))
+    return [texts[number].text for number in numbers]
 
 
 @pytest.fixture

@@ -76,8 +76,8 @@ def test_waiting_writes_share_a_transaction() -> None:
         return done
 
     group = WriteBatcher(transact)
-    with block_batcher(group, 7) as do:
-        futures = [do(lambda _, i: i * i, i) for i in range(7)]
+    with block_batcher(group, 7) as submit:
+        futures = [submit(lambda _, i: i * i, i) for i in range(7)]
 
     assert [each.result(5) for each in futures] == [0, 1, 4, 9, 16, 25, 36]
     assert sizes == [1, 7]
@@ -92,18 +92,18 @@ def test_batch_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         return work(None)
 
     group = WriteBatcher(transact)
-    with block_batcher(group, 5) as do:
-        futures = [do(lambda _, i: i, i) for i in range(5)]
+    with block_batcher(group, 5) as submit:
+        futures = [submit(lambda _, i: i, i) for i in range(5)]
 
     assert [each.result(5) for each in futures] == [0, 1, 2, 3, 4]
     assert len(transactions) == 1 + 3
 
 
 def test_failing_write_does_not_affect_others(database: SqliteDatabase) -> None:
-    with block_batcher(database._write_batcher, 5) as do:
-        futures = [do(insert_name, name) for name in "abc"]
-        failing = do(insert_name_and_fail, "d")
-        twice = do(insert_name, "a")
+    with block_batcher(database._write_batcher, 5) as submit:
+        futures = [submit(insert_name, name) for name in "abc"]
+        failing = submit(insert_name_and_fail, "d")
+        twice = submit(insert_name, "a")
 
     assert sorted([*list_names(database)]) == ["a", "b", "c"]
     assert [each.exception(5) is None for each in futures[1:]] == [True, True]
@@ -113,24 +113,24 @@ def test_failing_write_does_not_affect_others(database: SqliteDatabase) -> None:
 
 
 def test_failed_begin_fails_all_waiting_writes() -> None:
-    tried: list[int] = []
+    attempts: list[int] = []
     futures: list[str] = []
 
     def transact(work: Callable[[Any], Any]) -> Any:
-        if tried:
-            tried.append(1)
+        if attempts:
+            attempts.append(1)
             raise sqlite3.OperationalError("database is locked")
-        tried.append(1)
+        attempts.append(1)
         return work(None)
 
     group = WriteBatcher(transact, lambda error: futures.append(str(error)))
-    with block_batcher(group, 5) as do:
-        waiting = [do(lambda c: None) for _ in range(5)]
+    with block_batcher(group, 5) as submit:
+        waiting = [submit(lambda c: None) for _ in range(5)]
 
     for each in waiting:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             each.result(10)
-    assert len(tried) == 2
+    assert len(attempts) == 2
     assert futures == ["database is locked"] * 5
 
 

@@ -27,8 +27,8 @@ def list_ids(
     model: str | None = None,
     **metadata: str,
 ) -> list[str]:
-    found = repository.list_page("o", page, model, metadata, lambda data: None)
-    return [completion.id for completion in found]
+    page_rows = repository.list_page("o", page, model, metadata, lambda data: None)
+    return [completion.id for completion in page_rows]
 
 
 def test_page_has_one_more_completion_if_there_is_a_next_page(
@@ -48,9 +48,9 @@ def test_page_after_an_unknown_completion_is_rejected(repository: CompletionRepo
 
 
 def test_page_is_read_within_the_limit(repository: CompletionRepository) -> None:
-    spent: list[bytes] = []
-    repository.list_page("o", PageRequest(1, None, False), None, {}, spent.append)
-    assert spent == [b'{"id":"a"}', b'{"id":"b"}']
+    counted: list[bytes] = []
+    repository.list_page("o", PageRequest(1, None, False), None, {}, counted.append)
+    assert counted == [b'{"id":"a"}', b'{"id":"b"}']
 
 
 def test_completion_belongs_to_its_owner(repository: CompletionRepository) -> None:

@@ -132,8 +132,8 @@ def test_table_of_usage_has_the_columns_of_the_counts(connection: sa.Connection)
 def test_table_of_client_keys_has_the_columns_of_a_key(connection: sa.Connection) -> None:
     migrate(connection)
 
-    found = sa.inspect(connection).get_columns("client_keys")
-    columns = {column["name"]: bool(column["nullable"]) for column in found}
+    described = sa.inspect(connection).get_columns("client_keys")
+    columns = {column["name"]: bool(column["nullable"]) for column in described}
     assert list(columns) == list(ClientKeyRow._fields)
     assert [name for name in columns if columns[name]] == [
         "previous_digest", "previous_until", "expires", "revoked", "last_used",
