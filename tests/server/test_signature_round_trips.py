@@ -74,13 +74,13 @@ def extra_content(turn: int) -> list[Json]:
     )
 
 
-def make_litellm_turn(turn: int) -> list[Json]:
+def fields_of_proxy(turn: int) -> list[Json]:
     """LiteLLM before Gemini."""
     text = {"provider_specific_fields": {"thought_signatures": [f"sig-{turn}"]}}
     return make_turn(turn, [], [text] if turn == 3 else [], **make_litellm_signature(turn))
 
 
-def make_old_litellm_turn(turn: int) -> list[Json]:
+def fields_of_function(turn: int) -> list[Json]:
     """LiteLLM of earlier versions."""
     return make_turn(turn, [], [], function=make_litellm_signature(turn))
 
@@ -140,7 +140,7 @@ def signed_details(turn: int) -> list[Json]:
     return make_turn(turn, before, [])
 
 
-def make_opaque_turn(turn: int) -> list[Json]:
+def opaque(turn: int) -> list[Json]:
     """GitHub Copilot."""
     return make_turn(turn, [], [{"reasoning_opaque": f"opaque-{turn}"}])
 
@@ -149,15 +149,15 @@ FORMS = {
     form.__name__: form
     for form in (
         extra_content,
-        make_litellm_turn,
-        make_old_litellm_turn,
+        fields_of_proxy,
+        fields_of_function,
         bare_signature,
         late_signature,
         thinking_blocks,
         two_thinking_blocks,
         encrypted_details,
         signed_details,
-        make_opaque_turn,
+        opaque,
     )
 }
 
