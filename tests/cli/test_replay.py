@@ -216,7 +216,9 @@ def test_replay_takes_the_client_key(
     if source == "variable":
         monkeypatch.setenv("REPLAY_KEY", "sk-own-key")
 
-    code, _, stderr = replay_setup.replay(capture_id, *options.get(source, ()), stdin="sk-own-key\n")
+    code, _, stderr = replay_setup.replay(
+        capture_id, *options.get(source, ()), stdin="sk-own-key\n"
+    )
 
     assert code == 0, stderr
     assert replay_setup.requests[0].headers["authorization"] == "Bearer sk-own-key"

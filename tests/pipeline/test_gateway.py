@@ -384,7 +384,7 @@ def test_a_fallback_that_runs_no_tools_gets_the_request_unchanged(
     is_searching: bool, upstreams: Upstreams
 ) -> None:
     """The first upstream needs the forwarder's search, the fallback searches itself."""
-    over = bridge_of(
+    gateway = make_gateway(
         FORWARDER_UPSTREAMS="one,two",
         ONE_BASE_URL="http://one.test/v1",
         ONE_FALLBACK="two",
@@ -404,7 +404,7 @@ def test_a_fallback_that_runs_no_tools_gets_the_request_unchanged(
     messages = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "hi"}]
     request = {"model": "one/m", "messages": messages, "stream": True, **options}
 
-    list(over.stream("chat", dict(request), None, exchange))
+    list(gateway.stream("chat", dict(request), None, exchange))
 
     first, second = upstreams.bodies
     assert ("tools" in first) is is_searching

@@ -215,10 +215,10 @@ def test_malformed_answer_is_counted_as_a_failure() -> None:
     def read_malformed_answer(response: PassthroughResponse) -> GeneratedImage:
         raise KeyError("data")
 
-    services, client, payers = build(lambda request: httpx2.Response(200, json={}))
+    services, client, payments = build_services(lambda request: httpx2.Response(200, json={}))
     with services, pytest.raises(UpstreamMalformedEvent):
         client.send_images("responses", "/images", {}, "account", Call(), read_malformed_answer)
-    assert payers.paid[0][2] == UpstreamMalformedEvent.status
+    assert payments.paid[0][2] == UpstreamMalformedEvent.status
 
 
 def test_internal_request_has_the_name_of_its_client() -> None:
