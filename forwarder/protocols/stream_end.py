@@ -165,14 +165,18 @@ def require_complete_responses_stream(
 ) -> EventStream:
     """Pass a Responses stream on up to its terminal event; raise UpstreamError if it has none.
 
-    A failure before any output is raised too, so that the client can get an HTTP status.
+    A failure before any output is raised too, so that the client can get an HTTP status. If the
+    output of the terminal event is empty, it gets the finished items: some gateways send them only
+    in their own events, but stored responses and clients read the output.
     """
     failed: Event | None = None
+    items: list[Json] = []
     has_sent = has_output = False
     for batch in stream:
         for i, event in enumerate(batch):
             kind = event.get("type")
             if kind in TERMINAL_EVENTS:
+                event = add_missing_output(event, items)
                 if kind == "response.failed":
                     refusal = to_upstream_error(read_failed_response_error(event))
                     output = (event.get("response") or {}).get("output")
@@ -192,12 +196,22 @@ def require_complete_responses_stream(
                     yield batch[:i]
                     raise convert_refusal(refusal)
                 failed = batch[i] = classify_error_event(event, refusal)
+            elif kind == "response.output_item.done" and type(event.get("item")) is dict:
+                items.append(event["item"])
             has_output = has_output or "response" not in event
         has_sent = has_sent or bool(batch)
         yield batch
     if failed is not None:
         raise to_upstream_error(failed.get("error") or failed)
     raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
+
+
+def add_missing_output(event: Event, items: list[Json]) -> Event:
+    """Return a terminal event with ``items`` as output if the output of its response is empty."""
+    response = event.get("response")
+    if not items or type(response) is not dict or response.get("output"):
+        return event
+    return {**event, "response": {**response, "output": items}}
 
 
 def read_failed_response_error(event: Event) -> Any:

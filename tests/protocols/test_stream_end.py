@@ -148,6 +148,31 @@ def test_response_with_text_in_one_place_is_complete(events: list[Json]) -> None
     )
 
 
+@check_each("ending", ["response.completed", "response.incomplete", "response.failed"])
+@check_each("sent", [{"output": []}, {"output": None}, {}])
+def test_empty_output_of_terminal_event_gets_the_finished_items(ending: str, sent: Json) -> None:
+    items = [{"type": "reasoning", "id": "rs_1"}, {"type": "message", "id": "msg_1"}]
+    events = [
+        *(make_event("response.output_item.done", item=item) for item in items),
+        make_event(ending, response={"id": "resp_1", **sent}),
+    ]
+    *passed, last = collect_events(
+        require_complete_responses_stream(iter([[each] for each in events]), lambda: False)
+    )
+    assert passed == events[:2]
+    assert last["response"] == {"id": "resp_1", "output": items}
+
+
+def test_output_of_terminal_event_is_not_replaced_by_finished_items() -> None:
+    events = [
+        make_event("response.output_item.done", item={"id": "msg_1"}),
+        make_event("response.completed", response={"output": [{"id": "msg_2"}]}),
+    ]
+    assert (
+        collect_events(require_complete_responses_stream(iter([events]), lambda: False)) == events
+    )
+
+
 @check_each("done", [True, False])
 def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its response was finished"):

@@ -1,14 +1,17 @@
-"""Errors of the routes for stored objects."""
+"""Errors of the routes for stored objects, and what is stored."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import httpx2
 from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from tests.helpers.check_cases import check_each
+from tests.server.conftest import Serve, make_stream_response
 
 NAME = "resp_" + "0" * 32
 
@@ -148,3 +151,31 @@ def test_a_streamed_completion_is_stored_with_its_usage(demo: FlaskClient) -> No
     assert all(chunk["choices"] and not chunk.get("usage") for chunk in chunks)
     [name] = {chunk["id"] for chunk in chunks}
     assert demo.get(f"/v1/chat/completions/{name}").get_json()["usage"]["total_tokens"] > 0
+
+
+@check_each("streamed", [True, False])
+def test_stored_output_has_items_that_only_their_events_have(streamed: bool, serve: Serve) -> None:
+    text = {"type": "output_text", "text": "Hi", "annotations": []}
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "content": [text]}
+    bare = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": []}
+    requests: list[Any] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        requests.append(json.loads(request.content))
+        return make_stream_response(
+            {"type": "response.created", "response": bare},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": {**bare, "status": "completed"}},
+        )
+
+    client = serve(answer, RESPONSES_MODELS="m")
+    answered = client.post("/v1/responses", json={"model": "m", "input": "a", "stream": streamed})
+    last = answered.get_data().rpartition(b"data: {")[2] if streamed else b""
+    response = json.loads(b"{" + last)["response"] if streamed else answered.get_json()
+    assert response["output"] == [item]
+    assert client.get(f"/v1/responses/{response['id']}").get_json()["output"] == [item]
+    client.post(
+        "/v1/responses",
+        json={"model": "m", "input": "b", "previous_response_id": response["id"]},
+    )
+    assert requests[1]["input"][1] == item
