@@ -148,6 +148,8 @@ class WebSocketSession:
         except queue.Empty:
             self._close_socket(_GOING_AWAY, "The connection was idle for too long.")
             return None
+        if self._gone:  # the message has waited, but the client has left
+            return None
         if message is None:
             return self._next_message() if self._leaving else None
         self._waiting_bytes -= len(message)

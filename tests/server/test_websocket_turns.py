@@ -247,6 +247,23 @@ def test_too_many_waiting_messages_close_the_connection(
     assert ws.code == 1008
 
 
+def test_message_of_a_client_that_has_left_starts_no_turn(counting_app: Flask) -> None:
+    class Hasty(Played):
+        def receive(self, timeout: float) -> Any:
+            if self.incoming.empty():
+                self.connected = False
+                raise ConnectionClosed
+            return super().receive(timeout)
+
+    ws = Hasty(create())
+    with counting_app.test_request_context("/v1/responses"):
+        counting_app.preprocess_request()
+        session = new_session(counting_app, ws)
+        session._read_messages()  # the message and the end of the connection arrive together
+        session.run()
+    assert count_usage(counting_app) == (0, 0, 0)
+
+
 def test_failed_write_ends_the_session(app: Flask) -> None:
     ws = ScriptedWebSocket(create())
     ws.broken = True
