@@ -134,6 +134,7 @@ class VectorStoreService:
 
     def find_file_position(self, owner: str, store_id: str, file_id: str) -> int | None:
         """Return the list position of a store's file, or None if it is unknown."""
+        self._find_store(owner, store_id)  # checks the id: PostgreSQL stores no NUL
         return self._repository.find_file_position(owner, store_id, file_id)
 
     def update_file(self, owner: str, store_id: str, file_id: str, attributes: Json) -> Json:

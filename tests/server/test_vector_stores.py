@@ -291,11 +291,16 @@ def test_stores_of_other_clients_are_not_found(api: Api) -> None:
         ("GET", "/file_batches/vsfb_1", None),
         ("POST", "/file_batches/vsfb_1/cancel", None),
         ("GET", "/file_batches/vsfb_1/files", None),
+        ("GET", f"/files?after={name}", None),
+        ("GET", f"/file_batches/vsfb_1/files?before={name}", None),
     ):
         assert other_client.fail(method, f"/vector_stores/{store}{path}", body) == (
             404,
             "vector_store_id",
         )
+    for path in ("files", "file_batches/vsfb_1/files"):
+        path = f"/vector_stores/a%00b/{path}?after={name}"
+        assert api.fail("GET", path) == (404, "vector_store_id")
     assert other_client.call("GET", "/vector_stores")["data"] == []
     assert other_client.fail("POST", "/vector_stores", {"file_ids": [name]}) == (404, "file_ids")
     assert api.fail("POST", f"/vector_stores/{store}/files", {"file_id": "x"}) == (404, "file_id")

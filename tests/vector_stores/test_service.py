@@ -101,7 +101,8 @@ def test_other_owners_find_no_stores(client: Client) -> None:
             operate(client, OWNER, "vs_none", file, batch)
     assert client.stores.list_stores(STRANGER, PAGE) == ([], False)
     assert client.stores.find_store_position(STRANGER, store) is None
-    assert client.stores.find_file_position(STRANGER, store, file) is None
+    with pytest.raises(NotFound):
+        client.stores.find_file_position(STRANGER, store, file)
     for name in ("get_file", "update_file", "remove_file", "iterate_texts", "add_file"):
         with pytest.raises(NotFound):
             OPERATIONS[name](client, OWNER, store, "file-none", batch)
