@@ -143,7 +143,9 @@ class EventStreamResponse(ApiResponse):
     """
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
-        """Return the chunks as the WSGI server iterates over them."""
+        """Return the chunks as the WSGI server iterates over them; a HEAD request gets none."""
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return super().get_app_iter(environ)
         return ClosingChunks(cast(Iterable[bytes], self.response), self.close)
 
 

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, make_stream_response
 
@@ -43,6 +44,16 @@ def test_stream_is_neither_cached_nor_buffered(path: str, demo: FlaskClient) -> 
     assert got.mimetype == "text/event-stream"
     assert got.headers["Cache-Control"] == "no-cache"
     assert got.headers["X-Accel-Buffering"] == "no"
+
+
+def test_head_of_a_stream_has_no_body_and_ends_at_once(demo: FlaskClient) -> None:
+    made = demo.post("/v1/responses", json=BODIES["/v1/responses"]).get_json()
+    got = demo.head(f"/v1/responses/{made['id']}?stream=true")
+
+    assert (got.status_code, got.mimetype, got.data) == (200, "text/event-stream", b"")
+    got.close()  # as the WSGI server does after the body
+    services = get_extension(demo.application).services
+    assert len(services.running) == services.resilience.concurrency_limit.in_use == 0
 
 
 def test_only_chat_streams_end_with_done(demo: FlaskClient) -> None:
