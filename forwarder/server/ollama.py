@@ -275,7 +275,10 @@ def list_allowed_models() -> Iterator[ModelView]:
 
 
 def list_all_models() -> Iterator[ModelView]:
-    """Yield the registered models, then those of the catalog, each name once."""
+    """Yield the registered models, then those of the catalog, each name once.
+
+    Names that do not resolve to an upstream, such as one that is too long, are skipped.
+    """
     services = get_services()
     remotes = services.registry.list_models()
     yield from map(view_registered_model, remotes)
@@ -283,7 +286,9 @@ def list_all_models() -> Iterator[ModelView]:
     for model in services.catalog.list_models(read_client_key(), (_CLIENT,)):
         if add_tag(model["id"]) not in seen:
             seen.add(add_tag(model["id"]))
-            yield ollama_views.view_configured(model, find_chat_route(model["id"]))
+            route = services.router.find_route(model["id"], _CLIENT, read_client_key())
+            if route is not None:
+                yield ollama_views.view_configured(model, route)
 
 
 def view_registered_model(remote: RegisteredModel) -> ModelView:

@@ -232,6 +232,13 @@ def test_every_listed_tag_can_be_shown(ollama: Ollama) -> None:
     assert len(tags) == 3
 
 
+def test_name_that_cannot_be_requested_is_not_listed(ollama: Ollama) -> None:
+    names = ["x" * 2049, "usable"]
+    ollama.answer = lambda _: httpx2.Response(200, json={"data": [{"id": name} for name in names]})
+    tags = ollama.send("GET", "/api/tags").get_json()["models"]
+    assert [tag["name"] for tag in tags] == ["fast:latest", "usable:latest"]
+
+
 def test_show_resolves_a_name_like_api_chat(make: Make) -> None:
     ollama = make(
         RESPONSES_BASE_URL="http://other.test/v1",
