@@ -461,14 +461,27 @@ def read_until_terminal(stream: EventStream) -> Iterator[Event]:
             if event.get("type") == "error":
                 skipped += 1
                 continue
-            try:
-                orjson.dumps(event)
-            except TypeError:  # an integer is too large, or the nesting is too deep
+            if not is_readable(event):
                 failure = batches.throw(make_malformed_event_error())
                 skipped += len(failure) - 1
                 yield renumber_event(failure[-1], skipped)
                 return
             yield renumber_event(event, skipped) if skipped else event
+
+
+def is_readable(event: Event) -> bool:
+    """Return whether an event can be sent and, if it is terminal, be kept in the history."""
+    try:
+        orjson.dumps(event)
+    except TypeError:  # an integer is too large, or the nesting is too deep
+        return False
+    if event.get("type") not in TERMINAL_EVENTS:
+        return True
+    response = event.get("response")
+    if not isinstance(response, dict) or isinstance(response.get("id"), dict | list):
+        return False
+    output = response.get("output") or []
+    return isinstance(output, list) and all(isinstance(item, dict) for item in output)
 
 
 def renumber_event(event: Event, skipped: int) -> Event:

@@ -29,6 +29,7 @@ from forwarder.server import request_hooks
 from forwarder.server.extension import get_extension
 from forwarder.server.websocket_history import HistoryEntry
 from forwarder.server.websocket_turns import MAX_WAITING_MESSAGES, WebSocketSession
+from tests.helpers.check_cases import check_each
 from tests.helpers.waiting import wait_until
 from tests.server.conftest import Serve, make_stream_response
 
@@ -262,6 +263,22 @@ def test_message_of_a_client_that_has_left_starts_no_turn(counting_app: Flask) -
         session._read_messages()  # the message and the end of the connection arrive together
         session.run()
     assert count_usage(counting_app) == (0, 0, 0)
+
+
+@check_each(
+    "response",
+    [None, {"id": []}, {"id": "resp_1", "output": True}, {"id": "resp_1", "output": [None]}],
+)
+def test_malformed_end_of_a_response_fails_only_its_turn(response: Any, serve: Serve) -> None:
+    created = {"type": "response.created", "response": {"id": "resp_1", "model": "m"}}
+    completed = {"type": "response.completed", "response": response}
+    client = serve(lambda _: make_stream_response(created, completed), RESPONSES_MODELS="m")
+
+    ws = run_session(client.application, Played(create(store=False), create(store=False)))
+
+    assert [event["type"] for event in ws.sent] == 2 * ["response.created", "response.failed"]
+    assert ws.sent[1]["response"]["error"]["message"].endswith("event that cannot be read.")
+    assert ws.code is None
 
 
 def test_failed_write_ends_the_session(app: Flask) -> None:
