@@ -36,7 +36,7 @@ A request and its answer:
 4. ``require_complete`` (`stream_end.py`) watches the end, after the repairs of `providers`. It
    raises an error that comes before any output, so that the client can get an HTTP status. A later
    error stays an event, with the code of its kind; a refused key is always raised. A stream without
-   its end raises UpstreamProtocolError.
+   its end raises UpstreamProtocolError. An empty output at the end gets the finished items.
 5. Translators and stages read chat chunks with `answer_choice.py`, `chat_reasoning.py`,
    `tool_call_index.py` and `signatures.py`.
 6. For a stream, ``append_error`` converts a ForwarderError to the last events of the client's

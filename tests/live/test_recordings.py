@@ -266,12 +266,22 @@ def without_additions(mistakes: list[str]) -> list[str]:
     return [m for m in mistakes if not m.endswith("unknown field")]
 
 
+def fill_output(events: list[Json]) -> list[Json]:
+    """Return the events; if the output of the last one is empty, it gets the finished items."""
+    items = [e["item"] for e in events if e.get("type") == "response.output_item.done"]
+    *others, last = events
+    if not items or not isinstance(last.get("response"), dict) or last["response"].get("output"):
+        return events
+    return [*others, {**last, "response": {**last["response"], "output": items}}]
+
+
 def passing_faults(events: list[Json], client: str, recording: Recording) -> list[str]:
     """The mistakes of a stream that passes through: all of the source must be there, in order.
 
-    The finish reason that stands for a bare ``[DONE]``, and errors, are the forwarder's own.
+    The finish reason that stands for a bare ``[DONE]``, the output of a last event that had none,
+    and errors, are the forwarder's own.
     """
-    source = [e for e in recording.events if not e.get("error")]
+    source = [e for e in fill_output(recording.events) if not e.get("error")]
     faults = [] if [e for e in events if e in source] == source else ["it is not the source's"]
     new_events = [e for e in events if e not in recording.events and not e.get("error")]
     mistakes = [m for event in new_events for m in EVENT_MISTAKES[client](event)]

@@ -249,7 +249,7 @@ def test_too_many_waiting_messages_close_the_connection(
 
 
 def test_message_of_a_client_that_has_left_starts_no_turn(counting_app: Flask) -> None:
-    class Hasty(Played):
+    class Hasty(ScriptedWebSocket):
         def receive(self, timeout: float) -> Any:
             if self.incoming.empty():
                 self.connected = False
@@ -274,7 +274,7 @@ def test_malformed_end_of_a_response_fails_only_its_turn(response: Any, serve: S
     completed = {"type": "response.completed", "response": response}
     client = serve(lambda _: make_stream_response(created, completed), RESPONSES_MODELS="m")
 
-    ws = run_session(client.application, Played(create(store=False), create(store=False)))
+    ws = run_session(client.application, ScriptedWebSocket(create(store=False), create(store=False)))
 
     assert [event["type"] for event in ws.sent] == 2 * ["response.created", "response.failed"]
     assert ws.sent[1]["response"]["error"]["message"].endswith("event that cannot be read.")
