@@ -274,7 +274,9 @@ def test_malformed_end_of_a_response_fails_only_its_turn(response: Any, serve: S
     completed = {"type": "response.completed", "response": response}
     client = serve(lambda _: make_stream_response(created, completed), RESPONSES_MODELS="m")
 
-    ws = run_session(client.application, ScriptedWebSocket(create(store=False), create(store=False)))
+    ws = run_session(
+        client.application, ScriptedWebSocket(create(store=False), create(store=False))
+    )
 
     assert [event["type"] for event in ws.sent] == 2 * ["response.created", "response.failed"]
     assert ws.sent[1]["response"]["error"]["message"].endswith("event that cannot be read.")
