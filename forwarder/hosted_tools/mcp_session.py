@@ -58,6 +58,9 @@ _OLD_TRANSPORT_STATUSES = frozenset({400, 404, 405, 406, 415, 501})
 _STATUS_MESSAGES = ("Server returned an error response", "Not Found", "Session terminated")
 """Messages of the SDK's errors for a refusal without a JSON-RPC error."""
 
+_CLOSED_MESSAGE = "Connection closed"
+"""The message of the SDK's error for a closed connection."""
+
 
 class McpFailure(Exception):
     """An operation failed; ``kind`` and ``code`` are those of an ``mcp_call`` item's error."""
@@ -126,7 +129,8 @@ class McpSession:
                 return task.result()
             except Exception as error:
                 failure = self._convert_error(error, outcome)
-                self._is_broken = self._is_broken or failure.code == CONNECTION_CLOSED
+                if failure.code == CONNECTION_CLOSED and not self._is_answer_of_command(error):
+                    self._is_broken = True
                 raise failure from error
             finally:
                 if not task.done():
@@ -253,6 +257,17 @@ class McpSession:
         if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
             return self._make_failure(CONNECTION_CLOSED, "its command cannot be started")
         return self._make_failure(CONNECTION_CLOSED, "the connection to it was closed")
+
+    def _is_answer_of_command(self, error: BaseException) -> bool:
+        """Return whether the server's command has sent this error, so its session is still open.
+
+        Servers use the code of a closed connection for errors of their own.
+        """
+        from mcp import MCPError
+
+        error = find_cause(error)
+        is_answer = isinstance(error, MCPError) and error.message != _CLOSED_MESSAGE
+        return self.server.url is None and is_answer
 
     def _make_failure(self, code: int, reason: str, kind: str = "mcp_protocol_error") -> McpFailure:
         message = f"The MCP server '{self.server.label}' cannot be used: {reason}."

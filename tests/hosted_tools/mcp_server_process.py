@@ -43,6 +43,7 @@ def serving_mcp(*options: str) -> Iterator[str]:
 
 
 def make_server(protected: bool) -> Any:
+    from mcp import MCPError
     from mcp.server.auth.provider import AccessToken
     from mcp.server.auth.settings import AuthSettings
     from mcp.server.mcpserver import MCPServer
@@ -90,6 +91,11 @@ def make_server(protected: bool) -> Any:
     def fail() -> str:
         """Always fails."""
         raise ToolError("the disk is full")
+
+    @server.tool()
+    def refuse() -> str:
+        """Fails with an error of the protocol."""
+        raise MCPError(code=-32000, message="the quota is used up")
 
     @server.tool()
     async def hang(seconds: float = 60) -> str:

@@ -231,6 +231,18 @@ def test_command_of_the_operator_is_a_server(client: McpClient) -> None:
     connections.close()
 
 
+def test_error_of_a_command_keeps_its_session(client: McpClient) -> None:
+    module = "tests.hosted_tools.mcp_server_process"
+    command = (sys.executable, "-m", module, "--transport", "stdio")
+    server = McpServer("local", command=command, is_trusted=True)
+    connections = client.open_connections()
+    connections.call_tool(server, "note", {}).unwrap()
+    failure = failure_of(connections.call_tool(server, "refuse", {}))
+    assert (failure.code, failure.message) == (-32000, "the quota is used up")
+    assert "note called" in connections.call_tool(server, "events", {}).unwrap().text
+    connections.close()
+
+
 def test_missing_command_fails(client: McpClient) -> None:
     server = McpServer("local", command=("/nonexistent/program",), is_trusted=True)
     connections = client.open_connections()
