@@ -207,15 +207,16 @@ class GuardedBackend(httpcore2.AnyIOBackend):
         except TimeoutError:
             record_reason("the name of its host could not be looked up in time")
             raise httpcore2.ConnectTimeout("name look-up") from None
-        if not addresses:
-            record_reason("its host has no address that may be connected to")
         failure: Exception = httpcore2.ConnectError("no address")
         for _, address in addresses:
             try:
                 return await super().connect_tcp(address[0], port, timeout, *args, **kwargs)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                record_reason("its host cannot be reached")
                 failure = error
+        if addresses:
+            record_reason("its host cannot be reached")
+        else:
+            record_reason("its host has no address that may be connected to")
         raise failure
 
 

@@ -125,8 +125,9 @@ def test_host_without_allowed_address_is_not_connected_to(error: Exception | Non
 
 def test_next_address_is_tried() -> None:
     addresses = [(2, ("127.0.0.2", 0)), *LOOPBACK]
-    response, _, _ = send_get(make_answer_script(b"second"), lambda host, port: addresses)
+    response, outcome, _ = send_get(make_answer_script(b"second"), lambda host, port: addresses)
     assert isinstance(response, httpx2.Response)
+    assert outcome.message is None
 
 
 def test_look_ups_are_bounded_even_if_they_are_abandoned() -> None:
