@@ -237,6 +237,8 @@ class ResponseMerger:
         """Convert an event of an item."""
         kind, item = event.get("type"), event.get("item")
         key = read_item_key(event)
+        if key is None:
+            return [{**event}]  # not of an item, for example OpenAI's ``keepalive``
         announced = round_.announced_items.get(key)
         if announced is None:
             is_added = kind == "response.output_item.added" and isinstance(item, dict)

@@ -116,6 +116,15 @@ def test_items_with_other_ids_in_the_terminal_event_are_not_repeated() -> None:
     assert len(check_stream(events)["output"]) == 3
 
 
+def test_event_without_an_item_takes_no_place_in_the_output() -> None:
+    first = next(i for i, e in enumerate(EVENTS) if e["type"] == "response.output_item.added")
+    alive = {"type": "keepalive", "sequence_number": 99}
+    merged, _ = merge([*EVENTS[:first], alive, *EVENTS[first:]])
+    assert merged[first] == {"type": "keepalive", "sequence_number": first}
+    places = [e["output_index"] for e in merged if e["type"] == "response.output_item.added"]
+    assert places == [0, 1, 2]
+
+
 def test_item_only_done_in_the_terminal_event_is_done() -> None:
     last = max(i for i, e in enumerate(EVENTS) if e["type"] == "response.output_item.done")
     events, round_ = merge_round([e for i, e in enumerate(EVENTS) if i != last])
