@@ -20,7 +20,7 @@ from forwarder.core.validate import LIST, read_field
 from forwarder.hosted_tools.citations import find_citations
 from forwarder.hosted_tools.hosted_function import HostedFunction, RunningCall
 from forwarder.hosted_tools.request_preparation import FirstRequest, LoopContext
-from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS
+from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS, OutputLimit
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk
 from forwarder.middleware.usage_estimate import sum_usages
@@ -215,6 +215,7 @@ class ChatRounds:
         self._context = context
         self._first = first
         self._watch = ClientWatch(context.token)
+        self._output_limit = OutputLimit(context.max_output_bytes)
         self._identity: Json = {}
         self._texts: list[str] = []
         self._usages: list[Json] = []
@@ -341,7 +342,7 @@ class ChatRounds:
                     self._watch.check()
                     outcome = task.read_outcome(item)
                     self._context.on_call_end(outcome.item)
-                    output = outcome.output
+                    output = self._output_limit.apply(outcome.output)
                     if outcome.item.get("type") == IMAGE_CALL_TYPE:
                         deltas = self._images.write_image(call.get("id"), outcome.item)
                         yield [make_chunk(round_.finish, delta) for delta in deltas]

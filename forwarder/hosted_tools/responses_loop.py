@@ -121,7 +121,7 @@ class ResponseRounds:
         self._first = first
         self._merger = merger
         self._watch = ClientWatch(context.token)
-        self._output_bytes = 0
+        self._output_limit = OutputLimit(context.max_output_bytes)
 
     def run(self, request: Json, stream: EventStream) -> EventStream:
         """Yield the events of the response; the first batch is empty."""
@@ -187,18 +187,25 @@ class ResponseRounds:
         outputs: list[Json] = []
         for call in round_.calls:
             if id(call) in outcomes:
-                output = self._limit_size(outcomes[id(call)].output)
+                output = self._output_limit.apply(outcomes[id(call)].output)
                 outputs.append(make_function_output(call.call_id, output))
             elif call.mode == "skip" and round_.is_complete:
                 outputs.append(make_function_output(call.call_id, LIMIT_NOTE))
         return outputs
 
-    def _limit_size(self, output: str | list[Json]) -> str | list[Json]:
-        """Return the output of a call, or a note if the outputs are too large together."""
+
+class OutputLimit:
+    """The bytes that the outputs of all hosted calls of one response may have together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+
+    def apply(self, output: str | list[Json]) -> str | list[Json]:
+        """Return the output of a call, or a note if there is no room for it."""
         size = measure_output(output)
-        if self._output_bytes + size > self._context.max_output_bytes:
+        if size > self._left:
             return SIZE_NOTE
-        self._output_bytes += size
+        self._left -= size
         return output
 
 

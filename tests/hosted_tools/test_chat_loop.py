@@ -26,7 +26,7 @@ from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.request_preparation import LoopContext
-from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, with_extra_tools
+from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, SIZE_NOTE, with_extra_tools
 from forwarder.hosted_tools.tool_services import HostedToolServices
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import SearchAnswer, WebSearchResult
@@ -420,6 +420,13 @@ def test_client_tool_calls_are_streamed_and_hosted_calls_hidden() -> None:
     assert (calls[0]["id"], calls[1]["function"]["name"]) == ("call_2", "weather")
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert len(handler.requests) == 1
+
+
+def test_results_of_one_completion_are_limited_together() -> None:
+    handler = ChatHandler(SEARCHING, SEARCHING, ANSWER)
+    run(handler, make_context(max_output_bytes=300))
+    outputs = [m["content"] for m in handler.requests[-1]["messages"] if m["role"] == "tool"]
+    assert [output == SIZE_NOTE for output in outputs] == [False, True]
 
 
 def test_last_round_has_only_the_clients_tools() -> None:
