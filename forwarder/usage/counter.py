@@ -59,7 +59,7 @@ class UsageCounter(RequestObserver):
     ) -> None:
         self._store = store
         self._now = now
-        self._lock = threading.Lock()
+        self._lock, self._flush_lock = threading.Lock(), threading.Lock()
         self._pending: Rows = {}
         self._hour = 0
         self._client_rows: dict[str, set[tuple[str, str]]] = {}
@@ -90,10 +90,14 @@ class UsageCounter(RequestObserver):
                     row[i] += count
 
     def flush(self) -> bool:
-        """Add all counts to the store.
+        """Add all counts to the store, also those that another call is adding now.
 
         Returns False if the store is not available; then the counts wait for the next flush.
         """
+        with self._flush_lock:
+            return self._flush_rows()
+
+    def _flush_rows(self) -> bool:
         with self._lock:
             rows, self._pending = self._pending, {}
             lost, self._lost_requests = self._lost_requests, 0

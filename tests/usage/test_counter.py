@@ -298,6 +298,28 @@ def test_counts_are_added_regularly_and_at_the_end(
     assert read_sums(store)[()].requests == 2
 
 
+def test_flush_waits_for_counts_that_are_being_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FailingStore()
+    usage = UsageCounter(store, 60, lambda: NOW)
+    begun, allowed = threading.Event(), threading.Event()
+    add_counts = store.add_counts
+
+    def add_slowly(rows: Sequence[tuple[UsageKey, UsageCounts]]) -> None:
+        begun.set()
+        allowed.wait(10)
+        add_counts(rows)
+
+    monkeypatch.setattr(store, "add_counts", add_slowly)
+    usage.on_complete(make_context(), 0.1)
+    slow = threading.Thread(target=usage.flush)
+    slow.start()
+    assert begun.wait(10)
+    threading.Timer(0.05, allowed.set).start()
+    assert usage.flush()
+    assert read_sums(store)[()].requests == 1
+    slow.join()
+
+
 def test_threads_lose_no_request(usage: UsageCounter, store: FailingStore) -> None:
     def count_often() -> None:
         for _ in range(500):
