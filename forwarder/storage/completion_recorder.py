@@ -130,5 +130,10 @@ def render_message(message: Any, message_id: str) -> Json:
         parts = [p for p in known if isinstance(p, dict) and p.get("type") in RENDERED_PART_TYPES]
         texts = [p.get("text") for p in parts if p["type"] == "text"]
         content = "".join(text for text in texts if isinstance(text, str)) or None
-    fields = {"content": content, "refusal": None, "content_parts": parts}
-    return {**message, **fields, "id": message_id}
+    return {
+        "refusal": None,
+        **message,
+        "content": content,
+        "content_parts": parts,
+        "id": message_id,
+    }

@@ -166,6 +166,16 @@ def test_malformed_messages_are_rendered(
     assert (expected["content"], expected["content_parts"]) == (content, parts)
 
 
+def test_refusal_of_an_earlier_message_is_rendered(database: SqliteDatabase) -> None:
+    refused = {"role": "assistant", "content": None, "refusal": "I cannot help."}
+    messages = [refused, {"role": "user", "content": "why?"}]
+    list(record_batches(database, [[make_chunk("x", "stop")]], messages=messages))
+    stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
+    assert stored_completion is not None
+    rendered = completion_recorder.render_messages(stored_completion)
+    assert [message["refusal"] for message in rendered] == ["I cannot help.", None]
+
+
 def test_messages_that_are_not_a_list_are_ignored(database: SqliteDatabase) -> None:
     list(record_batches(database, [[make_chunk("x", "stop")]], messages="x"))
     stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
