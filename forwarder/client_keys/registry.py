@@ -235,7 +235,9 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
 
     def find_by_identity(self, identity: str | None) -> ClientKey | None:
         self._refresh()
-        return self._by_id.get((identity or "")[1:])
+        key = self._by_id.get((identity or "")[1:])
+        # Any client may send the id of a key after a character of its choice.
+        return key if key is not None and key.identity == identity else None
 
     def find_by_account(self, account_id: str) -> ClientKey | None:
         return self._by_account.get(account_id)

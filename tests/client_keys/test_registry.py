@@ -185,6 +185,7 @@ def test_client_is_found_by_identity_and_account(workers: Workers) -> None:
     workers.second.revoke("alice")
     assert workers.second.find_by_identity(created.key.identity), "background work continues"
     assert workers.second.find_by_identity(None) is None
+    assert workers.second.find_by_identity(f"x{created.key.id}") is None, "any client may send this"
     assert workers.second.find_name("else") is None
 
 
