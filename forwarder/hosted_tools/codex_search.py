@@ -67,6 +67,10 @@ RESPONSE_LENGTHS = {"short": "low", "medium": "medium", "long": "high"}
 CONTEXT_LINES = 5
 """Lines before the one at which a page is opened."""
 
+MAX_LINE_LENGTH = 500
+"""Characters of a line of a page; longer ones are split. Otherwise the part of a page that is shown
+could end within `CONTEXT_LINES`, and the model would get the same part again."""
+
 REF_NOTE = "The ref_id of a page is its URL."
 NOT_LIVE = "Pages are not opened, because the settings of the search allow no live access."
 CUT_NOTE = "\n[The output is longer. Its end was left out.]"
@@ -229,7 +233,7 @@ class StandaloneSearch:
 
     def _open_page(self, url: str, line: int) -> str:
         page = self._get_page(url)
-        lines = page.text.splitlines()
+        lines = [*split_lines(page.text)]
         first = max(0, min(line, len(lines)) - CONTEXT_LINES)
         text = "\n".join(lines[first:])
         shown = text[: self._request.tool.page_length]
@@ -274,6 +278,14 @@ COMMANDS: dict[str, ReadOperation | None] = {
 
 def refuse_command(call: CallScope) -> str:
     raise SearchFailure("This command is not available. Use search_query.")
+
+
+def split_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a page, of at most `MAX_LINE_LENGTH` characters."""
+    for line in text.splitlines():
+        yield line[:MAX_LINE_LENGTH]
+        for start in range(MAX_LINE_LENGTH, len(line), MAX_LINE_LENGTH):
+            yield line[start : start + MAX_LINE_LENGTH]
 
 
 def strip_domain(text: str) -> str:

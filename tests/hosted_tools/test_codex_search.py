@@ -124,6 +124,21 @@ def test_page_is_opened_at_a_line_with_its_links(run: Any) -> None:
     assert "Links:\n0: Dogs https://example.org/dogs\n1: Lost" in output
 
 
+def test_page_of_long_lines_is_read_to_its_end(run: Any, reader: Any) -> None:
+    text = "\n".join(f"{letter}" * 5_000 for letter in "abcdefgh")
+    reader.read_page = lambda url, client: Page("Cats", text)
+    seen, line = "", 0
+    for _ in range(20):
+        output = run({"open": [{"ref_id": URL, "lineno": line}], "response_length": "short"})
+        seen += output
+        following = re.findall(r"Open it with lineno (\d+)", output)
+        if not following:
+            break
+        line = int(following[0])
+    assert not following
+    assert all(letter * 500 in seen for letter in "abcdefgh")
+
+
 def test_line_number_after_the_end_returns_the_end(run: Any) -> None:
     output = run({"open": [{"ref_id": URL, "lineno": 10**9}]})
     assert "Line 2999 about cats." in output
