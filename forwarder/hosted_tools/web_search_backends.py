@@ -177,6 +177,9 @@ def make_brave_request(query: str, options: SearchOptions) -> BackendRequest:
 
 
 def read_brave_results(answer: Json) -> Any:
+    """Return the results. Brave sends no ``web``, or null, if it has found no page."""
+    if answer.get("type") == "search" and answer.get("web") is None:
+        return []
     return (answer.get("web") or {}).get("results")
 
 

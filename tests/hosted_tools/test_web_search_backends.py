@@ -114,6 +114,12 @@ def make_results(*urls: str) -> Json:
     return {"results": [{"title": u, "url": u, "content": "x" * 100} for u in urls]}
 
 
+@check_each("more", [{}, {"web": None}])
+def test_brave_without_pages_has_no_results(more: Json) -> None:
+    results, _ = search("brave", answering({"type": "search", "query": {}, **more}))
+    assert results == []
+
+
 def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
     urls = ["https://example.org/1", "https://sub.example.org/2", "https://evilexample.org/3",
             "https://bad.example.org/4", "ftp://example.org/5", "https://example.org/1",
