@@ -72,6 +72,12 @@ def test_optional_parameter_types_are_recognized() -> None:
     assert make_arguments(schema, "cats", SearchOptions()) == {"query": "cats"}
 
 
+def test_lists_of_types_count() -> None:
+    given = {"properties": {"query": {"type": ["string", "null"]}, "count": {"type": ["integer"]}}}
+    expected = {"query": "cats", "count": SearchOptions().max_results}
+    assert make_arguments(given, "cats", SearchOptions()) == expected
+
+
 @check_each("schema", [{}, {"properties": 5}, make_schema(n="integer", other="string")])
 def test_tool_without_a_query_is_a_failure(schema: Json) -> None:
     with pytest.raises(SearchFailure, match="no parameter for a query"):
