@@ -265,6 +265,10 @@ class ImageCall(GreenletCall):
         self._changed.clear()
         return super().wait(0)
 
+    def cancel(self) -> None:
+        super().cancel()
+        self._changed.set()
+
     def on_end(self) -> None:
         self._changed.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools import image_generation
+from forwarder.hosted_tools.image_generation import ImageCall, ImageSession, ImageTool
 from forwarder.hosted_tools.image_makers import ImageFailure, ImageRequest
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
@@ -20,6 +22,7 @@ from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import with_hosted_tools
 from forwarder.hosted_tools.tool_context import GeneratedImage, ToolClient
+from forwarder.hosted_tools.tool_kind import ClientWatch, ToolRequest
 from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
@@ -491,3 +494,25 @@ def test_cancelled_call_cancels_its_request(maker: Any) -> None:
             break
     stream.close()
     assert cancelled.wait(5)
+
+
+def test_cancelled_call_wakes_the_waiting_loop(context: LoopContext, maker: Any) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
+        started.set()
+        ended.wait(5)
+        raise ImageFailure("late")
+
+    maker.make_image = make_slowly
+    request = ToolRequest(
+        [], [], (), ToolClient(), ClientWatch(Token()), context.id_source, {}, False, {}
+    )
+    session = ImageSession(maker, ImageTool(), request, None)
+    running = ImageCall(session, "a cat", "generate", 60.0)
+    assert started.wait(5)
+    threading.Timer(0.05, running.cancel).start()
+    before = time.monotonic()
+    running.wait(2.0)
+    assert time.monotonic() - before < 1.0
+    ended.set()
