@@ -79,8 +79,9 @@ def check_id(name: str, param: str) -> None:
 
 def render_item(item: Json, fallback_id: str) -> Json:
     """Return an item with all fields; an item without an id gets ``fallback_id``."""
-    kind = read_item_type(item)
-    whole = {**item, "type": kind, "id": item.get("id") or fallback_id}
+    kind, own_id = read_item_type(item), item.get("id")
+    name = own_id if isinstance(own_id, str) and own_id else fallback_id
+    whole = {**item, "type": kind, "id": name}
     if kind in TYPES_WITH_STATUS:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":
@@ -96,10 +97,14 @@ def read_item_type(item: Json) -> str:
 
 
 def render_content(item: Json) -> list[Json]:
-    content, is_output = item.get("content"), item.get("role") == "assistant"
-    if isinstance(content, str):
-        content = [{"type": "output_text" if is_output else "input_text", "text": content}]
-    return [render_part(part) for part in content or ()]
+    """Return the parts of a message. Some upstreams accept and send malformed ones."""
+    kind = "output_text" if item.get("role") == "assistant" else "input_text"
+    content = item.get("content")
+    parts = [content] if isinstance(content, str) else content
+    if not isinstance(parts, list):
+        return []
+    known = [{"type": kind, "text": part} if isinstance(part, str) else part for part in parts]
+    return [render_part(part) for part in known if isinstance(part, dict)]
 
 
 def render_part(part: Json) -> Json:

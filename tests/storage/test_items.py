@@ -38,6 +38,23 @@ def test_rendered_items_are_complete(item: Any) -> None:
     assert render_item({**item, "id": "own"}, "other")["id"] == "own"
 
 
+@check_each(
+    ("content", "parts"),
+    [
+        (["hi"], [{"type": "input_text", "text": "hi"}]),
+        ([5, None, {"type": "input_text", "text": "hi"}], [{"type": "input_text", "text": "hi"}]),
+        (5, []),
+        ({"type": "input_text"}, []),
+    ],
+)
+def test_malformed_content_is_rendered(content: Any, parts: Any) -> None:
+    assert render_item({"role": "user", "content": content}, "msg_1")["content"] == parts
+
+
+def test_id_that_is_not_a_text_is_replaced() -> None:
+    assert render_item({"role": "user", "content": "hi", "id": 7}, "msg_1")["id"] == "msg_1"
+
+
 def test_derived_id_is_stable() -> None:
     user, call = INPUT_ITEMS[0], INPUT_ITEMS[4]
     assert derive_id(user, "a", 1) == derive_id(user, "a", 1)
