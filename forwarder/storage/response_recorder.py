@@ -96,7 +96,7 @@ class ResponseRecorder:
             try:
                 if is_opening:
                     count = count_opening_events(batch)
-                    batch = [*map(self._set_own_fields, batch[:count]), *batch[count:]]
+                    batch = [*map(self._set_opening_fields, batch[:count]), *batch[count:]]
                     is_opening = count == len(batch)
                 if is_over:
                     final_event = self._set_own_fields(batch[-1])
@@ -111,6 +111,10 @@ class ResponseRecorder:
             except MALFORMED_EVENT_ERRORS as error:
                 raise make_malformed_event_error() from error
             yield batch
+
+    def _set_opening_fields(self, event: Json) -> Json:
+        has_response = type(event.get("response")) is dict
+        return self._set_own_fields(event) if has_response else event
 
     def _set_own_fields(self, event: Json) -> Json:
         """Return an event with this server's id and history fields in its response."""
@@ -159,9 +163,12 @@ class ResponseRecorder:
 
 
 def count_opening_events(batch: Batch) -> int:
-    """Return the number of events at the start of a batch that contain the response object."""
-    others = (i for i, event in enumerate(batch) if type(event.get("response")) is not dict)
-    return next(others, len(batch))
+    """Return the number of events at the start of a batch that come before the first item.
+
+    They contain the response object, except for events such as OpenAI's ``keepalive``.
+    """
+    items = (i for i, event in enumerate(batch) if "output_index" in event)
+    return next(items, len(batch))
 
 
 def make_history_fields(reference: HistoryReference, stored: bool) -> Json:

@@ -129,6 +129,18 @@ def test_response_contains_its_history_fields(database: SqliteDatabase) -> None:
     assert find_stored(database) is None
 
 
+def test_opening_events_after_a_keepalive_have_the_own_id(database: SqliteDatabase) -> None:
+    [created], *others = make_answer("up_1")
+    alive: Json = {"type": "keepalive"}
+    events = [created, alive, {**created, "type": "response.in_progress"}]
+    batches = [*([event] for event in events), *others]
+    numbered = [[{**event, "sequence_number": i}] for i, [event] in enumerate(batches)]
+    shown = [e for batch in make_recorder(database).record(iter(numbered)) for e in batch]
+    assert shown[1] == {**alive, "sequence_number": 1}
+    [own_id] = {event["response"]["id"] for event in shown if "response" in event}
+    assert own_id != "up_1"
+
+
 def test_upstream_ids_are_replaced_unless_stored_there(database: SqliteDatabase) -> None:
     batches = list(make_recorder(database).record(iter(make_answer("1"))))
     names = {e["response"]["id"] for batch in batches for e in batch if "response" in e}
