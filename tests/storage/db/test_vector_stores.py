@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import partial
+
+import sqlalchemy as sa
 
 from forwarder.storage.db import files, vector_chunks, vector_stores
 from forwarder.storage.db.database import Database
@@ -108,6 +111,27 @@ def test_store_is_found_listed_changed_and_deleted_by_its_owner(any_database: Da
     assert any_database.read(partial(read, owner="o")) is None
     position = partial(vector_stores.find_position, owner="o", store_id="vs_1")
     assert any_database.read(position) is not None
+
+
+def test_size_includes_files_that_are_completed_at_the_same_time(any_database: Database) -> None:
+    create(any_database)
+    add(any_database, "file-1", "file-2")
+    first, second = require_claim(any_database), require_claim(any_database)
+    has_finished = threading.Event()
+
+    def finish_slowly(connection: sa.Connection) -> None:
+        vector_stores.finish_file(connection, first, "w", 9, None)
+        has_finished.set()
+        time.sleep(0.3)  # the other transaction has begun before this one ends
+
+    slow = threading.Thread(target=lambda: any_database.write(finish_slowly))
+    slow.start()
+    assert has_finished.wait(10)
+    finish(any_database, second)
+    slow.join()
+    store = any_database.read(partial(vector_stores.find, owner="o", store_id="vs_1"))
+    assert store is not None
+    assert store.size == 18
 
 
 def test_completed_file_counts_and_has_a_size(any_database: Database) -> None:
