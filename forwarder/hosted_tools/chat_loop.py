@@ -10,7 +10,7 @@ translated anyway, so the Responses loop (`responses_loop.py`) runs after the tr
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from forwarder.core.errors import ForwarderError, InvalidRequest
@@ -245,10 +245,11 @@ class ChatRounds:
                     self._first.close()
                     yield self._make_final_chunks(round_, "length" if limited is None else "stop")
                     return
-                outputs = yield from self._run_calls(round_)
+                message = add_call_ids(round_.message, self._context.id_source.new_id)
+                outputs = yield from self._run_calls(round_, message["tool_calls"])
                 request = {
                     **request,
-                    "messages": [*(request.get("messages") or ()), round_.message, *outputs],
+                    "messages": [*(request.get("messages") or ()), message, *outputs],
                 }
                 request = relax_choice(request, self._first, client_tool_count)
                 if self._call_count >= MAX_CALLS or number == max_rounds - 1:
@@ -318,9 +319,10 @@ class ChatRounds:
         self._texts.append(content)
         return {**delta, "content": content}
 
-    def _run_calls(self, round_: ChatRound) -> Generator[Batch, None, list[Json]]:
+    def _run_calls(
+        self, round_: ChatRound, calls: list[Json]
+    ) -> Generator[Batch, None, list[Json]]:
         """Run the hosted calls of a round at the same time; returns the messages with outputs."""
-        calls = round_.message.get("tool_calls") or []
         started: list[tuple[Json, Json, RunningCall | None]] = []
         for number, function in sorted(round_.calls.items()):
             arguments = str((calls[number].get("function") or {}).get("arguments") or "{}")
@@ -344,9 +346,9 @@ class ChatRounds:
                     self._context.on_call_end(outcome.item)
                     output = self._output_limit.apply(outcome.output)
                     if outcome.item.get("type") == IMAGE_CALL_TYPE:
-                        deltas = self._images.write_image(call.get("id"), outcome.item)
+                        deltas = self._images.write_image(call["id"], outcome.item)
                         yield [make_chunk(round_.finish, delta) for delta in deltas]
-                outputs.append(make_tool_message(str(call.get("id") or ""), output))
+                outputs.append(make_tool_message(str(call["id"]), output))
         return outputs
 
     def _limit_output(self, request: Json) -> Json | None:
@@ -404,6 +406,15 @@ def end_hosted_calls(request: Json, client_tool_count: int) -> Json:
     if not client_tool_count:
         return {**request, "tool_choice": "none"}
     return {**request, "tools": request["tools"][:client_tool_count]}
+
+
+def add_call_ids(message: Json, new_id: Callable[[str], str]) -> Json:
+    """Return the model's message with an id for each call. Some upstreams send none."""
+    calls = message["tool_calls"]
+    if all(call.get("id") for call in calls):
+        return message
+    named = [call if call.get("id") else {**call, "id": new_id("call")} for call in calls]
+    return {**message, "tool_calls": named}
 
 
 def make_tool_message(call_id: str, output: str | list[Json]) -> Json:

@@ -33,6 +33,7 @@ from forwarder.hosted_tools.web_search_backends import SearchAnswer, WebSearchRe
 from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
+from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import host_forwarder
 from tests.helpers.translating import collect_events
 from tests.hosted_tools.mcp_server_process import serving_mcp
@@ -393,6 +394,20 @@ def test_calls_are_sent_back_unchanged() -> None:
     assert [c["choices"][0]["delta"].get("role") for c in chunks if c["choices"]].count(
         "assistant"
     ) == 1
+
+
+@check_each("given", [None, ""])
+def test_calls_without_an_id_get_one(given: str | None) -> None:
+    first = [
+        make_chunk(call_delta(number, "web_search", '{"query":"x"}', given)) for number in (0, 1)
+    ]
+    handler = ChatHandler([*first, make_chunk({}, "tool_calls")], ANSWER)
+    run(handler)
+    _, assistant, *tools = handler.requests[1]["messages"]
+    names = [call["id"] for call in assistant["tool_calls"]]
+    assert all(names)
+    assert names == [tool["tool_call_id"] for tool in tools]
+    assert len(set(names)) == 2
 
 
 def test_heartbeats_of_the_upstream_are_passed_on() -> None:
