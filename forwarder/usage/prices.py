@@ -15,6 +15,8 @@ from pathlib import Path
 
 from forwarder.config.parsers import Price, make_prices
 from forwarder.config.settings import Settings
+from forwarder.models.registered_model import strip_tag
+from forwarder.models.router import find_target, normalize_name
 from forwarder.storage.db.usage import UsageCounts, compute_cost
 
 SHIPPED_PRICES = Path(__file__).with_name("prices.toml")
@@ -29,7 +31,8 @@ class PriceTable:
     """Finds the price of a model. The longest pattern wins; those of the settings come first."""
 
     def __init__(self, settings: Settings) -> None:
-        self._aliases = {upstream.name: upstream.aliases for upstream in settings.upstreams}
+        self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+        self._groups = settings.groups
         self._prices = [*compile_patterns(settings.prices), *compile_shipped_prices()]
         self.find_price = lru_cache(MAX_CACHED_MODELS)(self._find_price)
 
@@ -48,9 +51,20 @@ class PriceTable:
 
     def _list_names(self, model: str, upstream: str) -> Iterator[str]:
         bare = model.removeprefix(f"{upstream}/")
-        for name in dict.fromkeys((bare, self._aliases.get(upstream, {}).get(bare, bare))):
+        for name in dict.fromkeys((bare, *self._find_upstream_names(bare, upstream))):
             yield name
             yield f"{upstream}/{name}"
+
+    def _find_upstream_names(self, model: str, upstream: str) -> tuple[str, ...]:
+        """Return the configured form of a client's name, and the upstream's name for it."""
+        settings = self._upstreams.get(upstream)
+        if settings is None:
+            return (strip_tag(model),)
+        members = self._groups.get(model) or self._groups.get(strip_tag(model)) or ()
+        models = {member.model for member in members if member.upstream == upstream}
+        # Usage does not name the member. Of several models, any could have answered.
+        name = normalize_name(models.pop() if len(models) == 1 else model, [settings])
+        return name, find_target(name, settings)
 
 
 @cache

@@ -63,6 +63,32 @@ def test_price_of_the_settings_and_of_the_longest_pattern_wins(
     assert table.find_price("special", "elsewhere") is None
 
 
+@check_each(
+    ("model", "price"),
+    [
+        ("claude-sonnet", 2),
+        ("chat/claude-sonnet", 2),
+        ("claude-sonnet:latest", 2),
+        ("fast:latest", 1),
+        ("gpt-4o:latest", 1),
+        ("team", 2),
+        ("team:latest", 2),
+        ("both", None),  # it has two models of this upstream
+    ],
+)
+def test_pattern_aliases_tags_and_groups_have_the_price_of_the_upstreams_model(
+    model: str, price: float | None
+) -> None:
+    table = make_table(
+        CHAT_MODELS="fast=gpt-4o,claude-*=qwen-plus",
+        FORWARDER_GROUPS="team=chat/claude-x;both=chat/gpt-4o,chat/qwen-plus",
+        FORWARDER_PRICES="gpt-4o=1/1/1,qwen-plus=2/2/2",
+    )
+    found = table.find_price(model, "chat")
+
+    assert (found and found.input) == price
+
+
 def test_shipped_prices_are_plausible() -> None:
     prices = load_shipped_prices()
 
