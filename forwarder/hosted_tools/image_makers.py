@@ -139,18 +139,24 @@ def read_answer(response: PassthroughResponse, progress: ImageProgress) -> Gener
 
 
 def read_stream(chunks: Iterator[bytes], progress: ImageProgress) -> GeneratedImage:
+    for event in decode_events(chunks):
+        kind = str(event.get("type"))
+        if kind.endswith(".partial_image"):
+            image = parse_image(event)
+            progress.add_partial_image(image.data, image.fields)
+        elif kind.endswith(".completed"):
+            return parse_image(event)
+        elif event.get("error"):
+            raise ImageFailure(f"The upstream has failed: {read_reason(event['error'])}")
+    raise ImageFailure("The upstream's stream has ended without an image.")
+
+
+def decode_events(chunks: Iterator[bytes]) -> Iterator[Json]:
+    """Yield the events of a stream, also one without the blank line at its end."""
     decoder = SseDecoder()
     for chunk in chunks:
-        for event in decoder.feed(chunk):
-            kind = str(event.get("type"))
-            if kind.endswith(".partial_image"):
-                image = parse_image(event)
-                progress.add_partial_image(image.data, image.fields)
-            elif kind.endswith(".completed"):
-                return parse_image(event)
-            elif event.get("error"):
-                raise ImageFailure(f"The upstream has failed: {read_reason(event['error'])}")
-    raise ImageFailure("The upstream's stream has ended without an image.")
+        yield from decoder.feed(chunk)
+    yield from decoder.flush()
 
 
 def read_reason(error: Any) -> str:

@@ -130,6 +130,13 @@ def make_stream(*events: Json) -> list[bytes]:
     return [f"data: {json.dumps(event)}\n\n".encode() for event in events]
 
 
+def test_last_event_of_a_stream_needs_no_blank_line() -> None:
+    [event] = make_stream({"type": "image_generation.completed", "b64_json": PIXEL})
+    upstreams = Upstreams([event.rstrip(b"\n")], "text/event-stream")
+    made, _ = make_with_api(upstreams, ImageRequest("a cat", partial_images=1))
+    assert made.data == PIXEL
+
+
 def test_drafts_of_a_stream_are_reported_as_progress() -> None:
     draft = {"type": "image_generation.partial_image", "b64_json": "iVBORdraft",
              "partial_image_index": 0, "quality": "low"}  # fmt: skip
