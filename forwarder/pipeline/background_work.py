@@ -99,7 +99,7 @@ class BackgroundWork:
             follow_stream=partial(calls.follow_response, request, stored.style, work),
             encrypted_request=sealed,
             is_repeatable=self._services.settings.background_attempts > 1
-            and is_repeatable(request),
+            and is_repeatable(request, self._services.hosted_tools.extra_tools),
             continues_without_connection=lambda: calls.find_recording_upstream(work) is not None,
         )
 

@@ -33,9 +33,8 @@ worker expires. `takeover.py` polls the database for such jobs, and there are th
 - Its encrypted request is stored: the request is sent again. Events of the earlier attempt are
   deleted; the log continues with ``response.queued`` under the next sequence number.
 - Otherwise the response fails with the output so far. The request is not stored if a tool may act
-  at the upstream (`is_repeatable` in `stored_request.py`), if only the upstream has the
-  conversation, or if FORWARDER_BACKGROUND_ATTEMPTS is 1. It is removed when the last attempt
-  begins.
+  (`is_repeatable` in `stored_request.py`), if only the upstream has the conversation, or if
+  FORWARDER_BACKGROUND_ATTEMPTS is 1. It is removed when the last attempt begins.
 
 Rules:
 

@@ -5,6 +5,7 @@ They are encrypted, because they contain the client's API key and possibly crede
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from forwarder.core.types import Json
@@ -46,20 +47,28 @@ def is_readable(values: Any) -> bool:
     return isinstance(values, dict) and needed <= values.keys() <= known
 
 
-def is_repeatable(request: Json) -> bool:
+def is_repeatable(request: Json, extra_tools: Iterable[Json] = ()) -> bool:
     """Whether the request may be sent to an upstream twice.
 
-    False if it lets the upstream run tools with side effects: an MCP server, a code interpreter or
-    a shell. Repeated searches and images only cost money, and clients run their own tools after the
-    response has ended.
+    False if tools with side effects may run: an MCP server, a code interpreter or a shell. Repeated
+    searches and images only cost money, and clients run their own tools after the response has
+    ended. ``extra_tools`` are those that every request gets.
     """
-    return not any(map(is_acting_tool, request.get("tools") or ()))
+    tools = [*list_objects(request.get("tools"))]
+    for item in list_objects(request.get("input")):
+        if item.get("type") == "additional_tools":
+            tools += list_objects(item.get("tools"))
+    if request.get("tool_choice") != "none":
+        tools += extra_tools
+    return not any(map(is_acting_tool, tools))
 
 
-def is_acting_tool(tool: Any) -> bool:
-    if not isinstance(tool, dict):
-        return False
+def list_objects(value: Any) -> list[Json]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def is_acting_tool(tool: Json) -> bool:
     if tool.get("type") == "shell":
         environment = tool.get("environment") or {}
         return isinstance(environment, dict) and environment.get("type", "local") != "local"
-    return tool.get("type") in _ACTING_TOOLS
+    return isinstance(tool.get("type"), str) and tool["type"] in _ACTING_TOOLS

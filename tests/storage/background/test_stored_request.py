@@ -54,5 +54,30 @@ def test_request_with_acting_tools_is_not_repeatable(tool: Any, repeats: bool) -
     assert is_repeatable({"tools": [{"type": "web_search"}, tool]}) is repeats
 
 
+@check_each(
+    ("request_", "repeats"),
+    [
+        ({"input": [{"type": "additional_tools", "tools": [{"type": "mcp"}]}]}, False),
+        ({"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}, 5]}, 5]}, True),
+        ({"input": [{"type": "additional_tools", "tools": 5}], "tools": 5}, True),
+        ({"input": "hi", "tools": [{"type": []}]}, True),
+    ],
+)
+def test_tools_of_items_count(request_: Any, repeats: bool) -> None:
+    assert is_repeatable(request_) is repeats
+
+
+@check_each(
+    ("choice", "tool", "repeats"),
+    [
+        ("auto", {"type": "mcp", "server_label": "x"}, False),
+        ("none", {"type": "mcp", "server_label": "x"}, True),
+        ("auto", {"type": "web_search"}, True),
+    ],
+)
+def test_tools_that_every_request_gets_count(choice: str, tool: Any, repeats: bool) -> None:
+    assert is_repeatable({"input": "hi", "tool_choice": choice}, [tool]) is repeats
+
+
 def test_a_request_without_tools_can_be_repeated() -> None:
     assert is_repeatable({"model": "m"})
