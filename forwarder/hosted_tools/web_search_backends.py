@@ -27,6 +27,9 @@ from forwarder.middleware.media.fetch import MAX_URL_LENGTH
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
+MAX_BRAVE_WORDS = 50
+"""Words of a query, with its operators. Brave refuses more words or characters by a 422."""
+
 MAX_PARALLEL_SEARCHES = 16
 """Maximum number of requests to the engine at the same time. One client may have a quarter of them.
 Further requests wait within their time limit."""
@@ -165,8 +168,12 @@ def read_searxng_result(result: Json) -> WebSearchResult:
 
 
 def make_brave_request(query: str, options: SearchOptions) -> BackendRequest:
+    operators = add_site_operators("", options)
+    if len(operators) > MAX_QUERY_LENGTH // 2:
+        operators = ""  # the results are filtered by their domains anyway
+    words = query.split()[: MAX_BRAVE_WORDS - len(operators.split())]
     parameters = {
-        "q": add_site_operators(query, options),
+        "q": " ".join(words)[: MAX_QUERY_LENGTH - len(operators)] + operators,
         "count": str(min(options.max_results, 20)),
     }
     if options.country:

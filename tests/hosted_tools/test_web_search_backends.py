@@ -114,6 +114,23 @@ def make_results(*urls: str) -> Json:
     return {"results": [{"title": u, "url": u, "content": "x" * 100} for u in urls]}
 
 
+@check_each(
+    ("query", "options"),
+    [
+        ("w " * 200, SearchOptions()),
+        ("w " * 200, OPTIONS),
+        ("x" * 400, OPTIONS),
+        ("x" * 400, SearchOptions(allowed=tuple(f"{i}.{'x' * 60}.example" for i in range(8)))),
+    ],
+    ids=["words", "words-domains", "characters", "domains"],
+)
+def test_query_stays_within_the_limits_of_brave(query: str, options: SearchOptions) -> None:
+    asked = BACKENDS["brave"].make_request(query, options).query["q"]
+    assert len(asked) <= 400
+    assert len(asked.split()) <= 50
+    assert asked.startswith(query[:20])
+
+
 @check_each("more", [{}, {"web": None}])
 def test_brave_without_pages_has_no_results(more: Json) -> None:
     results, _ = search("brave", answering({"type": "search", "query": {}, **more}))
