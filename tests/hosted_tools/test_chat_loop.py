@@ -396,13 +396,13 @@ def test_calls_are_sent_back_unchanged() -> None:
     ) == 1
 
 
-@check_each("given", [None, ""])
-def test_calls_without_an_id_get_one(given: str | None) -> None:
+@check_each("call_id", [None, ""])
+def test_calls_without_an_id_get_one(call_id: str | None) -> None:
     first = [
-        make_chunk(call_delta(number, "web_search", '{"query":"x"}', given)) for number in (0, 1)
+        make_chunk(call_delta(number, "web_search", '{"query":"x"}', call_id)) for number in (0, 1)
     ]
-    handler = ChatHandler([*first, make_chunk({}, "tool_calls")], ANSWER)
-    run(handler)
+    handler = ChatHandler([*first, make_chunk({}, "tool_calls")], ANSWER_CHUNKS)
+    run_loop(handler)
     _, assistant, *tools = handler.requests[1]["messages"]
     names = [call["id"] for call in assistant["tool_calls"]]
     assert all(names)
@@ -438,8 +438,8 @@ def test_client_tool_calls_are_streamed_and_hosted_calls_hidden() -> None:
 
 
 def test_results_of_one_completion_are_limited_together() -> None:
-    handler = ChatHandler(SEARCHING, SEARCHING, ANSWER)
-    run(handler, make_context(max_output_bytes=300))
+    handler = ChatHandler(SEARCH_CHUNKS, SEARCH_CHUNKS, ANSWER_CHUNKS)
+    run_loop(handler, make_context(max_output_bytes=300))
     outputs = [m["content"] for m in handler.requests[-1]["messages"] if m["role"] == "tool"]
     assert [output == SIZE_NOTE for output in outputs] == [False, True]
 

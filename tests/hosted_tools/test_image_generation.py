@@ -497,22 +497,22 @@ def test_cancelled_call_cancels_its_request(maker: Any) -> None:
 
 
 def test_cancelled_call_wakes_the_waiting_loop(context: LoopContext, maker: Any) -> None:
-    started, ended = threading.Event(), threading.Event()
+    has_started, may_end = threading.Event(), threading.Event()
 
     def make_slowly(request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
-        started.set()
-        ended.wait(5)
+        has_started.set()
+        may_end.wait(5)
         raise ImageFailure("late")
 
     maker.make_image = make_slowly
     request = ToolRequest(
-        [], [], (), ToolClient(), ClientWatch(Token()), context.id_source, {}, False, {}
+        [], [], (), ToolClient(), ClientWatch(FakeClient()), context.id_source, {}, False, {}
     )
     session = ImageSession(maker, ImageTool(), request, None)
     running = ImageCall(session, "a cat", "generate", 60.0)
-    assert started.wait(5)
+    assert has_started.wait(5)
     threading.Timer(0.05, running.cancel).start()
-    before = time.monotonic()
+    started_at = time.monotonic()
     running.wait(2.0)
-    assert time.monotonic() - before < 1.0
-    ended.set()
+    assert time.monotonic() - started_at < 1.0
+    may_end.set()

@@ -133,8 +133,8 @@ def make_stream(*events: Json) -> list[bytes]:
 def test_last_event_of_a_stream_needs_no_blank_line() -> None:
     [event] = make_stream({"type": "image_generation.completed", "b64_json": PIXEL})
     upstreams = Upstreams([event.rstrip(b"\n")], "text/event-stream")
-    made, _ = make_with_api(upstreams, ImageRequest("a cat", partial_images=1))
-    assert made.data == PIXEL
+    image, _ = make_image_with_api(upstreams, ImageRequest("a cat", partial_images=1))
+    assert image.data == PIXEL
 
 
 def test_drafts_of_a_stream_are_reported_as_progress() -> None:

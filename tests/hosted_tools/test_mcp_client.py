@@ -237,7 +237,7 @@ def test_error_of_a_command_keeps_its_session(client: McpClient) -> None:
     server = McpServer("local", command=command, is_trusted=True)
     connections = client.open_connections()
     connections.call_tool(server, "note", {}).unwrap()
-    failure = failure_of(connections.call_tool(server, "refuse", {}))
+    failure = get_failure(connections.call_tool(server, "refuse", {}))
     assert (failure.code, failure.message) == (-32000, "the quota is used up")
     assert "note called" in connections.call_tool(server, "events", {}).unwrap().text
     connections.close()

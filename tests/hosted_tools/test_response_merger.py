@@ -118,11 +118,11 @@ def test_items_with_other_ids_in_the_terminal_event_are_not_repeated() -> None:
 
 def test_event_without_an_item_takes_no_place_in_the_output() -> None:
     first = next(i for i, e in enumerate(EVENTS) if e["type"] == "response.output_item.added")
-    alive = {"type": "keepalive", "sequence_number": 99}
-    merged, _ = merge([*EVENTS[:first], alive, *EVENTS[first:]])
-    assert merged[first] == {"type": "keepalive", "sequence_number": first}
-    places = [e["output_index"] for e in merged if e["type"] == "response.output_item.added"]
-    assert places == [0, 1, 2]
+    keepalive = {"type": "keepalive", "sequence_number": 99}
+    events, _ = merge_round([*EVENTS[:first], keepalive, *EVENTS[first:]])
+    assert events[first] == {"type": "keepalive", "sequence_number": first}
+    indexes = [e["output_index"] for e in events if e["type"] == "response.output_item.added"]
+    assert indexes == [0, 1, 2]
 
 
 def test_item_only_done_in_the_terminal_event_is_done() -> None:

@@ -125,15 +125,15 @@ def make_results(*urls: str) -> Json:
     ids=["words", "words-domains", "characters", "domains"],
 )
 def test_query_stays_within_the_limits_of_brave(query: str, options: SearchOptions) -> None:
-    asked = BACKENDS["brave"].make_request(query, options).query["q"]
-    assert len(asked) <= 400
-    assert len(asked.split()) <= 50
-    assert asked.startswith(query[:20])
+    sent_query = BACKENDS["brave"].make_request(query, options).query["q"]
+    assert len(sent_query) <= 400
+    assert len(sent_query.split()) <= 50
+    assert sent_query.startswith(query[:20])
 
 
 @check_each("more", [{}, {"web": None}])
 def test_brave_without_pages_has_no_results(more: Json) -> None:
-    results, _ = search("brave", answering({"type": "search", "query": {}, **more}))
+    results, _ = run_search("brave", make_engine_script({"type": "search", "query": {}, **more}))
     assert results == []
 
 

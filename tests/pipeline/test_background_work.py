@@ -129,17 +129,17 @@ def test_resumed_work_sends_the_request_of_its_client(
 def test_work_with_an_acting_tool_for_all_requests_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hanging = Hanging(monkeypatch)
+    upstream = HangingUpstream(monkeypatch)
     servers = tmp_path / "mcp.json"
     servers.write_text('{"mcpServers": {"box": {"url": "http://127.0.0.1:9/mcp"}}}')
     tools = {"FORWARDER_MCP_SERVERS": str(servers), "FORWARDER_TOOLS_FOR_ALL": "mcp:box"}
-    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", **tools)
+    name, other = start_abandoned_work(tmp_path, upstream, FORWARDER_SECRET_KEY="two,one", **tools)
     Gateway(other).resume_background_work()
     body = wait_for_end(other, name)
-    hanging.go.set()
+    upstream.proceed.set()
 
     assert body["status"] == "failed"
-    assert len(hanging.requests) == 1
+    assert len(upstream.requests) == 1
 
 
 def test_work_is_resumed_only_if_there_is_memory_for_it(

@@ -115,7 +115,7 @@ def test_store_is_found_listed_changed_and_deleted_by_its_owner(any_database: Da
 
 def test_size_includes_files_that_are_completed_at_the_same_time(any_database: Database) -> None:
     create(any_database)
-    add(any_database, "file-1", "file-2")
+    add_files(any_database, "file-1", "file-2")
     first, second = require_claim(any_database), require_claim(any_database)
     has_finished = threading.Event()
 
