@@ -203,8 +203,8 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
             return self._always_required
         if self._by_id:  # revoked keys stay, so the database cannot change the result
             return True
-        if self._changes.read_version() == self._seen_version:  # there are still no keys
-            return False
+        if self._changes.read_version() == self._seen_version:
+            return bool(self._by_id)  # another greenlet may have loaded keys meanwhile
         self._refresh()
         return bool(self._by_id) or not self._is_loaded() or self._is_outdated()
 

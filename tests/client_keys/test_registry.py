@@ -340,3 +340,20 @@ def test_without_a_database_there_are_no_keys() -> None:
     ):
         with pytest.raises(Unsupported):
             action()
+
+
+def test_keys_loaded_while_a_request_waits_for_the_version_are_required(
+    workers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = workers.first
+    assert not registry.are_required()
+    read_version = registry._changes.read_version
+
+    def load_keys_before_the_answer() -> object:
+        monkeypatch.setattr(registry._changes, "read_version", read_version)
+        workers.second.create({"name": "alice"})
+        registry.preload_keys()
+        return read_version()
+
+    monkeypatch.setattr(registry._changes, "read_version", load_keys_before_the_answer)
+    assert registry.are_required()
