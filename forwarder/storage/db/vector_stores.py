@@ -202,8 +202,10 @@ def needs_mark_used(connection: sa.Connection, owner: str, store_ids: list[str])
 
 def refresh_size(connection: sa.Connection, owner: str, store_id: str) -> None:
     """Set the size of a store to the sum of its files."""
-    # PostgreSQL would sum the files as they were before it waited for the row of the store.
-    locked = sa.select(stores.c.id).where(match_store(owner, store_id)).with_for_update()
+    # PostgreSQL would sum the files as they were before it waited for the row of the store. With
+    # ``key_share`` it does not wait for transactions that have added a file to the store.
+    locked = sa.select(stores.c.id).where(match_store(owner, store_id))
+    locked = locked.with_for_update(key_share=True)
     connection.execute(locked)
     total = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0)).where(
         match_files(owner, store_id)

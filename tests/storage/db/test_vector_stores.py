@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import pytest
 import sqlalchemy as sa
 
 from forwarder.storage.db import files, vector_chunks, vector_stores
@@ -319,3 +321,32 @@ def test_attributes_are_replaced_and_listed_when_a_file_is_done(any_database: Da
         partial(vector_stores.list_attributes, owner="o", store_ids=["vs_1"])
     )
     assert listed == [("vs_1", "file-1", "file-1.txt", {"year": 2024})]
+
+
+def test_files_are_added_to_one_store_at_the_same_time(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(any_database)
+    add_files(any_database, "file-1", "file-2")
+    for name in ("file-1", "file-2"):
+        any_database.write(
+            partial(vector_stores.remove_file, owner="o", store="vs_1", file_id=name)
+        )
+    both_inserted = threading.Barrier(2)
+    refresh_size = vector_stores.refresh_size
+
+    def refresh_after_both_inserts(connection: sa.Connection, owner: str, store_id: str) -> None:
+        if any_database.kind == "postgresql":  # SQLite has one writer
+            both_inserted.wait(5)
+        refresh_size(connection, owner, store_id)
+
+    monkeypatch.setattr(vector_stores, "refresh_size", refresh_after_both_inserts)
+    with ThreadPoolExecutor() as threads:
+        futures = [threads.submit(add_existing_file, any_database, f"file-{i}") for i in (1, 2)]
+        for future in futures:
+            future.result()
+
+
+def add_existing_file(database: Database, name: str) -> None:
+    file = NewStoreFile(name, {}, 800, 400)
+    database.write(lambda c: vector_stores.add_files(c, "o", "vs_1", [file], 1.0))
