@@ -84,8 +84,8 @@ class ResponsesToMessagesBuilder:
         self._writer = BlockWriter()
         self._blocks: dict[Place, Block] = {}
         self._sent: dict[Place, int] = {}  # characters of texts and calls
-        # Output index, form and index of a part of reasoning -> characters.
-        self._sent_reasoning: dict[tuple[Any, str, Any], int] = {}
+        # Output index and form of reasoning -> index of each part -> characters that were sent.
+        self._sent_reasoning: dict[tuple[Any, str], dict[Any, int]] = {}
         # Output index -> the form and the index of the last reasoning part that was shown.
         self._reasoning_parts: dict[Any, tuple[str, Any]] = {}
         self._finished: set[Any] = set()  # output indexes of items
@@ -184,19 +184,19 @@ class ResponsesToMessagesBuilder:
     # -- reasoning ------------------------------------------------------------------------------
 
     def on_reasoning(self, event: Event) -> Batch:
-        place = (event.get("output_index"), event.get("content_index"))
+        place = (event.get("output_index"), event.get("content_index") or 0)
         return self._append_reasoning(place, "text", event.get("delta"))
 
     def on_summary(self, event: Event) -> Batch:
-        place = (event.get("output_index"), event.get("summary_index"))
+        place = (event.get("output_index"), event.get("summary_index") or 0)
         return self._append_reasoning(place, "summary", event.get("delta"))
 
     def on_reasoning_done(self, event: Event) -> Batch:
-        place = (event.get("output_index"), event.get("content_index"))
+        place = (event.get("output_index"), event.get("content_index") or 0)
         return self._finish_reasoning_part(place, "text", event.get("text"))
 
     def on_summary_done(self, event: Event) -> Batch:
-        place = (event.get("output_index"), event.get("summary_index"))
+        place = (event.get("output_index"), event.get("summary_index") or 0)
         return self._finish_reasoning_part(place, "summary", event.get("text"))
 
     def _append_reasoning(self, place: Place, form: str, delta: Any) -> Batch:
@@ -208,8 +208,8 @@ class ResponsesToMessagesBuilder:
         if not delta or not self._thinking.is_shown or (shown is not None and shown[0] != form):
             return []
         self._reasoning_parts[index] = (form, part)
-        sent = self._sent_reasoning.get((index, form, part), 0)
-        self._sent_reasoning[index, form, part] = sent + len(delta)
+        sent = self._sent_reasoning.setdefault((index, form), {})
+        sent[part] = sent.get(part, 0) + len(delta)
         if shown is not None and shown[1] != part:
             delta = f"\n\n{delta}"
         key = (index, THINKING)
@@ -223,11 +223,18 @@ class ResponsesToMessagesBuilder:
         return [*events, *self._writer.append(block, delta)]
 
     def _finish_reasoning_part(self, place: Place, form: str, whole: Any) -> Batch:
-        """Show the end of a part of reasoning that its deltas omitted."""
+        """Show the end of a part of reasoning that its deltas omitted.
+
+        A part without deltas beside parts that have some waits for the finished item: vLLM numbers
+        the events of one part as if each were a part.
+        """
         if type(whole or "") is not str:
             raise make_non_text_error()
-        sent = self._sent_reasoning.get((place[0], form, place[1]), 0)
-        return self._append_reasoning(place, form, (whole or "")[sent:])
+        index, part = place
+        sent = self._sent_reasoning.get((index, form), {})
+        if index in self._reasoning_parts and part not in sent:
+            return []
+        return self._append_reasoning(place, form, (whole or "")[sent.get(part, 0) :])
 
     def _finish_reasoning(self, index: Any, item: Json) -> Batch:
         """Show the rest of the reasoning and sign it; without any text it is sent as data only."""
@@ -235,8 +242,12 @@ class ResponsesToMessagesBuilder:
             return []
         events: Batch = []
         for form, field in (("text", "content"), ("summary", "summary")):
-            for i, part in enumerate(item.get(field) or ()):
-                events += self._finish_reasoning_part((index, i), form, part.get("text"))
+            parts = item.get(field) or ()
+            sent = self._sent_reasoning.get((index, form), {})
+            if sent.keys() <= set(range(len(parts))):  # the events number the parts of the item
+                for i, part in enumerate(parts):
+                    rest = (part.get("text") or "")[sent.get(i, 0) :]
+                    events += self._append_reasoning((index, i), form, rest)
         sealed: Json = {"item": item} if item.get("encrypted_content") else {}
         block = self._blocks.get((index, THINKING))
         if block is None:

@@ -138,6 +138,31 @@ def test_reasoning_missing_in_deltas_is_taken_from_done_events(event_name: str, 
             assert thinking["signature"].startswith(SEAL)
 
 
+@check_each("parts", [(None, None, None), (1, 1, 1), (1, 2, 3)])
+@check_each("kind", ["reasoning_text", "reasoning_summary_text"])
+def test_reasoning_is_sent_once_if_its_events_number_no_part_of_the_item(
+    kind: str, parts: tuple[Any, ...]
+) -> None:
+    """SambaNova sends no indexes; vLLM numbers each event."""
+    name = "summary_index" if "summary" in kind else "content_index"
+    events = [
+        {"type": f"response.{kind}.delta", "output_index": 0, "delta": "Let me ", name: parts[0]},
+        {"type": f"response.{kind}.delta", "output_index": 0, "delta": "think.", name: parts[1]},
+        {
+            "type": f"response.{kind}.done",
+            "output_index": 0,
+            "text": "Let me think.",
+            name: parts[2],
+        },
+    ]
+    field = "summary" if "summary" in kind else "content"
+    item: Json = {"type": "reasoning", "id": "rs_1", field: [{"text": "Let me think."}]}
+
+    thinking = fold_answer(*events, make_item_done(item), make_completed(item))["content"][0]
+
+    assert thinking["thinking"].replace("\n\n", "") == "Let me think."
+
+
 @check_each("first_form", ["text", "summary"])
 def test_only_the_first_form_of_reasoning_is_sent(first_form: str) -> None:
     texts = [
