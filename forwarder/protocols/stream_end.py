@@ -170,7 +170,7 @@ def require_complete_responses_stream(
     in their own events, but stored responses and clients read the output.
     """
     failed: Event | None = None
-    items: list[Json] = []
+    items: list[tuple[Any, Json]] = []
     has_sent = has_output = False
     for batch in stream:
         for i, event in enumerate(batch):
@@ -197,7 +197,7 @@ def require_complete_responses_stream(
                     raise convert_refusal(refusal)
                 failed = batch[i] = classify_error_event(event, refusal)
             elif kind == "response.output_item.done" and type(event.get("item")) is dict:
-                items.append(event["item"])
+                items.append((event.get("output_index"), event["item"]))
             has_output = has_output or "response" not in event
         has_sent = has_sent or bool(batch)
         yield batch
@@ -206,12 +206,20 @@ def require_complete_responses_stream(
     raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
 
 
-def add_missing_output(event: Event, items: list[Json]) -> Event:
-    """Return a terminal event with ``items`` as output if the output of its response is empty."""
+def add_missing_output(event: Event, items: list[tuple[Any, Json]]) -> Event:
+    """Return a terminal event with the finished ``items`` if the output of its response is empty.
+
+    Each item comes with its index. Nothing is added unless these are the places of a whole output,
+    because readers identify an item by its place.
+    """
     response = event.get("response")
     if not items or type(response) is not dict or response.get("output"):
         return event
-    return {**event, "response": {**response, "output": items}}
+    by_index = {index: item for index, item in items if type(index) is int}
+    if by_index.keys() != set(range(len(items))):
+        return event
+    output = [by_index[index] for index in range(len(items))]
+    return {**event, "response": {**response, "output": output}}
 
 
 def read_failed_response_error(event: Event) -> Any:
@@ -354,7 +362,8 @@ class ResponseStreamState:
         for event in batch:
             kind = event.get("type")
             if kind == "response.output_item.done":
-                self._items.append(event.get("item") or {})
+                if type(event.get("item")) is dict:
+                    self._items.append(event["item"])
             elif kind == "error":
                 self._error_sent = True
             elif type(event.get("response")) is dict:

@@ -43,7 +43,11 @@ from forwarder.models.codex_headers import TURN_METADATA_HEADER, make_turn_event
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.input_items import make_previous_response_error, read_input_items
-from forwarder.protocols.stream_end import append_responses_error, make_malformed_event_error
+from forwarder.protocols.stream_end import (
+    ResponseStreamState,
+    append_responses_error,
+    make_malformed_event_error,
+)
 from forwarder.protocols.types import make_empty_usage
 from forwarder.server import request_hooks
 from forwarder.server.base_paths import get_requested_style
@@ -462,7 +466,11 @@ def read_until_terminal(stream: EventStream) -> Iterator[Event]:
                 skipped += 1
                 continue
             if not is_readable(event):
-                failure = batches.throw(make_malformed_event_error())
+                error = make_malformed_event_error()
+                try:
+                    failure = batches.throw(error)
+                except ForwarderError:  # the event reports a failure itself, with malformed parts
+                    failure = ResponseStreamState().make_failure_events(error)
                 skipped += len(failure) - 1
                 yield renumber_event(failure[-1], skipped)
                 return

@@ -153,7 +153,8 @@ def test_response_with_text_in_one_place_is_complete(events: list[Json]) -> None
 def test_empty_output_of_terminal_event_gets_the_finished_items(ending: str, sent: Json) -> None:
     items = [{"type": "reasoning", "id": "rs_1"}, {"type": "message", "id": "msg_1"}]
     events = [
-        *(make_event("response.output_item.done", item=item) for item in items),
+        make_event("response.output_item.done", output_index=1, item=items[1]),
+        make_event("response.output_item.done", output_index=0, item=items[0]),
         make_event(ending, response={"id": "resp_1", **sent}),
     ]
     *passed, last = collect_events(
@@ -161,6 +162,19 @@ def test_empty_output_of_terminal_event_gets_the_finished_items(ending: str, sen
     )
     assert passed == events[:2]
     assert last["response"] == {"id": "resp_1", "output": items}
+
+
+@check_each("indexes", [(1,), (0, 2), (0, 0), (None,), ("0",)])
+def test_finished_items_are_no_output_unless_their_places_are_known(
+    indexes: tuple[Any, ...],
+) -> None:
+    events = [
+        *(make_event("response.output_item.done", output_index=i, item={}) for i in indexes),
+        make_event("response.completed", response={"output": []}),
+    ]
+    assert (
+        collect_events(require_complete_responses_stream(iter([events]), lambda: False)) == events
+    )
 
 
 def test_output_of_terminal_event_is_not_replaced_by_finished_items() -> None:

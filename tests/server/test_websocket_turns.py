@@ -283,6 +283,23 @@ def test_malformed_end_of_a_response_fails_only_its_turn(response: Any, serve: S
     assert ws.code is None
 
 
+@check_each("item", ["text", ["x"], None])
+@check_each("response_id", ["resp_1", ["resp_1"]])
+def test_stream_that_breaks_off_after_malformed_events_fails_only_its_turn(
+    item: Any, response_id: Any, serve: Serve
+) -> None:
+    created = {"type": "response.created", "response": {"id": response_id, "model": "m"}}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": item}
+    client = serve(lambda _: make_stream_response(created, done), RESPONSES_MODELS="m")
+
+    ws = run_session(
+        client.application, ScriptedWebSocket(create(store=False), create(store=False))
+    )
+
+    assert [e["type"] for e in ws.sent if "response" in e].count("response.failed") == 2
+    assert ws.code is None
+
+
 def test_failed_write_ends_the_session(app: Flask) -> None:
     ws = ScriptedWebSocket(create())
     ws.broken = True
