@@ -17,6 +17,7 @@ _PARAMETER_NAMES = {
     **list_client_names(CHAT_OVER_RESPONSES),
     "input.reasoning": ("messages.reasoning_content",),
     "input.reasoning.content": ("messages.reasoning_content",),
+    "reasoning.effort": ("reasoning_effort",),
     "text.format.type": ("response_format.type",),
     **{
         f"text.format.{name}": (f"response_format.json_schema.{name}",)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from forwarder.core.error_kinds import ErrorKind
@@ -24,6 +25,9 @@ from forwarder.core.types import EventStream, Json
 from forwarder.protocols.registry import PROTOCOLS
 
 _STEP_START = re.compile(r"[.\[]")
+
+_MAX_NAME_STEPS = 8
+"""Steps of a path that are compared with names; an upstream may send a path of any length."""
 
 
 def rename_parameters(
@@ -87,7 +91,8 @@ def find_client_parameter(param: str, client: str, request: Json) -> tuple[str, 
     itself and an empty path.
     """
     names = PROTOCOLS[client].parameter_names
-    ends = [match.start() for match in _STEP_START.finditer(param)]
+    starts = islice(_STEP_START.finditer(param), _MAX_NAME_STEPS)
+    ends = [match.start() for match in starts]
     for end in (len(param), *reversed(ends)):
         for name in names.get(param[:end], ()):
             if has_parameter(request, name):

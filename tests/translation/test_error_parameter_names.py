@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -247,6 +249,11 @@ def test_passthrough_error_is_unchanged() -> None:
             },
         ),
         (
+            "chat",
+            {"messages": [], "reasoning_effort": "max"},
+            {"reasoning.effort": "reasoning_effort"},
+        ),
+        (
             "messages",
             {"messages": [], "output_config": {"effort": "low"}},
             {"reasoning_effort": "output_config", "input.reasoning": "messages.thinking"},
@@ -316,3 +323,15 @@ def test_loss_of_a_later_call_names_the_clients_parameter() -> None:
     with pytest.raises(UpstreamRefused):
         list(stream)
     assert context.loss_report.losses == {"text.verbosity": "not taken"}
+
+
+def test_long_path_of_an_upstream_is_compared_only_at_its_beginning() -> None:
+    path = "input" + ".a" * 200_000
+
+    assert count_calls(lambda: find_client_parameter(path, "chat", {"messages": []})) < 200
+
+
+def count_calls(work: Callable[[], object]) -> int:
+    profile = cProfile.Profile()
+    profile.runcall(work)
+    return sum(entry.callcount for entry in profile.getstats())
