@@ -81,7 +81,7 @@ class OllamaHistoryReader:
         self._call_count = 0
         self._client_ids: set[str] = set()  # call ids that the client sent
         self._unanswered: dict[str, Json] = {}  # id of a call -> its result, which is a note so far
-        # Ids of calls of the assistant's last turn, to match results that have no id.
+        # Ids of calls of the assistant's last turn with calls, to match results that have no id.
         self._turn_calls: deque[str] = deque()
         self._turn_calls_by_tool: dict[str, deque[str]] = {}
         self._is_turn_over = False
@@ -117,10 +117,6 @@ class OllamaHistoryReader:
     def _read_assistant_message(
         self, message: Json, text: str, images: list[Any], path: str
     ) -> None:
-        if self._is_turn_over:
-            self._is_turn_over = False
-            self._turn_calls.clear()
-            self._turn_calls_by_tool.clear()
         converted: Json = {"role": "assistant", "content": text}
         thinking = read_field(message, "thinking", STR, f"{path}.thinking")
         calls = read_field(message, "tool_calls", LIST, f"{path}.tool_calls") or []
@@ -130,6 +126,10 @@ class OllamaHistoryReader:
             converted["images"] = make_content("", images, f"{path}.images")
         self._chat_messages.append(converted)
         if calls:
+            if self._is_turn_over:
+                self._is_turn_over = False
+                self._turn_calls.clear()
+                self._turn_calls_by_tool.clear()
             converted["content"] = text or None
             converted["tool_calls"] = [
                 self._read_call(call, f"{path}.tool_calls[{i}]")

@@ -116,6 +116,16 @@ def test_arguments_are_serialized_compactly(arguments: Any, text: str) -> None:
     assert serialize_arguments(arguments) == text
 
 
+def test_result_after_an_answer_without_calls_is_that_of_the_earlier_call() -> None:
+    converted = read_history(
+        make_calls("weather"),
+        {"role": "user", "content": "wait"},
+        {"role": "assistant", "content": "ok"},
+        make_result("sunny", tool_name="weather"),
+    )
+    assert map_results(converted) == {"sunny": "call_1"}
+
+
 def test_generated_ids_are_stable_when_the_history_grows() -> None:
     history = [make_calls("a", "b"), make_result("1"), make_result("2")]
     longer_history = [
