@@ -72,7 +72,8 @@ class Round:
     """The result of one round: its items for the next request, and its hosted calls.
 
     ``terminal`` is the round's last event. ``announced_items`` are the items that events have
-    announced, by their index or id.
+    announced, by their index or id. ``has_unnumbered_events`` is true if events of items had
+    neither; they were passed on, so the items have no further events at the end.
     """
 
     token: str
@@ -81,6 +82,7 @@ class Round:
     has_client_calls: bool = False
     terminal: Event = field(default_factory=dict)
     announced_items: dict[Any, AnnouncedItem] = field(default_factory=dict)
+    has_unnumbered_events: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -213,8 +215,8 @@ class ResponseMerger:
         return out
 
     def _read_whole_item(self, index: int, item: Json, round_: Round) -> Batch:
-        """Read an item of a whole answer, without earlier events of the item."""
-        if self.is_streamed:
+        """Read an item of a whole answer, without earlier events that name the item."""
+        if self.is_streamed and not round_.has_unnumbered_events:
             out = self._begin_stream()
             for event in unfold_item(index, item):
                 out += self._emit(self._read_item_event(event, round_))
@@ -237,8 +239,9 @@ class ResponseMerger:
         """Convert an event of an item."""
         kind, item = event.get("type"), event.get("item")
         key = read_item_key(event)
-        if key is None:
-            return [{**event}]  # not of an item, for example OpenAI's ``keepalive``
+        if key is None:  # OpenAI's ``keepalive``, or an upstream that numbers no items
+            round_.has_unnumbered_events |= str(kind).startswith("response.")
+            return [{**event}]
         announced = round_.announced_items.get(key)
         if announced is None:
             is_added = kind == "response.output_item.added" and isinstance(item, dict)

@@ -125,6 +125,15 @@ def test_event_without_an_item_takes_no_place_in_the_output() -> None:
     assert indexes == [0, 1, 2]
 
 
+def test_text_of_events_without_an_item_is_sent_once() -> None:
+    message = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "hi"}]}
+    delta = {"type": "response.output_text.delta", "delta": "hi"}
+    end = {"type": "response.completed", "response": {**RESPONSE, "output": [message]}}
+    events, _ = merge_round([EVENTS[0], delta, end])
+    assert [event["type"] for event in events][1:] == [delta["type"], end["type"]]
+    assert events[-1]["response"]["output"] == [message]
+
+
 def test_item_only_done_in_the_terminal_event_is_done() -> None:
     last = max(i for i, e in enumerate(EVENTS) if e["type"] == "response.output_item.done")
     events, round_ = merge_round([e for i, e in enumerate(EVENTS) if i != last])
