@@ -6,10 +6,17 @@ them to redact the secrets in everything that leaves the process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from forwarder.core.url_secrets import is_secret_name, looks_like_secret
+
+PLAIN_WORD = re.compile(r"[a-z_.]{1,24}")
+"""Values such as ``assistant`` or ``response.completed``; removing them would break a record."""
+
+_PASSWORD = re.compile(r"[^:/]+://[^:/@]*:([^@]+)@")
+"""The password of an address as SQLAlchemy reads it: it may contain slashes."""
 
 
 def list_key(key: str | None) -> Iterable[str]:
@@ -36,8 +43,11 @@ def find_path_secrets(url: str | None) -> Iterator[str]:
 
 
 def find_connection_secrets(url: str) -> Iterator[str]:
-    """Yield the password of a database's address, as it is written and as it is sent."""
-    parts = urlsplit(url)
-    if parts.password:
-        yield from (parts.password, unquote(parts.password))
-    yield from find_named_secrets(dict(parse_qsl(parts.query)))
+    """Yield the password of a server's address, as it is written and as it is sent.
+
+    Not a password that is a plain word, such as ``postgres``.
+    """
+    match = _PASSWORD.match(url)
+    if match and not PLAIN_WORD.fullmatch(match[1]):
+        yield from (match[1], unquote(match[1]))
+    yield from find_named_secrets(dict(parse_qsl(urlsplit(url).query)))

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
+from forwarder.config.secret_values import PLAIN_WORD
 from forwarder.config.settings import (
     SETTINGS,
     UPSTREAM_SETTINGS,
@@ -46,9 +47,6 @@ MAX_SEARCHED_LENGTH = 4096
 
 MAX_SEARCHED_VALUES = 500
 """How many redacted values are searched for in the rest of the record."""
-
-PLAIN_WORD = re.compile(r"[a-z_.]{1,24}")
-"""Values such as ``assistant`` or ``response.completed``; removing them would break a record."""
 
 KIND_FIELDS = ("type", "role")
 """Fields that stay readable in a redacted object, because they define its shape."""

@@ -16,7 +16,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from forwarder.config.secret_values import find_named_secrets
+from forwarder.config.secret_values import (
+    find_connection_secrets,
+    find_named_secrets,
+    find_path_secrets,
+)
 from forwarder.core.url_secrets import hide_url_secrets
 
 MAX_LABEL_LENGTH = 64
@@ -72,10 +76,9 @@ class McpServer:
 
         `hide_secrets` hides more: all headers and variables, but only in the server's own texts.
         """
-        found: list[str] = []
         if self.url is not None:
-            hide_url_secrets(self.url, found.append)
-        yield from found
+            yield from find_connection_secrets(self.url)
+            yield from find_path_secrets(self.url)
         yield from find_named_secrets(self.headers)
         yield from find_named_secrets(self.environment)
 

@@ -45,7 +45,9 @@ def test_random_parts_of_a_path_are_secrets(url: str | None, secrets: list[str])
         ("postgresql://user@h/d", set()),
         ("postgresql://user:p%40ss@h1,h2:5433/d?connect_timeout=3", {"p%40ss", "p@ss"}),
         ("postgresql:///d?user=me&password=p%40ss", {"p@ss"}),
-        ("redis+unix://:pass@/run/redis.sock", {"pass"}),
+        ("redis+unix://:pa-ss@/run/redis.sock", {"pa-ss"}),
+        ("postgresql://user:pa/s#s?w@h/d", {"pa/s#s?w"}),
+        ("postgresql://user:postgres@h/d", set()),
     ],
 )
 def test_passwords_in_addresses_of_databases_are_secrets(url: str, secrets: set[str]) -> None:
