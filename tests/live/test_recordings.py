@@ -267,12 +267,18 @@ def without_additions(mistakes: list[str]) -> list[str]:
 
 
 def fill_output(events: list[Json]) -> list[Json]:
-    """Return the events; if the output of the last one is empty, it gets the finished items."""
-    items = [e["item"] for e in events if e.get("type") == "response.output_item.done"]
+    """Return the events; if the output of the last one is empty, it gets the finished items.
+
+    Only if their indexes are those of a whole output.
+    """
+    done = [e for e in events if e.get("type") == "response.output_item.done"]
+    items = {e.get("output_index"): e["item"] for e in done}
     *others, last = events
-    if not items or not isinstance(last.get("response"), dict) or last["response"].get("output"):
+    has_output = not isinstance(last.get("response"), dict) or last["response"].get("output")
+    if not done or has_output or items.keys() != set(range(len(done))):
         return events
-    return [*others, {**last, "response": {**last["response"], "output": items}}]
+    output = [items[index] for index in range(len(done))]
+    return [*others, {**last, "response": {**last["response"], "output": output}}]
 
 
 def passing_faults(events: list[Json], client: str, recording: Recording) -> list[str]:
