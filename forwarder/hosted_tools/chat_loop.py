@@ -413,8 +413,8 @@ def add_call_ids(message: Json, new_id: Callable[[str], str]) -> Json:
     calls = message["tool_calls"]
     if all(call.get("id") for call in calls):
         return message
-    named = [call if call.get("id") else {**call, "id": new_id("call")} for call in calls]
-    return {**message, "tool_calls": named}
+    calls = [call if call.get("id") else {**call, "id": new_id("call")} for call in calls]
+    return {**message, "tool_calls": calls}
 
 
 def make_tool_message(call_id: str, output: str | list[Json]) -> Json:

@@ -156,8 +156,8 @@ def has_type(properties: Json, name: str, kind: str) -> bool:
     if not isinstance(schema, dict):
         return False
     branches = [schema, *(s for s in schema.get("anyOf") or () if isinstance(s, dict))]
-    given = [each.get("type") for each in branches]  # a type or a list of types
-    types = {str(t) for each in given for t in (each if isinstance(each, list) else [each])}
+    values = [branch.get("type") for branch in branches]  # a type or a list of types
+    types = {str(t) for value in values for t in (value if isinstance(value, list) else [value])}
     return kind in types or (kind == "integer" and "number" in types)
 
 

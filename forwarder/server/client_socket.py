@@ -77,7 +77,7 @@ class ClientSocket:
         self._body: RequestBody | None = None
         self._head_deadline: float | None = time.monotonic() + limits.head_timeout
         self._wait_budget = limits.send_timeout
-        self._joined: list[bytes] | None = None
+        self._corked: list[bytes] | None = None
         self.gettimeout, self.settimeout = sock.gettimeout, sock.settimeout
         self.fileno = sock.fileno
 
@@ -113,15 +113,15 @@ class ClientSocket:
         except TimeoutError:
             return b""
 
-    def begin_joined_send(self) -> None:
-        """Collect the data of `sendall` until `end_joined_send` sends all of it at once."""
-        self._joined = []
+    def cork(self) -> None:
+        """Collect the data of `sendall` until `uncork` sends all of it at once."""
+        self._corked = []
 
-    def end_joined_send(self) -> None:
+    def uncork(self) -> None:
         """Send the collected data. Raises BrokenPipeError like `sendall`."""
-        joined, self._joined = self._joined, None
-        if joined:
-            self.sendall(b"".join(joined))
+        corked, self._corked = self._corked, None
+        if corked:
+            self.sendall(b"".join(corked))
 
     def sendall(self, data: bytes) -> None:
         """Send ``data`` whole.
@@ -129,8 +129,8 @@ class ClientSocket:
         Raises BrokenPipeError, which gunicorn handles, if the client stops reading or reads too
         slowly.
         """
-        if self._joined is not None:
-            self._joined.append(data)
+        if self._corked is not None:
+            self._corked.append(data)
             return
         try:
             sent = self._send_part(data)

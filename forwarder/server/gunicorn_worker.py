@@ -70,7 +70,7 @@ _LAST_RECEIVED = struct.Struct("52xI")
 
 _MAX_REFUSED_BYTES = 2**16
 
-_MAX_JOINED_BYTES = 2**16
+_MAX_CORKED_BYTES = 2**16
 """Largest part of a body that is copied behind the head instead of being sent after it."""
 
 _PROBES = (b"GET /health", b"GET /ready", b"GET /metrics")
@@ -89,19 +89,19 @@ _LATE_HEAD = (
 _poll = monkey.get_original("select", "poll")
 
 
-class JoinedResponse(Response):  # type: ignore[misc]
+class CorkingResponse(Response):  # type: ignore[misc]
     """gunicorn's response, which sends the head together with the first part of the body."""
 
     def write(self, arg: bytes) -> None:
         """Send a part of the body, and the head before the first part."""
-        if self.headers_sent or len(arg) > _MAX_JOINED_BYTES:
+        if self.headers_sent or len(arg) > _MAX_CORKED_BYTES:
             super().write(arg)
             return
-        self.sock.begin_joined_send()
+        self.sock.cork()
         try:
             super().write(arg)
         finally:
-            self.sock.end_joined_send()
+            self.sock.uncork()
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -119,7 +119,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Load the application without garbage collection, which takes a tenth of that time."""
         gc.disable()
         cache_settings(self.cfg)
-        wsgi.Response = JoinedResponse  # gunicorn has no setting for it
+        wsgi.Response = CorkingResponse  # gunicorn has no setting for it
         super().init_process()
 
     def run(self) -> None:

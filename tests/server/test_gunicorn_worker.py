@@ -19,7 +19,7 @@ from gunicorn.config import Config
 from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.server.client_socket import ClientLimits, ClientSocket
 from forwarder.server.extension import ForwarderExtension
-from forwarder.server.gunicorn_worker import JoinedResponse, cache_settings
+from forwarder.server.gunicorn_worker import CorkingResponse, cache_settings
 from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[2]
@@ -300,10 +300,10 @@ class RecordingSocket:
         return -1
 
 
-def make_response(method: str = "GET") -> tuple[JoinedResponse, RecordingSocket]:
+def make_response(method: str = "GET") -> tuple[CorkingResponse, RecordingSocket]:
     sock = RecordingSocket()
     request = SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
-    return JoinedResponse(request, ClientSocket(sock, ClientLimits()), Config()), sock
+    return CorkingResponse(request, ClientSocket(sock, ClientLimits()), Config()), sock
 
 
 def test_head_and_body_are_sent_at_once() -> None:
