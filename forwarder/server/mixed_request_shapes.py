@@ -108,7 +108,7 @@ def convert_to_chat(request: Json, loss_report: LossReport) -> Json:
         ID_SOURCE, loss_report, encrypt=str, decrypt=lambda sealed: None, custom_tools=True
     )
     own |= {"model": request.get("model") or "default", "tools": flatten_tools(own.get("tools"))}
-    chat = responses_over_chat.translate_request(own, translation_context).chat_request
+    chat = responses_over_chat.translate_request(own, translation_context).upstream_request
     chat.pop("stream_options", None)  # only the client may request usage
     return {**chat, **others, "model": request.get("model")}
 

@@ -102,53 +102,34 @@ def translate_handler(
     return handle_request
 
 
-def translate_responses_request(
-    request: Json, context: TranslationContext
-) -> tuple[Json, StreamTranslation]:
-    translated = responses_over_chat.translate_request(request, context)
-    translate_stream = responses_over_chat.translate_stream
-    return translated.chat_request, partial(
-        translate_stream, translated=translated, context=context
-    )
-
-
-def translate_chat_request(
-    request: Json, context: TranslationContext
-) -> tuple[Json, StreamTranslation]:
-    translated = chat_over_responses.translate_request(request, context)
-    translate_stream = chat_over_responses.translate_stream
-    return translated.responses_request, partial(
-        translate_stream, translated=translated, context=context
-    )
-
-
-def translate_ollama_request(
-    endpoint: OllamaEndpoint, request: Json, context: TranslationContext
-) -> tuple[Json | None, StreamTranslation]:
-    translated = ollama_over_chat.translate_request(request, context, endpoint)
-    translate_stream = ollama_over_chat.translate_stream
-    return None if translated.load_action else translated.chat_request, partial(
-        translate_stream, translated=translated, context=context
-    )
-
-
-def translate_messages_request(
+def translate_by_package(
     package: ModuleType, request: Json, context: TranslationContext
 ) -> tuple[Json, StreamTranslation]:
+    """Translate with the functions of a translation package."""
     translated = package.translate_request(request, context)
     return translated.upstream_request, partial(
         package.translate_stream, translated=translated, context=context
     )
 
 
+def translate_ollama_request(
+    endpoint: OllamaEndpoint, request: Json, context: TranslationContext
+) -> tuple[Json | None, StreamTranslation]:
+    """Translate a request of one of Ollama's endpoints; one that only loads a model calls none."""
+    translated = ollama_over_chat.translate_request(request, context, endpoint)
+    return None if translated.load_action else translated.upstream_request, partial(
+        ollama_over_chat.translate_stream, translated=translated, context=context
+    )
+
+
 TRANSLATIONS: dict[tuple[str, str], Translation] = {
-    ("responses", "chat"): translate_responses_request,
-    ("chat", "responses"): translate_chat_request,
+    ("responses", "chat"): partial(translate_by_package, responses_over_chat),
+    ("chat", "responses"): partial(translate_by_package, chat_over_responses),
     ("ollama", "chat"): partial(translate_ollama_request, CHAT_ENDPOINT),
     ("ollama_generate", "chat"): partial(translate_ollama_request, GENERATE_ENDPOINT),
     ("ollama_embed", "embeddings"): ollama_embeddings.translate_embed_request,
     ("ollama_embeddings", "embeddings"): ollama_embeddings.translate_embeddings_request,
-    ("messages", "chat"): partial(translate_messages_request, messages_over_chat),
-    ("messages", "responses"): partial(translate_messages_request, messages_over_responses),
+    ("messages", "chat"): partial(translate_by_package, messages_over_chat),
+    ("messages", "responses"): partial(translate_by_package, messages_over_responses),
 }
 """The client's protocol and the upstream's -> the translation."""

@@ -34,7 +34,7 @@ def translate_ollama_request(
 
 def chat(**request: Any) -> Json:
     """Return the chat request that a request becomes."""
-    return translate_ollama_request(**request).chat_request
+    return translate_ollama_request(**request).upstream_request
 
 
 def translate_lines(

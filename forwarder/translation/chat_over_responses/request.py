@@ -40,7 +40,7 @@ class TranslatedChatRequest(NamedTuple):
     the answer itself (see ``is_answer_cut``).
     """
 
-    responses_request: Json
+    upstream_request: Json
     uses_function_call: bool
     wants_logprobs: bool = False
     is_cut: bool = False

@@ -69,7 +69,7 @@ class ChatCompletionBuilder:
             "id": context.id_source.new_id("chatcmpl").replace("_", "-"),
             "object": "chat.completion.chunk",
             "created": context.id_source.now(),
-            "model": translated.responses_request["model"],
+            "model": translated.upstream_request["model"],
         }
         self._role_sent = False
         self._calls = ToolCallDeltaWriter(translated.uses_function_call, context.server_calls)

@@ -34,13 +34,14 @@ _EXTENSION_NAMES = {"options.repeat_penalty": ("repeat_penalty", "repetition_pen
 class TranslatedOllamaRequest(NamedTuple):
     """The Chat request for an Ollama request, and the facts that its answer needs.
 
-    A request without messages or prompt only loads or unloads the model: then ``chat_request`` is
-    empty and ``load_action`` is ``load`` or ``unload``.  ``model`` is the client's model name.
-    ``started_at`` is the monotonic clock in nanoseconds when the request arrived.
+    A request without messages or prompt only loads or unloads the model: then
+    ``upstream_request`` is empty and ``load_action`` is ``load`` or ``unload``.  ``model`` is the
+    client's model name.  ``started_at`` is the monotonic clock in nanoseconds when the request
+    arrived.
     ``wants_reasoning`` is false if the client asked for no thinking.
     """
 
-    chat_request: Json
+    upstream_request: Json
     endpoint: OllamaEndpoint
     model: str
     started_at: int

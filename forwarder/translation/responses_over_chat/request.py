@@ -27,7 +27,7 @@ class TranslatedResponsesRequest(NamedTuple):
     The answer needs the tools and the client's request, which a Response echoes in part.
     """
 
-    chat_request: Json
+    upstream_request: Json
     toolbox: Toolbox
     client_request: Json
 

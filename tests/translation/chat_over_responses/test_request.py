@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": FUNCTION}
 
 def translate_to_responses(context: TranslationContext | None = None, **request: Any) -> Json:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
-    return translate_request(body, context or make_translator_context()).responses_request
+    return translate_request(body, context or make_translator_context()).upstream_request
 
 
 BASE = translate_to_responses()

@@ -18,7 +18,7 @@ PNG = "iVBORw0KGgo="
 def test_prompt_becomes_a_message_after_the_system_message() -> None:
     chat_request = translate_ollama_request(
         form=GENERATE_ENDPOINT, prompt="Why?", system="Be brief."
-    ).chat_request
+    ).upstream_request
     messages = [(message["role"], message["content"]) for message in chat_request["messages"]]
     assert messages == [("system", "Be brief."), ("user", "Why?")]
 
@@ -26,7 +26,7 @@ def test_prompt_becomes_a_message_after_the_system_message() -> None:
 def test_prompt_carries_its_images() -> None:
     [message] = translate_ollama_request(
         form=GENERATE_ENDPOINT, prompt="What?", images=[PNG]
-    ).chat_request["messages"]
+    ).upstream_request["messages"]
     assert [part["type"] for part in message["content"]] == ["text", "image_url"]
 
 

@@ -59,7 +59,7 @@ def test_extensions_of_the_upstream_are_carried(
     takes: set[str], fields: Json, expected: Json
 ) -> None:
     context = make_translator_context(extensions=takes)
-    body = translate_ollama_request(context, options=fields).chat_request
+    body = translate_ollama_request(context, options=fields).upstream_request
     assert {k: v for k, v in body.items() if k in expected} == expected
     assert not any(name.startswith("options.") for name in body)
     assert context.loss_report.losses == {}
@@ -71,7 +71,7 @@ def test_extensions_of_the_upstream_are_carried(
 )
 def test_think_becomes_a_reasoning_effort(think: Any, effort: str | None) -> None:
     translated = translate_ollama_request(think=think)
-    assert translated.chat_request.get("reasoning_effort") == effort
+    assert translated.upstream_request.get("reasoning_effort") == effort
     assert translated.wants_reasoning is (think is not False)
 
 
@@ -95,7 +95,7 @@ def test_format_is_json_or_a_schema() -> None:
 )
 def test_top_logprobs_need_logprobs(fields: Json, expected: Json) -> None:
     translated = translate_ollama_request(**fields)
-    assert {k: v for k, v in translated.chat_request.items() if "logprobs" in k} == expected
+    assert {k: v for k, v in translated.upstream_request.items() if "logprobs" in k} == expected
     assert translated.wants_logprobs is bool(expected)
 
 
@@ -153,7 +153,7 @@ def test_empty_request_loads_or_unloads_the_model(keep_alive: Any, done_reason: 
             form=GENERATE_ENDPOINT, prompt=None, system="x", keep_alive=keep_alive
         ),
     ):
-        assert (translated.chat_request, translated.load_action) == ({}, done_reason)
+        assert (translated.upstream_request, translated.load_action) == ({}, done_reason)
 
 
 def test_keep_alive_is_ignored_with_messages() -> None:

@@ -20,7 +20,7 @@ FUNCTION = {"type": "function", "name": "f"}
 
 def translate_to_chat(context: TranslationContext | None = None, **request: Any) -> Json:
     body = {"model": "m", "input": "Hi.", **request}
-    return translate_request(body, context or make_translator_context()).chat_request
+    return translate_request(body, context or make_translator_context()).upstream_request
 
 
 BASE = {
